@@ -1,0 +1,31 @@
+"""The errors that users see. Every message names what was wrong, the value given and what would be valid."""
+
+from collections.abc import Iterable
+
+
+class LmcompressError(Exception):
+    """Base of all errors raised on purpose by this package."""
+
+
+class ParameterError(LmcompressError, ValueError):
+    """A parameter was refused before any work was done.
+
+    Parameters: ``field`` (its name), ``value`` (as given), ``valid`` (a sentence, or the valid choices).
+    """
+
+    def __init__(self, field: str, value: object, valid: str | Iterable[object]):
+        choices = valid if isinstance(valid, str) else "one of " + ", ".join(str(choice) for choice in valid)
+        super().__init__(f"{field}: {value!r} is not valid; expected {choices}")
+        self.field, self.value, self.valid = field, value, choices
+
+
+class AssetError(LmcompressError):
+    """A model or corpus could not be provided (unknown, unreachable, damaged, no room)."""
+
+
+class NumericError(LmcompressError):
+    """Numbers of a layer went wrong (non-finite statistics, no damping that helps)."""
+
+    def __init__(self, layer: str, what: str):
+        super().__init__(f"layer {layer}: {what}")
+        self.layer = layer
