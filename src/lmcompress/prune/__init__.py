@@ -1,0 +1,1 @@
+"""Pruning: patterns and masks as values, criteria as pure functions, one driver for models."""

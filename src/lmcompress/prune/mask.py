@@ -1,0 +1,142 @@
+"""Masks as explicit values: bool tensors of a weight's shape, True where the weight is kept.
+
+A mask is never inferred from ``W == 0``: a dense weight may be zero, and a kept one may become zero.
+A model's masks are a dict from the full name of a Linear to its mask.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lmcompress.errors import NumericError, ParameterError
+from lmcompress.files import atomic_path
+from lmcompress.prune.pattern import NofM, Pattern
+
+Masks = dict[str, Tensor]
+SCOPES = ("tensor", "row")
+
+
+def mask(scores: Tensor, pattern: Pattern, per: str = "tensor") -> Tensor:
+    """Bool mask that drops the weights of least score: [out, in] scores -> [out, in], True = kept.
+
+    N:M drops exactly n of every m consecutive inputs of each row, and ``per`` does not matter. Unstructured
+    with ``per="row"`` drops exactly ``int(in * sparsity)`` of each row (Wanda), with ``per="tensor"`` drops
+    exactly ``int(numel * sparsity) + 1`` of the matrix, as the official magnitude and SparseGPT codes do by
+    dropping everything up to *and with* the sorted score at that index (nothing at sparsity 0). Among equal
+    scores the first in row-major order is dropped, so that a constant matrix keeps its share; the official
+    threshold drops all of them.
+
+    Raises :class:`ParameterError` when ``m`` does not divide the inputs or ``per`` is unknown.
+    """
+    if per not in SCOPES:
+        raise ParameterError("per", per, SCOPES)
+    scores = scores.detach().float()
+    if isinstance(pattern, NofM):
+        require_divisible(scores.shape[-1], pattern)
+        groups = scores.reshape(-1, pattern.m)
+        return _keep_of_few(groups, pattern.n).reshape(scores.shape)
+    if per == "row":
+        return _keep(scores, int(scores.shape[-1] * pattern.sparsity))
+    return _keep(scores.reshape(1, -1), threshold_count(scores.numel(), pattern)).reshape(scores.shape)
+
+
+def threshold_count(numel: int, pattern: Pattern) -> int:
+    """How many of ``numel`` weights go up to and with the one at sorted index ``int(numel * sparsity)``."""
+    return int(numel * pattern.sparsity) + 1 if pattern.sparsity else 0
+
+
+def require_divisible(inputs: int, pattern: Pattern, layer: str = "weight") -> None:
+    """Raise :class:`ParameterError` when an N:M pattern does not fit a layer of ``inputs`` inputs."""
+    if isinstance(pattern, NofM) and inputs % pattern.m:
+        raise ParameterError("pattern", str(pattern), f"an m that divides the {inputs} inputs of {layer}")
+
+
+def drop_ties(ties: Tensor, count: int | Tensor) -> Tensor:
+    """First ``count`` (a number or [..., 1]) True entries of ``ties`` along the last dimension."""
+    return ties & (ties.cumsum(-1) <= count)
+
+
+def _keep(scores: Tensor, count: int) -> Tensor:
+    """Per row of ``scores``, True for all but the ``count`` least."""
+    if not count:
+        return torch.ones_like(scores, dtype=torch.bool)
+    threshold = scores.kthvalue(count, dim=-1, keepdim=True).values
+    below = scores < threshold
+    return ~(below | drop_ties(scores == threshold, count - below.sum(-1, keepdim=True)))
+
+
+def _keep_of_few(groups: Tensor, count: int) -> Tensor:
+    """The same for very many short rows: a weight's rank is how many are dropped before it."""
+    places = groups.T.contiguous()  # [m, groups]: comparisons run along memory, m - 1 of them in all
+    rank = torch.zeros(places.shape, dtype=torch.int16, device=places.device)
+    for place in range(len(places) - 1):
+        later_is_less = places[place] > places[place + 1 :]
+        rank[place] += later_is_less.sum(0, dtype=torch.int16)
+        rank[place + 1 :] += ~later_is_less
+    return (rank >= count).T.contiguous()
+
+
+def apply(model: nn.Module, masks: Masks) -> None:
+    """Zero the dropped weights in place. Raises :class:`ParameterError` for a mask that fits no layer."""
+    with torch.no_grad():
+        for name, kept in masks.items():
+            weight = _weight(model, name, kept)
+            weight.masked_fill_(~kept.to(weight.device), 0)
+
+
+def check(model: nn.Module, masks: Masks) -> None:
+    """Raise :class:`NumericError` naming the first layer where a dropped weight is not zero (or is NaN).
+
+    Raises :class:`ParameterError` for a mask that fits no layer.
+    """
+    for name, kept in masks.items():
+        weight = _weight(model, name, kept).detach()
+        alive = (weight != 0) & ~kept.to(weight.device)
+        if alive.any():
+            raise NumericError(name, f"{int(alive.sum())} weights that the mask drops are not zero")
+
+
+def sparsity(masks: Masks) -> float:
+    """Share of dropped weights among all weights that the masks cover; 0 without any."""
+    total = sum(kept.numel() for kept in masks.values())
+    return 1 - sum(int(kept.sum()) for kept in masks.values()) / total if total else 0.0
+
+
+def save(masks: Masks, path: str | Path) -> None:
+    """Write the masks as one safetensors file, one bit a weight (row-major, highest bit first)."""
+    packed = {name: torch.from_numpy(np.packbits(kept.cpu().numpy())) for name, kept in masks.items()}
+    shapes = json.dumps({name: list(kept.shape) for name, kept in masks.items()})
+    with atomic_path(path) as temporary:
+        save_file(packed, temporary, metadata={"mask_shapes": shapes})
+
+
+def load(path: str | Path) -> Masks:
+    """Masks as :func:`save` wrote them. Raises :class:`ParameterError` for any other file."""
+    try:
+        with safe_open(path, framework="np") as file:
+            shapes = json.loads((file.metadata() or {})["mask_shapes"])
+            packed = {name: file.get_tensor(name) for name in shapes}
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ParameterError("path", str(path), "a file of masks written by save") from error
+    return {
+        name: torch.from_numpy(
+            np.unpackbits(packed[name], count=int(np.prod(shape))).reshape(shape).astype(bool)
+        )
+        for name, shape in shapes.items()
+    }
+
+
+def _weight(model: nn.Module, name: str, kept: Tensor) -> Tensor:
+    try:
+        weight = model.get_submodule(name).weight
+    except AttributeError as error:
+        raise ParameterError("masks", name, "the full name of a Linear of the model") from error
+    if kept.dtype != torch.bool or kept.shape != weight.shape:
+        found = f"{name}: {kept.dtype} {tuple(kept.shape)}"
+        raise ParameterError("masks", found, f"a bool mask of shape {tuple(weight.shape)}")
+    return weight

@@ -1,0 +1,77 @@
+"""Which weights may be zero: any share of them, or n of every m consecutive inputs. Patterns are values.
+
+``n:m`` counts the zeros, as the ``prune_n, prune_m`` of the official SparseGPT and Wanda codes do; hardware
+papers count what is kept. For 2:4 and 4:8 the two agree.
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+
+from lmcompress.errors import ParameterError
+
+VALID = (
+    "a sparsity in [0, 1) such as 0.5 or '50%', or zeros among consecutive inputs such as '2:4' (1 <= n < m)"
+)
+
+
+@dataclass(frozen=True)
+class Unstructured:
+    """A share ``sparsity`` (0 <= sparsity < 1) of the weights is zero, anywhere. ``str`` gives ``50%``."""
+
+    sparsity: float
+
+    def __post_init__(self):
+        number = isinstance(self.sparsity, (int, float)) and not isinstance(self.sparsity, bool)
+        if not number or not 0 <= self.sparsity < 1:
+            raise ParameterError("sparsity", self.sparsity, VALID)
+        object.__setattr__(self, "sparsity", float(self.sparsity))
+
+    def __str__(self) -> str:
+        percent = Decimal(repr(self.sparsity)) * 100  # decimal, so that every float survives the round trip
+        return f"{percent.normalize():f}%"
+
+
+@dataclass(frozen=True)
+class NofM:
+    """``n`` zeros (1 <= n < m) among every ``m`` consecutive inputs of an output. ``str`` gives ``2:4``."""
+
+    n: int
+    m: int
+
+    def __post_init__(self):
+        whole = all(isinstance(value, int) and not isinstance(value, bool) for value in (self.n, self.m))
+        if not whole or not 1 <= self.n < self.m:
+            raise ParameterError("pattern", f"{self.n}:{self.m}", VALID)
+
+    @property
+    def sparsity(self) -> float:
+        return self.n / self.m
+
+    def __str__(self) -> str:
+        return f"{self.n}:{self.m}"
+
+
+Pattern = Unstructured | NofM
+
+
+def parse(value: str | float | Pattern) -> Pattern:
+    """The pattern that ``0.5``, ``"0.5"``, ``"50%"``, ``"2:4"`` or a pattern means; the inverse of ``str``.
+
+    Raises :class:`ParameterError` for anything else.
+    """
+    if isinstance(value, Pattern):
+        return value
+    if not isinstance(value, str):
+        return Unstructured(value)
+    text = value.strip()
+    if match := re.fullmatch(r"(\d+):(\d+)", text):
+        return NofM(int(match[1]), int(match[2]))
+    try:
+        number = Decimal(text.removesuffix("%").strip()) / (100 if text.endswith("%") else 1)
+    except InvalidOperation:
+        number = Decimal("nan")
+    if math.isnan(number):
+        raise ParameterError("pattern", value, VALID)
+    return Unstructured(float(number))

@@ -1,0 +1,135 @@
+"""What a layer's inputs are accumulated into: column norms, Gram matrix, covariance of a pair.
+
+Each has ``update`` (one batch of rows; leading dimensions are flattened) and ``result``. Sums are kept in
+``dtype`` (fp32, or fp64 where more is needed), whatever the dtype of the inputs, and on their device.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmcompress.errors import NumericError, ParameterError
+
+
+class ColumnNorms:
+    """Norm of each input column over all tokens, ``||X_j||_2`` of Wanda (arXiv 2306.11695, eq. 1)."""
+
+    def __init__(self, in_features: int, dtype: torch.dtype = torch.float32):
+        self._squares = torch.zeros(in_features, dtype=dtype)
+        self.tokens = 0
+
+    def update(self, x: Tensor) -> None:
+        """Add the rows of ``x`` [..., in_features]. Raises :class:`ParameterError` for another width."""
+        x = _rows(x, self._squares)
+        self._squares = self._squares.to(x.device) + x.square().sum(0)
+        self.tokens += x.shape[0]
+
+    def result(self) -> Tensor:
+        """Norms [in_features]. Raises :class:`ParameterError` when no token was seen."""
+        _require_tokens(self.tokens)
+        return self._squares.sqrt()
+
+
+class Gram:
+    """Mean outer product of the inputs, ``X^T X / tokens``: half the Hessian of a layer's squared error."""
+
+    def __init__(self, in_features: int, dtype: torch.dtype = torch.float32):
+        self._sum = torch.zeros(in_features, in_features, dtype=dtype)
+        self.tokens = 0
+
+    def update(self, x: Tensor) -> None:
+        """Add the rows of ``x`` [..., in_features]. Raises :class:`ParameterError` for another width."""
+        x = _rows(x, self._sum)
+        self._sum = self._sum.to(x.device).addmm_(x.T, x)
+        self.tokens += x.shape[0]
+
+    def result(self) -> Tensor:
+        """Gram matrix [in_features, in_features]. Raises :class:`ParameterError` when no token was seen."""
+        _require_tokens(self.tokens)
+        return self._sum / self.tokens
+
+
+class Moments(NamedTuple):
+    """Means and (biased) covariances of two sets of features over the same tokens."""
+
+    tokens: int
+    mean_x: Tensor
+    mean_y: Tensor
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+
+
+class Covariance:
+    """Covariances within and between ``x`` [..., p] and ``y`` [..., q], seen batch by batch.
+
+    Batches are centred before they are merged (Chan, Golub and LeVeque 1983): features of language models
+    have means far larger than their deviations, and ``E[xy] - E[x]E[y]`` would cancel in fp32.
+    """
+
+    def __init__(self, x_features: int, y_features: int, dtype: torch.dtype = torch.float32):
+        self._split = x_features
+        self._mean = torch.zeros(x_features + y_features, dtype=dtype)
+        self._scatter = torch.zeros(x_features + y_features, x_features + y_features, dtype=dtype)
+        self.tokens = 0
+
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """Add the rows of ``x`` and ``y``, token by token. Raises :class:`ParameterError` for bad shapes."""
+        if x.shape[:-1] != y.shape[:-1]:
+            raise ParameterError("y", tuple(y.shape), f"as many rows as x, of shape {tuple(x.shape)}")
+        if x.shape[-1] != self._split:
+            raise ParameterError("x", tuple(x.shape), f"a last dimension of {self._split}")
+        both = _rows(torch.cat([x, y.to(x)], dim=-1), self._mean)
+        if not len(both):
+            return
+        self._mean, self._scatter = self._mean.to(both.device), self._scatter.to(both.device)
+        total, mean = self.tokens + len(both), both.mean(0)
+        centred, shift = both - mean, mean - self._mean
+        self._scatter.addmm_(centred.T, centred).addr_(shift, shift, alpha=self.tokens * len(both) / total)
+        self._mean += shift * (len(both) / total)
+        self.tokens = total
+
+    def result(self) -> Moments:
+        """:class:`Moments` of all tokens. Raises :class:`ParameterError` when no token was seen."""
+        _require_tokens(self.tokens)
+        p, covariance = self._split, self._scatter / self.tokens
+        return Moments(
+            self.tokens,
+            self._mean[:p],
+            self._mean[p:],
+            covariance[:p, :p],
+            covariance[:p, p:],
+            covariance[p:, p:],
+        )
+
+
+def relative_output_error(weight: Tensor, compressed: Tensor, gram: Tensor) -> float:
+    """``||(W - W')X^T||^2 / ||W X^T||^2`` of a Linear, from the Gram matrix of its inputs.
+
+    ``weight``, ``compressed``: [out, in]; ``gram``: [in, in], any scale. The trace form ``tr(D G D^T)`` needs
+    no inputs. 0 for equal weights even where the dense output is zero.
+    """
+    weight = weight.to(gram)
+    difference = weight - compressed.to(gram)
+    error, size = (float(((m @ gram) * m).sum()) for m in (difference, weight))
+    if error <= 0:  # a sum of squares: only rounding makes it negative
+        return 0.0
+    return error / size if size > 0 else float("inf")
+
+
+def require_finite(value: Tensor, layer: str, what: str) -> None:
+    """Raise :class:`NumericError` naming ``layer`` when ``value`` holds an infinity or NaN."""
+    if not torch.isfinite(value).all():
+        raise NumericError(layer, f"non-finite {what}")
+
+
+def _rows(x: Tensor, like: Tensor) -> Tensor:
+    if x.shape[-1] != like.shape[-1]:
+        raise ParameterError("x", tuple(x.shape), f"a last dimension of {like.shape[-1]}")
+    return x.reshape(-1, x.shape[-1]).to(like.dtype)
+
+
+def _require_tokens(tokens: int) -> None:
+    if not tokens:
+        raise ParameterError("tokens", tokens, "at least one token seen by update")

@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+
+from lmcompress.errors import NumericError, ParameterError
+from lmcompress.stats import ColumnNorms, Covariance, Gram, relative_output_error, require_finite
+
+X = torch.tensor([[3.0, 0.0, 1.0], [4.0, 2.0, -1.0]])
+
+
+def test_column_norms_by_hand_and_over_batches():
+    whole, parts = ColumnNorms(3), ColumnNorms(3)
+    whole.update(X.reshape(1, 2, 3))
+    parts.update(X[:1])
+    parts.update(X[1:].bfloat16())
+    assert torch.equal(whole.result(), torch.tensor([5.0, 2.0, 2.0**0.5]))
+    assert torch.equal(parts.result(), whole.result())
+    assert whole.result().dtype == torch.float32
+
+
+def test_gram_by_hand_and_over_batches():
+    gram = Gram(3)
+    gram.update(X[:1])
+    gram.update(X[None, 1:])
+    expected = torch.tensor([[25.0, 8.0, -1.0], [8.0, 4.0, -2.0], [-1.0, -2.0, 2.0]]) / 2
+    assert torch.equal(gram.result(), expected)
+    assert gram.tokens == 2
+
+
+def test_fp64_sums_of_fp32_inputs():
+    x = torch.randn(5, 7, 4, generator=torch.Generator().manual_seed(0))
+    gram = Gram(4, dtype=torch.float64)
+    gram.update(x)
+    rows = x.reshape(-1, 4).double()
+    torch.testing.assert_close(gram.result(), rows.T @ rows / 35, rtol=1e-12, atol=0)
+
+
+def test_covariance_agrees_with_numpy_in_spite_of_a_large_mean():
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(60, 3, generator=generator) + 3000
+    y = x[:, :2] * 0.5 + torch.randn(60, 2, generator=generator)
+    pair = Covariance(3, 2)
+    for part in (slice(0, 1), slice(1, 31), slice(31, 31), slice(31, 60)):
+        pair.update(x[part], y[part])
+    moments = pair.result()
+    reference = np.cov(torch.cat([x, y], 1).double().numpy(), rowvar=False, bias=True)
+    ours = torch.cat([torch.cat([moments.xx, moments.xy], 1), torch.cat([moments.xy.T, moments.yy], 1)])
+    np.testing.assert_allclose(ours.numpy(), reference, rtol=2e-3, atol=2e-3)
+    np.testing.assert_allclose(moments.mean_x.numpy(), x.double().mean(0).numpy(), rtol=1e-6)
+    np.testing.assert_allclose(moments.mean_y.numpy(), y.double().mean(0).numpy(), rtol=1e-6)
+    assert moments.tokens == 60
+
+
+@pytest.mark.parametrize("make", [ColumnNorms, Gram])
+def test_wrong_width_and_no_tokens_are_refused(make):
+    with pytest.raises(ParameterError, match="last dimension of 3"):
+        make(3).update(torch.zeros(2, 4))
+    with pytest.raises(ParameterError, match="at least one token"):
+        make(3).result()
+
+
+def test_covariance_refuses_wrong_shapes():
+    pair = Covariance(3, 2)
+    with pytest.raises(ParameterError, match="as many rows"):
+        pair.update(torch.zeros(4, 3), torch.zeros(5, 2))
+    with pytest.raises(ParameterError, match=r"x: .*last dimension of 3"):
+        pair.update(torch.zeros(4, 2), torch.zeros(4, 3))
+    with pytest.raises(ParameterError, match="last dimension of 5"):
+        pair.update(torch.zeros(4, 3), torch.zeros(4, 4))
+    with pytest.raises(ParameterError, match="at least one token"):
+        pair.result()
+
+
+def test_relative_output_error_is_that_of_the_outputs():
+    generator = torch.Generator().manual_seed(2)
+    x, weight = (torch.randn(*shape, generator=generator).double() for shape in ((50, 6), (4, 6)))
+    changed = weight * torch.tensor([1.0, 0, 1, 1, 0, 1])
+    gram = Gram(6, dtype=torch.float64)
+    gram.update(x)
+    expected = ((x @ (weight - changed).T) ** 2).sum() / ((x @ weight.T) ** 2).sum()
+    assert relative_output_error(weight, changed, gram.result()) == pytest.approx(float(expected))
+    assert relative_output_error(weight, weight, torch.zeros(6, 6)) == 0
+    assert relative_output_error(torch.zeros(4, 6), weight, torch.eye(6)) == float("inf")
+
+
+def test_non_finite_names_its_layer():
+    require_finite(X, "layers.0.q", "weight")
+    with pytest.raises(NumericError, match=r"layer layers\.0\.q: non-finite weight"):
+        require_finite(torch.tensor([1.0, float("nan")]), "layers.0.q", "weight")
