@@ -1,0 +1,1 @@
+"""Retraining after pruning: what to train, how, and block by block."""

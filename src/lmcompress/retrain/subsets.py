@@ -1,0 +1,233 @@
+"""What to retrain: named subsets of a model's parameters (PERP, arXiv 2312.15230, sections 2 and 3).
+
+A subset is written by its names joined with "+": ``"biases"``, ``"norms+masklora"``.
+
+============  ==============================================================================================
+nothing       no parameter (the pruned model as it is)
+biases        every bias that the model has, of Linears and of norms
+norms         weights and biases of every LayerNorm or RMSNorm
+head          the output layer: to the vocabulary or the classes (a tied head gets its own copy first)
+embeddings    token and learned position embeddings (a tied head gets its own copy first)
+new-biases    a zero bias added to every bias-free Linear of the blocks (our extension for bias-free models)
+head-lora     LoRA on the output Linear (the official code's treatment of the head)
+lora ...      an adapter on every Linear of the blocks; the kinds are in ``adapters.py``
+full          every parameter, pruned weights held at zero; a tied head stays tied (the control)
+============  ==============================================================================================
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from lmcompress.errors import ParameterError
+from lmcompress.models import block_linears, untie_head
+from lmcompress.retrain import adapters
+
+ALONE = ("nothing", "full")
+EXISTING = ("biases", "norms", "head", "embeddings")
+ADDED = ("new-biases", "head-lora", *adapters.KINDS)
+NAMES = (*ALONE, *EXISTING, *ADDED)
+UNTIES = {"head", "head-lora", "embeddings"}
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Names of what is trained, each once, in the order of the table above. Made by :func:`parse`."""
+
+    names: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "+".join(self.names)
+
+    @property
+    def adapter(self) -> str | None:
+        """The kind of adapter on the Linears of the blocks, if any."""
+        return next((name for name in self.names if name in adapters.KINDS), None)
+
+
+@dataclass(frozen=True)
+class Count:
+    """Trainable parameters, all parameters of the model as loaded, and how many of the trainable ones are
+    added to it.
+    """
+
+    trainable: int
+    total: int
+    added: int
+
+    @property
+    def percent(self) -> float:
+        """Trainable percentage of the parameters of the model as loaded."""
+        return 100 * self.trainable / self.total
+
+    @property
+    def percent_of_grown(self) -> float:
+        """Trainable percentage of all parameters with the added ones counted in (as the peft library prints
+        it).
+        """
+        return 100 * self.trainable / (self.total + self.added)
+
+
+def parse(text: "str | Subset") -> Subset:
+    """The subset that ``text`` names. Raises :class:`ParameterError` for unknown names and impossible
+    combinations.
+    """
+    if isinstance(text, Subset):
+        return text
+    names = [name.strip() for name in text.split("+")] if isinstance(text, str) else [text]
+    for name in names:
+        if name not in NAMES:
+            raise ParameterError("subset", name, ", ".join(NAMES) + " (several joined by +)")
+    chosen = tuple(name for name in NAMES if name in names)
+    if len(chosen) > 1 and set(chosen) & set(ALONE):
+        raise ParameterError("subset", text, "'full' or 'nothing' without any other name")
+    if sum(name in adapters.KINDS for name in chosen) > 1 or {"head", "head-lora"} <= set(chosen):
+        raise ParameterError("subset", text, "at most one adapter for the same layers")
+    return Subset(chosen)
+
+
+def is_norm(module: nn.Module) -> bool:
+    """LayerNorm and every RMSNorm class: transformers gives each family its own, all named so."""
+    return type(module).__name__.lower().endswith("norm")
+
+
+def existing(root: nn.Module, name: str) -> dict[str, nn.Parameter]:
+    """Parameters of ``root`` (a model or one block) that the subset ``name`` (not an added one) holds, by
+    full name.
+    """
+    if name == "full":
+        return dict(root.named_parameters())
+    if name == "biases":
+        return {key: value for key, value in root.named_parameters() if key.rpartition(".")[2] == "bias"}
+    if name == "norms":
+        modules = [key for key, module in root.named_modules() if is_norm(module)]
+    elif name == "embeddings":
+        modules = [key for key, module in root.named_modules() if isinstance(module, nn.Embedding)]
+    elif name == "head":
+        modules = [key for key, _ in head_modules(root)]
+    else:
+        return {}
+    return {
+        f"{key}.{own}": value for key in modules for own, value in root.get_submodule(key).named_parameters()
+    }
+
+
+def head_modules(root: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The children of a model with a head that are not its base model: ``lm_head``, ``classifier``, ..."""
+    base = getattr(root, "base_model", root)
+    return [] if base is root else [(key, child) for key, child in root.named_children() if child is not base]
+
+
+def head_linears(root: nn.Module) -> dict[str, nn.Linear]:
+    """Full name -> Linear of the head."""
+    return {
+        f"{key}.{own}" if own else key: module
+        for key, child in head_modules(root)
+        for own, module in child.named_modules()
+        if isinstance(module, nn.Linear)
+    }
+
+
+def _sizes(root: nn.Module, layers: dict[str, nn.Linear], name: str, rank: int) -> dict[str, int]:
+    """Number of trained values per parameter name."""
+    if name == "new-biases":
+        return {f"{key}.bias": layer.out_features for key, layer in layers.items() if layer.bias is None}
+    if name in adapters.KINDS or name == "head-lora":
+        targets = head_linears(root) if name == "head-lora" else layers
+        return {
+            f"{key}.ab": rank * (layer.in_features + layer.out_features) for key, layer in targets.items()
+        }
+    return {key: value.numel() for key, value in existing(root, name).items()}
+
+
+def _checked(root: nn.Module, layers: dict[str, nn.Linear], subset: Subset, rank: int) -> tuple[dict, int]:
+    """Values per trained parameter, and how many of them are added; refuses a subset that is empty here."""
+    sizes: dict[str, int] = {}
+    added = 0
+    for name in subset.names:
+        own = _sizes(root, layers, name, rank)
+        if not own and name != "nothing":
+            here = [other for other in NAMES if other == "nothing" or _sizes(root, layers, other, rank)]
+            raise ParameterError("subset", name, f"one that {type(root).__name__} has: " + ", ".join(here))
+        sizes |= own
+        added += sum(own.values()) if name in ADDED else 0
+    return sizes, added
+
+
+def count(model: nn.Module | PretrainedConfig, spec: str | Subset, rank: int = 16) -> Count:
+    """How much ``spec`` would train, without changing the model.
+
+    A transformers config is built as a causal language model on the meta device: no weights are loaded or
+    allocated. Raises :class:`ParameterError` for a subset that is empty for the model, naming those that are
+    not.
+    """
+    if isinstance(model, PretrainedConfig):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(model)
+    sizes, added = _checked(model, block_linears(model), parse(spec), rank)
+    return Count(sum(sizes.values()), sum(parameter.numel() for parameter in model.parameters()), added)
+
+
+def select(
+    model: nn.Module,
+    spec: str | Subset,
+    *,
+    masks: dict[str, Tensor] | None = None,
+    rank: int = 16,
+    alpha: float = 32.0,
+    seed: int = 0,
+) -> dict[str, nn.Parameter]:
+    """Freeze the model but for ``spec``, adding what it adds, in place. Returns the trainable parameters by
+    full name.
+
+    ``masks`` (Linear name -> bool [out, in], True = kept) are needed by the adapters that keep the zeros.
+    Parameters keep their dtype; ``train`` holds fp32 copies of half-precision ones. Raises
+    :class:`ParameterError` as :func:`parse`, :func:`count` and :func:`adapters.attach` do.
+    """
+    return select_within(model, block_linears(model), spec, masks=masks, rank=rank, alpha=alpha, seed=seed)
+
+
+def select_within(
+    root: nn.Module,
+    layers: dict[str, nn.Linear],
+    spec: str | Subset,
+    *,
+    masks: dict[str, Tensor] | None = None,
+    rank: int = 16,
+    alpha: float = 32.0,
+    seed: int = 0,
+) -> dict[str, nn.Parameter]:
+    """:func:`select` in any module: ``layers`` (name within ``root`` -> Linear) receive the adapters or new
+    biases.
+    """
+    subset = parse(spec)
+    _checked(root, layers, subset, rank)
+    root.requires_grad_(False)
+    if UNTIES & set(subset.names) and hasattr(root, "get_input_embeddings"):
+        untie_head(root)
+    trained: dict[str, nn.Parameter] = {}
+    for name in subset.names:
+        trained |= existing(root, name)
+    if "new-biases" in subset.names:
+        trained |= add_biases(layers)
+    if "head-lora" in subset.names:
+        trained |= adapters.attach(root, "lora", rank, alpha, None, head_linears(root), seed)
+    if subset.adapter:
+        trained |= adapters.attach(root, subset.adapter, rank, alpha, masks, layers, seed)
+    for parameter in trained.values():
+        parameter.requires_grad_(True)
+    return trained
+
+
+def add_biases(layers: dict[str, nn.Linear]) -> dict[str, nn.Parameter]:
+    """Give each bias-free Linear a zero bias [out] of its weight's dtype, in place; returns the new
+    parameters.
+    """
+    added = {}
+    for name, layer in layers.items():
+        if layer.bias is None:
+            layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_features))
+            added[f"{name}.bias"] = layer.bias
+    return added
