@@ -161,6 +161,7 @@ def cmpq(
             scores[name] = 1 - _mean_but([similar(seen, other) for other in bases[1:]], own)
 
         linear_outputs(model, batches, rows, use)
+        scores = {name: scores[name] for name in groups}  # in the order of definition, as everywhere
     detail: dict = {
         "measure": measure,
         "samples": count,

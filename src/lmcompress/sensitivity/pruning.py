@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
 from lmcompress.models import blocks
+from lmcompress.prune import wanda
 from lmcompress.prune.magnitude import per_matrix
-from lmcompress.prune.mask import mask, require_divisible
+from lmcompress.prune.mask import require_divisible
 from lmcompress.prune.pattern import Pattern, parse
 from lmcompress.sensitivity.losses import Loss, predictions, window_losses
 from lmcompress.sensitivity.scores import Scores, changed, check_batches, layer_groups
@@ -59,7 +60,7 @@ def pmpq(
     def prune(pattern: Pattern) -> Change:
         def change(name: str, weight: Tensor) -> Tensor:
             if criterion == "wanda":
-                kept = mask(weight.float().abs() * norms[name].to(weight.device), pattern, per="row")
+                kept = wanda.prune(weight, norms[name].to(weight.device), pattern)
             else:
                 kept = per_matrix({name: weight}, pattern)[name]
             return weight * kept
