@@ -1,0 +1,221 @@
+"""The retraining loop: AdamW on a chosen subset of a pruned model, resumable, with the masks checked on the
+way.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from tqdm.auto import tqdm
+
+from lmcompress.errors import ParameterError
+from lmcompress.models import blocks
+from lmcompress.prune import mask
+from lmcompress.retrain.batches import Batch, Batches, in_order, tokens
+from lmcompress.retrain.checkpoint import Checkpoint, fingerprint
+from lmcompress.retrain.optimizer import MaskedAdamW
+from lmcompress.retrain.subsets import Subset, select
+
+RECENT = 10  # steps whose mean loss is compared with the start
+DIVERGED_BY = 2.0  # nats above the first loss that count as divergence
+
+
+@dataclass
+class TrainReport:
+    """What a training did.
+
+    ``losses``: mean loss of every step (nats); ``evaluations``: ``(steps done, value)`` of the hook;
+    ``tokens_per_s``: real tokens trained on per second, evaluation excluded; ``seconds`` of the steps alone;
+    ``trainable``: number of trained values; ``diverged``: stopped early because a loss or gradient was not
+    finite, or because the mean of the last losses rose above the first.
+    """
+
+    lr: float
+    steps: int
+    trainable: int
+    losses: list[float] = field(default_factory=list)
+    evaluations: list[tuple[int, float]] = field(default_factory=list)
+    tokens: int = 0
+    seconds: float = 0.0
+    diverged: bool = False
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+def train(
+    model: nn.Module,
+    windows: Tensor | list[Batch],
+    what: str | Subset | dict[str, nn.Parameter],
+    masks: dict[str, Tensor] | None = None,
+    *,
+    lr: float,
+    steps: int,
+    batch_size: int = 8,
+    accumulation: int = 1,
+    warmup: float = 0.1,
+    clip: float | None = 1.0,
+    checkpointing: bool = False,
+    seed: int = 0,
+    evaluate: Callable[[nn.Module], float] | None = None,
+    evaluate_every: int | None = None,
+    check_masks: bool = False,
+    folder: str | Path | None = None,
+    save_every: int = 100,
+    progress: bool = True,
+) -> TrainReport:
+    """Train ``what`` of ``model`` in place on causal windows [N, T] or ready batches with labels.
+
+    ``what``: a subset (then :func:`~lmcompress.retrain.subsets.select` freezes the rest; adapters stay
+    attached until they are merged) or the parameters that it returned. Linear warm-up over the share
+    ``warmup`` of the steps, then linear decay; ``accumulation`` batches of ``batch_size`` windows make one
+    step; the gradient norm is clipped to ``clip``. The model computes in its own dtype; trained parameters of
+    half precision are kept as fp32 copies and rounded into the model after every step, so that what was
+    trained is what is evaluated and saved.
+
+    ``evaluate(model)`` is called in eval mode every ``evaluate_every`` steps and at the end. Masks (Linear
+    name -> bool, True = kept) are asserted at every evaluation and at the end, after every step with
+    ``check_masks``. With ``folder`` the state is saved every ``save_every`` steps; the same call after a
+    kill, on a model prepared in the same way, continues there and gives the same result as an uninterrupted
+    run on the same machine.
+
+    Raises :class:`ParameterError` before any work for bad parameters or a folder of another run, and
+    :class:`~lmcompress.errors.NumericError` when a mask is broken. Divergence is reported, not raised.
+    Recipe: PERP (arXiv 2312.15230), with packed windows instead of padded documents.
+    """
+    _refuse(lr=lr, steps=steps, accumulation=accumulation, warmup=warmup, save_every=save_every)
+    if evaluate_every is not None and (evaluate is None or evaluate_every < 1):
+        raise ParameterError(
+            "evaluate_every", evaluate_every, "at least 1, together with an evaluate function"
+        )
+    masks = masks or {}
+    batches = Batches(windows, batch_size, seed)
+    mask.check(model, masks)
+    parameters = what if isinstance(what, dict) else select(model, what, masks=masks, seed=seed)
+    report = TrainReport(lr, steps if parameters else 0, sum(value.numel() for value in parameters.values()))
+    optimizer = (
+        MaskedAdamW(parameters, masks, lr=lr, steps=steps, warmup=warmup, clip=clip) if parameters else None
+    )
+    settings = [lr, steps, batch_size, accumulation, warmup, clip, seed]
+    devices = [model.device] if next(model.parameters()).is_cuda else []
+    with torch.random.fork_rng(devices), _training(model, checkpointing):
+        torch.manual_seed(seed)
+        saved = Checkpoint(folder, fingerprint(model, parameters, windows, settings)) if folder else None
+        if saved and optimizer:
+            saved.load(optimizer, report)
+        bar = tqdm(
+            total=report.steps,
+            initial=len(report.losses),
+            desc="retraining",
+            disable=not progress,
+            leave=False,
+        )
+        while len(report.losses) < report.steps and not report.diverged:
+            done = _step(model, batches, optimizer, report, accumulation)
+            bar.update()
+            bar.set_postfix_str(f"loss {report.losses[-1]:.3f}, {report.tokens_per_s:.0f} tokens/s")
+            if check_masks:
+                mask.check(model, masks)
+            if evaluate_every and done % evaluate_every == 0 and done < steps:
+                _evaluate(model, masks, evaluate, report)
+            if saved and done % save_every == 0:
+                saved.save(optimizer, report)
+        bar.close()
+        mask.check(model, masks)
+        if evaluate and (not report.evaluations or report.evaluations[-1][0] != len(report.losses)):
+            _evaluate(model, masks, evaluate, report)
+        if saved and optimizer:
+            saved.save(optimizer, report)
+    return report
+
+
+def _step(
+    model: nn.Module, batches: Batches, optimizer: MaskedAdamW, report: TrainReport, accumulation: int
+) -> int:
+    """One optimizer step, written into ``report``; returns how many are done now."""
+    start, step, total = time.perf_counter(), len(report.losses), 0.0
+    for number in range(step * accumulation, (step + 1) * accumulation):
+        batch = batches[number]
+        loss = batch_loss(model, batch)
+        (loss / accumulation).backward()
+        optimizer.collect()
+        total += loss.item() / accumulation
+        report.tokens += tokens(batch)
+    norm = optimizer.step(step)
+    report.losses.append(total)
+    recent = report.losses[-RECENT:]
+    risen = len(recent) == RECENT and sum(recent) / RECENT > report.losses[0] + DIVERGED_BY
+    report.diverged = risen or not (math.isfinite(total) and math.isfinite(norm))
+    report.seconds += time.perf_counter() - start
+    return step + 1
+
+
+def batch_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """The model's own loss (nats, mean over predicted tokens or examples) on a batch with labels."""
+    device = next(model.parameters()).device
+    return model(**{key: value.to(device) for key, value in batch.items()}).loss
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, windows: Tensor | list[Batch], batch_size: int = 8) -> float:
+    """Mean loss over all windows or batches (weighted by windows or examples), in eval mode."""
+    total = count = 0.0
+    with evaluating(model):
+        for batch in in_order(windows, batch_size):
+            total += batch_loss(model, batch).item() * len(batch["labels"])
+            count += len(batch["labels"])
+    return total / count
+
+
+def _evaluate(model: nn.Module, masks: dict[str, Tensor], evaluate: Callable, report: TrainReport) -> None:
+    mask.check(model, masks)
+    with evaluating(model), torch.no_grad():
+        report.evaluations.append((len(report.losses), float(evaluate(model))))
+
+
+@contextmanager
+def evaluating(model: nn.Module):
+    """Eval mode inside, the earlier mode after."""
+    before = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(before)
+
+
+@contextmanager
+def _training(model: nn.Module, checkpointing: bool):
+    """Training mode without a key-value cache, and the activations of each block recomputed if asked."""
+    before, cache = model.training, getattr(model.config, "use_cache", None)
+    model.train()
+    model.config.use_cache = False
+    recomputed = list(blocks(model).values()) if checkpointing else []
+    for block in recomputed:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield
+    finally:
+        for block in recomputed:
+            del block.forward
+        model.config.use_cache = cache
+        model.train(before)
+
+
+def _refuse(**values: float) -> None:
+    """Refuse the numbers that no training can have."""
+    for name in ("steps", "accumulation", "save_every"):
+        if isinstance(values[name], bool) or not isinstance(values[name], int) or values[name] < 1:
+            raise ParameterError(name, values[name], "a whole number of at least 1")
+    if not 0 < values["lr"] < math.inf:
+        raise ParameterError("lr", values["lr"], "a positive number")
+    if not 0 <= values["warmup"] < 1:
+        raise ParameterError("warmup", values["warmup"], "a share of the steps in [0, 1)")
