@@ -1,0 +1,142 @@
+"""Load a model, find its blocks and their Linear layers by structure, untie its head, save and load it compressed.
+
+Nothing here knows a model family by name: a block list is the ``nn.ModuleList`` of equal modules that holds the most
+Linear weights, which is the stack of transformer blocks in decoders and encoders alike.
+"""
+
+import json
+import re
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+
+from lmcompress import assets
+from lmcompress.errors import ParameterError
+from lmcompress.files import atomic_path
+from lmcompress.gguf_weights import safetensors_folder
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+TASKS = {
+    "causal": transformers.AutoModelForCausalLM,
+    "encoder": transformers.AutoModel,
+    "classification": transformers.AutoModelForSequenceClassification,
+}
+
+
+def default_device() -> torch.device:
+    """The first GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load(
+    name: str,
+    dtype: str = "fp32",
+    device: str | torch.device | None = None,
+    task: str = "causal",
+    **options: object,
+) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
+    """Model (eval mode, no gradients needed yet) and tokenizer of an embedded asset, a hub repository or a folder.
+
+    ``task``: ``causal`` (next-token head), ``encoder`` (hidden states) or ``classification`` (new random head of
+    ``num_labels`` outputs, drawn from torch's global generator). Weights come from safetensors or GGUF, never from
+    pickles, and no code of a repository is run. Raises :class:`ParameterError` for an unknown dtype or task and
+    :class:`~lmcompress.errors.AssetError` for a model that cannot be had.
+    """
+    if dtype not in DTYPES:
+        raise ParameterError("dtype", dtype, DTYPES)
+    if task not in TASKS:
+        raise ParameterError("task", task, TASKS)
+    folder = safetensors_folder(assets.resolve(name, "model"))
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    model = TASKS[task].from_pretrained(folder, dtype=DTYPES[dtype], use_safetensors=True, **options)
+    return model.to(device or default_device()).eval(), tokenizer
+
+
+def blocks(model: nn.Module) -> dict[str, nn.Module]:
+    """Full module name -> transformer block, in order of execution. Raises :class:`ParameterError` without any."""
+    best: tuple[int, str, nn.ModuleList] | None = None
+    for name, module in model.named_modules():
+        if not isinstance(module, nn.ModuleList) or len({type(child) for child in module}) != 1:
+            continue
+        weights = sum(linear.weight.numel() for linear in linears(module).values())
+        if weights and (best is None or weights > best[0]):
+            best = (weights, name, module)
+    if best is None:
+        raise ParameterError("model", type(model).__name__, "a model with a list of equal blocks that hold Linear layers")
+    return {f"{best[1]}.{index}": block for index, block in enumerate(best[2])}
+
+
+def linears(module: nn.Module, prefix: str = "") -> dict[str, nn.Linear]:
+    """Name (after ``prefix`` and a dot) -> Linear, for every Linear in ``module``, in definition order."""
+    start = f"{prefix}." if prefix else ""
+    return {start + name: child for name, child in module.named_modules() if isinstance(child, nn.Linear)}
+
+
+def block_linears(model: nn.Module, pattern: str | None = None) -> dict[str, nn.Linear]:
+    """Full name -> Linear inside the blocks; ``pattern`` is a regular expression searched in the full name.
+
+    Embeddings, head, norms, pooler and the projections around the blocks are never among them.
+    Raises :class:`ParameterError` when the pattern is not a regular expression or matches no layer.
+    """
+    found = {full: linear for name, block in blocks(model).items() for full, linear in linears(block, name).items()}
+    if pattern is None:
+        return found
+    try:
+        chosen = {name: linear for name, linear in found.items() if re.search(pattern, name)}
+    except re.error as error:
+        raise ParameterError("layers", pattern, f"a regular expression ({error})") from error
+    if not chosen:
+        kinds = sorted({re.sub(r"^.*?\.\d+\.", "", name) for name in found})
+        raise ParameterError("layers", pattern, "a regular expression that matches some of " + ", ".join(kinds))
+    return chosen
+
+
+def head(model: nn.Module) -> nn.Linear | None:
+    """The Linear that produces the logits over the vocabulary, or None for a model without one."""
+    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    return output if isinstance(output, nn.Linear) else None
+
+
+def untie_head(model: nn.Module) -> bool:
+    """Give a head that shares the embedding's matrix its own copy. True when it was tied (the model grew)."""
+    output, embedding = head(model), model.get_input_embeddings()
+    if output is None or output.weight is not embedding.weight:
+        return False
+    output.weight = nn.Parameter(output.weight.detach().clone(), requires_grad=output.weight.requires_grad)
+    model.config.tie_word_embeddings = False
+    return True
+
+
+def save_compressed(model, tokenizer, folder: str | Path, masks: dict[str, torch.Tensor]) -> None:
+    """Write model, tokenizer and masks (full Linear name -> bool [out, in], True = kept) to a new ``folder``.
+
+    The masks are checked against the weights first: a kept pattern that the weights violate is refused.
+    """
+    from lmcompress.prune import mask
+
+    mask.check(model, masks)
+    with atomic_path(folder) as temporary:
+        model.save_pretrained(temporary)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        mask.save(masks, temporary / "masks.safetensors")
+        about = {"class": type(model).__name__, "masks": len(masks)}
+        (temporary / "lmcompress.json").write_text(json.dumps(about))
+
+
+def load_compressed(folder: str | Path, device: str | torch.device | None = None):
+    """``(model, tokenizer, masks)`` as :func:`save_compressed` wrote them; the masks are checked against the weights."""
+    from lmcompress.prune import mask
+
+    folder = Path(folder)
+    if not (folder / "lmcompress.json").is_file():
+        raise ParameterError("folder", str(folder), "a folder written by save_compressed")
+    kind = json.loads((folder / "lmcompress.json").read_text())["class"]
+    model = getattr(transformers, kind).from_pretrained(folder, dtype="auto", use_safetensors=True)
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
+    masks = mask.load(folder / "masks.safetensors")
+    mask.check(model, masks)
+    return model.to(device or default_device()).eval(), tokenizer, masks
