@@ -1,0 +1,1 @@
+"""Quantization of weights: formats as values, rounding, GPTQ, packed files and real kernels."""

@@ -1,0 +1,119 @@
+"""Formats of a stored weight: width, how many weights share a scale, symmetric or affine. Formats are values.
+
+A format knows how many bytes a weight takes: packed codes, one fp16 scale for each group and, if affine, one
+zero point as wide as a code. Nothing is padded but the last byte of each of the three.
+"""
+
+import re
+from dataclasses import dataclass
+
+from lmcompress.errors import ParameterError
+
+WIDTHS = (2, 3, 4, 5, 6, 8, 16)
+VALID = "a format such as '16bit', '8bit', '4bit-asym', '4bit-tensor', '4bit-g128' or '4bit-g128-asym'"
+SPELLING = re.compile(r"(\d+)bit(?:-(tensor|g(\d+)))?(-asym)?")
+
+
+@dataclass(frozen=True)
+class Bits:
+    """Width in bits, and which weights share a scale: a ``"row"``, the ``"tensor"`` or ``group`` inputs of a
+    row.
+
+    A ``group`` that does not divide the inputs leaves a shorter last group in each row (576 inputs and
+    ``group=128``: four groups of 128 and one of 64); one larger than a row is the row. ``symmetric``: the
+    zero point is the middle code; otherwise (affine) each group stores its own. 16 bits are the weight in
+    half precision (bf16 for a bf16 weight, fp16 for any other) without scales, so ``group`` and ``symmetric``
+    are reset there and all 16-bit formats are equal. Raises :class:`ParameterError` for anything else.
+
+    ``str`` gives ``4bit-g128-asym``; ``row`` and symmetric go without saying. :func:`parse` is its inverse.
+    """
+
+    bits: int
+    group: int | str = "row"
+    symmetric: bool = True
+
+    def __post_init__(self):
+        if not _whole(self.bits) or self.bits not in WIDTHS:
+            raise ParameterError("bits", self.bits, WIDTHS)
+        if self.group not in ("row", "tensor") and not (_whole(self.group) and self.group >= 1):
+            raise ParameterError("group", self.group, "'row', 'tensor' or a number of inputs of at least 1")
+        if not isinstance(self.symmetric, bool):
+            raise ParameterError("symmetric", self.symmetric, (True, False))
+        if self.bits == 16:
+            object.__setattr__(self, "group", "row")
+            object.__setattr__(self, "symmetric", True)
+
+    def __str__(self) -> str:
+        group = {"row": "", "tensor": "-tensor"}.get(self.group, f"-g{self.group}")
+        return f"{self.bits}bit{group}{'' if self.symmetric else '-asym'}"
+
+    def scales_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+        """Shape [rows, groups in a row] of the scales of a weight [out, in]; (0, 0) at 16 bits."""
+        rows, columns = _checked(shape)
+        if self.bits == 16:
+            return 0, 0
+        if self.group == "tensor":
+            return 1, 1
+        return rows, 1 if self.group == "row" else -(-columns // self.group)
+
+    def bytes_for(self, shape: tuple[int, int]) -> int:
+        """Bytes of a weight [out, in] stored whole: packed codes, scales and zero points."""
+        rows, columns = _checked(shape)
+        return packed_bytes(rows * columns, self.bits) + self._overhead(shape)
+
+    def _overhead(self, shape: tuple[int, int]) -> int:
+        rows, groups = self.scales_shape(shape)
+        zeros = 0 if self.symmetric else packed_bytes(rows * groups, self.bits)
+        return 2 * rows * groups + zeros
+
+
+def parse(value: "str | int | Bits") -> Bits:
+    """The format that ``"4bit-g128-asym"``, a width or a format means; the inverse of ``str``.
+
+    Raises :class:`ParameterError` for anything else.
+    """
+    if isinstance(value, Bits):
+        return value
+    if _whole(value):
+        return Bits(value)
+    match = SPELLING.fullmatch(value) if isinstance(value, str) else None
+    if match is None or int(match[1]) not in WIDTHS or match[3] == "0":
+        raise ParameterError("format", value, VALID)
+    group = int(match[3]) if match[3] else match[2] or "row"
+    return Bits(int(match[1]), group, symmetric=match[4] is None)
+
+
+def packed_bytes(count: int, bits: int) -> int:
+    """Bytes of ``count`` numbers of ``bits`` bits each, packed without gaps."""
+    return -(-count * bits // 8)
+
+
+def layout(shape: tuple[int, int], format: Bits, kept: int | None = None) -> tuple[str, int]:
+    """``(layout, bytes)`` in which a weight [out, in] with ``kept`` unpruned weights takes the least room.
+
+    ``"sparse"``: one mask bit a weight and the codes of the kept weights. ``"dense"``: every code, and no
+    mask (a pruned weight has the code that means zero). Dense without ``kept``, and when both are equal.
+    """
+    rows, columns = _checked(shape)
+    dense = format.bytes_for(shape)
+    if kept is None:
+        return "dense", dense
+    if not _whole(kept) or not 0 <= kept <= rows * columns:
+        raise ParameterError("kept", kept, f"an integer from 0 to the {rows * columns} weights")
+    sparse = packed_bytes(rows * columns, 1) + packed_bytes(kept, format.bits) + format._overhead(shape)
+    return ("sparse", sparse) if sparse < dense else ("dense", dense)
+
+
+def stored_bytes(shape: tuple[int, int], format: Bits, kept: int | None = None) -> int:
+    """Bytes that ``pack.save`` writes for a weight [out, in] with ``kept`` (None = all) unpruned weights."""
+    return layout(shape, format, kept)[1]
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _checked(shape: tuple[int, int]) -> tuple[int, int]:
+    if len(shape) != 2 or not all(size >= 1 for size in shape):
+        raise ParameterError("shape", tuple(shape), "two sizes [out, in] of at least 1")
+    return int(shape[0]), int(shape[1])
