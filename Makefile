@@ -1,0 +1,66 @@
+# On a machine with Python >= 3.11 and make, two commands do everything:
+#   make report   install, fetch the embedded models and texts, run the notebooks, build the book, say where it is
+#   make test     install, run the tests
+# Settings: PYTHON=python3.12 (which Python makes .venv), CORES=4 (default: all), EXTRAS=dev,gpu (optional parts),
+# ARGS="..." (handed to snakemake by report and full, to pytest by test).
+
+PYTHON ?= python3
+CORES ?= all
+EXTRAS ?= dev
+ARGS ?=
+BIN := .venv/bin
+READY := .venv/.ready-$(EXTRAS)
+NOTEBOOKS := $(wildcard notebooks/*.md)
+
+.PHONY: help report full serve test lint format notebooks pins clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   //p' Makefile
+	@echo "also: full (the published runs, needs a GPU), serve, lint, format, notebooks, pins, clean"
+
+report: $(READY)
+	@$(BIN)/python workflow/report.py quick --cores $(CORES) $(ARGS)
+
+full: $(READY)
+	@$(BIN)/python workflow/report.py full --cores $(CORES) $(ARGS)
+
+# Read the built book as a browser would from a web server: http://localhost:8000
+serve: $(READY)
+	@test -f build/book/_build/html/index.html || { echo "There is no report yet: make report"; exit 1; }
+	$(BIN)/python -m http.server 8000 --bind 127.0.0.1 --directory build/book/_build/html
+
+# One thread a process: two processes share the cores better than two threads each do.
+test: $(READY)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --cov --cov-report term $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: $(READY)
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+# The twins of notebooks/*.md that Jupyter, papermill and Colab open; they carry no outputs.
+notebooks: $(NOTEBOOKS:.md=.ipynb)
+notebooks/%.ipynb: notebooks/%.md | $(READY)
+	$(BIN)/jupytext --quiet --to ipynb --output $@ $<
+
+# Resolve all dependencies again within the pins (ARGS=--upgrade: to the newest), for constraints.txt and environment.yml.
+pins: $(READY)
+	$(BIN)/python .ci/pins.py $(ARGS)
+
+# What was computed (build/records) goes too; the fetched models and texts in data/cache stay.
+clean:
+	rm -rf build .snakemake .pytest_cache .ruff_cache .hypothesis .coverage*
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "lmcompress needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
+	  echo "Name a newer one: make PYTHON=python3.12 ..."; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; \
+	  echo "'$(PYTHON)' cannot make a virtual environment (on Debian and Ubuntu: apt-get install python3-venv)."; exit 1; }
+	@echo "Installing into .venv (some minutes, once)."
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@touch $@
