@@ -1,0 +1,210 @@
+"""Pieces of HTML for the pages: tables, the run behind a number, what was not run, verdicts on claims.
+
+All text is escaped. Styles are inline and colours inherited, so that a piece looks right in the book (light
+and dark), in JupyterLab and on Colab alike.
+"""
+
+import base64
+import json
+import math
+import numbers
+import re
+from collections.abc import Iterable, Sequence
+from html import escape
+
+import pandas as pd
+
+from lmcompress.errors import ParameterError
+
+VERDICTS = {
+    "holds": "✓",
+    "holds in part": "◐",
+    "does not hold here": "✗",
+    "not run here": "–",
+}
+_SCROLL = "overflow:auto;max-width:100%;max-height:28rem"
+_CELL = "padding:.2rem .6rem;border-bottom:1px solid rgba(128,128,128,.35)"
+
+
+class Html(str):
+    """A string of HTML that a notebook shows as such."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+def number(value: object) -> str:
+    """How tables write a value: four significant digits, thousands set apart, a dash for the unknown."""
+    if value is None or value is pd.NA or (isinstance(value, numbers.Real) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool) or type(value).__name__ == "bool":  # also numpy's
+        return "yes" if value else "no"
+    if isinstance(value, numbers.Integral):
+        return f"{int(value):,}"
+    if isinstance(value, numbers.Real):
+        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:,.4g}"
+    return str(value)
+
+
+def table(frame: pd.DataFrame, caption: str) -> Html:
+    """A table that scrolls sideways on a phone. Column names are the heads; the index is not shown."""
+    require_text("caption", caption)
+    frame = frame.reset_index(drop=True)
+    numeric = [
+        all(v is None or isinstance(v, numbers.Real) for v in frame.iloc[:, i]) for i in range(frame.shape[1])
+    ]
+    align = [f"{_CELL};text-align:{'right' if is_number else 'left'}" for is_number in numeric]
+    heads = "".join(
+        f'<th scope="col" style="{style}">{escape(str(name))}</th>'
+        for name, style in zip(frame.columns, align, strict=True)
+    )
+    rows = "".join(
+        "<tr>"
+        + "".join(
+            f'<td style="{style}">{_inline(number(v))}</td>' for v, style in zip(row, align, strict=True)
+        )
+        + "</tr>"
+        for row in frame.astype(object).itertuples(index=False)
+    )
+    return Html(
+        f'<div class="lm-table" style="{_SCROLL}" tabindex="0" role="region" aria-label="{escape(caption)}">'
+        f'<table style="border-collapse:collapse;margin:.3rem 0;font-size:.9em">'
+        f'<caption style="text-align:left;caption-side:top">{_inline(caption)}</caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+    )
+
+
+def details(summary: str, content: str) -> Html:
+    """``content`` (HTML) folded away under a line of text."""
+    return Html(
+        f'<details class="lm-details"><summary style="cursor:pointer">{escape(summary)}</summary>'
+        f"{content}</details>"
+    )
+
+
+def provenance(records: Sequence) -> Html:
+    """The "[run]" block of the records behind a figure: computed by what, where, when, and how to redo it.
+
+    ``records``: objects with ``key``, ``kind``, ``parameters``, ``result``, ``provenance`` and ``assets``
+    (see ``lmcompress.records``). Each is attached to its line in the page as a JSON file to download.
+    Raises :class:`ParameterError` when there is none: a page without records says :func:`not_run`.
+    """
+    if not records:
+        raise ParameterError("records", records, "at least one record; use not_run for what was not computed")
+    plain = [_plain(record) for record in records]
+    runs = [record["provenance"] for record in plain]
+    seconds = sum(float(run.get("seconds") or 0) for run in runs)
+    dates = sorted({str(run["date"])[:10] for run in runs if run.get("date")})
+    facts = {
+        "commit": _distinct(run.get("commit") for run in runs),
+        "device": _distinct(run.get("device") for run in runs),
+        "versions": _distinct(_pairs(run.get("versions")) for run in runs),
+        "assets": _distinct(_asset(asset) for record in plain for asset in record.get("assets") or ()),
+        "computed": f"{number(seconds)} s in all, {_span(dates)}",
+        "again": _distinct(run.get("command") for run in runs),
+    }
+    lines = "".join(
+        f'<dt style="float:left;clear:left;width:6rem">{name}</dt>'
+        f'<dd style="margin:0 0 .2rem 6.2rem;overflow-wrap:anywhere">{"<br>".join(map(_code, values))}</dd>'
+        for name, values in ((n, [v] if isinstance(v, str) else v) for n, v in facts.items())
+        if values
+    )
+    rows = "".join(_record_row(record) for record in plain)
+    heads = "".join(
+        f'<th scope="col" style="{_CELL};text-align:left">{name}</th>'
+        for name in ("record", "parameters", "seconds")
+    )
+    device = ", ".join(facts["device"][:2])
+    summary = (
+        f"[run] {len(plain)} record{'s' * (len(plain) > 1)} · {device} · {number(seconds)} s · {_span(dates)}"
+    )
+    return details(
+        summary,
+        f'<dl style="margin:.4rem 0;font-size:.85em">{lines}</dl>'
+        f'<div style="{_SCROLL};font-size:.85em" tabindex="0" role="region" aria-label="records of this run">'
+        f'<table style="border-collapse:collapse"><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>",
+    )
+
+
+def not_run(what: str, needs: str) -> Html:
+    """The honest unrun state: ``what`` was not computed here and ``needs`` what. Never an old number."""
+    require_text("what", what)
+    require_text("needs", needs)
+    return Html(
+        '<div class="lm-not-run" role="note" style="border-left:.25rem solid #9a7b00;padding:.4rem .8rem;'
+        f'margin:1rem 0"><strong>Not run here:</strong> {_inline(what)}<br>'
+        f"<strong>Needs:</strong> {_inline(needs)}</div>"
+    )
+
+
+def verdicts(claims: Iterable[tuple[str, str, str]]) -> Html:
+    """Table of ``(claim, verdict, evidence)``, each verdict one of ``VERDICTS``.
+
+    ``[text](address)`` becomes a link and `` `code` `` code, as in all tables here.
+    """
+    rows = []
+    for claim, verdict, evidence in claims:
+        if verdict not in VERDICTS:
+            raise ParameterError("verdict", verdict, VERDICTS)
+        require_text("claim", claim)
+        require_text("evidence", evidence)
+        rows.append((claim, f"{VERDICTS[verdict]} {verdict}", evidence))
+    if not rows:
+        raise ParameterError("claims", rows, "at least one claim")
+    frame = pd.DataFrame(rows, columns=["Claim", "Verdict", "Evidence"])
+    return table(frame, "Claims of the paper and what became of them here")
+
+
+def require_text(field: str, value: object) -> None:
+    """Refuse (:class:`ParameterError`) anything but a text with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        raise ParameterError(field, value, "a text that says something")
+
+
+def _inline(text: str) -> str:
+    linked = re.sub(r"\[([^\]]+)\]\(([^)\s]+)\)", r'<a href="\2">\1</a>', escape(text))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", linked)
+
+
+def _code(text: str) -> str:
+    return f'<code style="white-space:pre-wrap">{escape(text)}</code>'
+
+
+def _plain(record) -> dict:
+    whole = record.model_dump(mode="json") if hasattr(record, "model_dump") else None
+    fields = ("key", "kind", "parameters", "result", "provenance", "assets")
+    plain = whole or {name: getattr(record, name, None) for name in fields}
+    return json.loads(json.dumps(plain, default=lambda value: getattr(value, "__dict__", str(value))))
+
+
+def _record_row(record: dict) -> str:
+    text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
+    address = "data:application/json;base64," + base64.b64encode(text.encode()).decode()
+    key = str(record["key"])
+    name = escape(f"{record['kind']}-{key[:12]}.json")
+    link = f'<a download="{name}" href="{address}">{escape(key[:12])}</a>'
+    cell = f'<td style="{_CELL};vertical-align:top'
+    seconds = number(record["provenance"].get("seconds"))
+    return (
+        f'<tr>{cell}">{escape(record["kind"])}<br>{link}</td>{cell}">{escape(_pairs(record["parameters"]))}</td>'
+        f'{cell};text-align:right">{seconds}</td></tr>'
+    )
+
+
+def _pairs(mapping: dict | None) -> str:
+    return ", ".join(f"{name} {value}" for name, value in (mapping or {}).items())
+
+
+def _asset(asset: object) -> str:
+    if isinstance(asset, dict):
+        return f"{asset.get('name')} sha256 {str(asset.get('sha256'))[:12]}"
+    return " ".join(map(str, asset)) if isinstance(asset, list) else str(asset)
+
+
+def _distinct(values: Iterable[object]) -> list[str]:
+    return list(dict.fromkeys(str(value) for value in values if value))
+
+
+def _span(dates: list[str]) -> str:
+    return "date unknown" if not dates else dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
