@@ -1,0 +1,275 @@
+"""The one block-by-block driver: capture a block's inputs, let a visitor act on the block, pass the outputs
+on.
+
+Wanda, SparseGPT, GPTQ, reconstruction and the sensitivities all need "the inputs of this layer in the model
+as compressed so far". Here a model is walked once, block by block, so that only one block has to be on the
+GPU.
+
+The blocks are called with *all* the arguments that the model itself gives them (masks, position embeddings,
+...), captured per block by one pass through the model with the blocks short-circuited.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from lmcompress.errors import NumericError, ParameterError
+from lmcompress.files import atomic_path, write_json
+from lmcompress.models import blocks, linears
+
+
+class Statistic(Protocol):
+    """What a Linear's inputs are accumulated into (see ``stats.py``)."""
+
+    def update(self, x: Tensor) -> None: ...
+
+
+@dataclass(frozen=True)
+class _Call:
+    """Arguments with which the model calls one block on one batch; the hidden states are the first of
+    them.
+    """
+
+    rest: tuple
+    keywords: dict
+
+
+class BlockVisit:
+    """One block and its inputs, as a visitor sees it.
+
+    ``index``, ``name`` (full module name), ``module``; ``inputs``: list over batches of [B, T, D] on the
+    compressed stream; ``dense_inputs`` and ``dense_outputs``: the same on the untouched model (with
+    ``keep_dense``; outputs also without propagation), else None; ``token_masks``: list of bool [B, T] (True
+    = a real token) or None without padding. Calling the visit, ``visit(i, x)``, runs the block as it now is
+    on hidden states ``x`` with the arguments of batch i.
+    """
+
+    def __init__(self, index: int, name: str, module: nn.Module, calls: list[_Call], device: torch.device):
+        self.index, self.name, self.module, self.device = index, name, module, device
+        self.inputs: list[Tensor] = []
+        self.dense_inputs: list[Tensor] | None = None
+        self.dense_outputs: list[Tensor] | None = None
+        self.token_masks: list[Tensor] | None = None
+        self._calls = calls
+
+    def __call__(self, batch: int, hidden: Tensor) -> Tensor:
+        """Output [B, T, D] of the block on ``hidden`` [B, T, D], on the compute device."""
+        call = self._calls[batch]
+        rest, keywords = _to(call.rest, self.device), _to(call.keywords, self.device)
+        output = self.module(hidden.to(self.device), *rest, **keywords)
+        return output[0] if isinstance(output, tuple) else output
+
+    def run(self, inputs: list[Tensor] | None = None) -> Iterator[Tensor]:
+        """Outputs of the block as it now is, batch by batch, on ``inputs`` (default: the compressed
+        stream).
+        """
+        for batch, hidden in enumerate(self.inputs if inputs is None else inputs):
+            yield self(batch, hidden)
+
+    def statistics(
+        self,
+        make: Callable[[nn.Linear], Statistic],
+        names: list[str] | None = None,
+        inputs: list[Tensor] | None = None,
+    ) -> dict[str, Statistic]:
+        """One statistic per Linear (name within the block) over the inputs it sees; padding tokens are left
+        out.
+
+        ``make(linear)`` builds an empty one. Raises :class:`NumericError` with the layer's name on a
+        non-finite input.
+        """
+        layers = linears(self.module)
+        layers = layers if names is None else {name: layers[name] for name in names}
+        found = {name: make(layer) for name, layer in layers.items()}
+        current: list[Tensor | None] = [None]
+
+        def hook(name: str) -> Callable:
+            def collect(_module: nn.Module, arguments: tuple) -> None:
+                x, keep = arguments[0].detach(), current[0]
+                if not torch.isfinite(x).all():
+                    raise NumericError(f"{self.name}.{name}", "non-finite input")
+                found[name].update(x if keep is None else x.reshape(*keep.shape, -1)[keep.to(x.device)])
+
+            return collect
+
+        handles = [layer.register_forward_pre_hook(hook(name)) for name, layer in layers.items()]
+        try:
+            with torch.no_grad():
+                for batch, hidden in enumerate(self.inputs if inputs is None else inputs):
+                    current[0] = self.token_masks[batch] if self.token_masks is not None else None
+                    self(batch, hidden)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return found
+
+
+@torch.no_grad()
+def stream(
+    model: nn.Module,
+    batches: list[dict[str, Tensor]],
+    visit: Callable[[BlockVisit], dict],
+    *,
+    propagate: bool = True,
+    keep_dense: bool = False,
+    store: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+) -> list[dict]:
+    """Walk the blocks in order; ``visit`` changes each in place and returns a JSON-able dict. Returns those
+    dicts.
+
+    ``batches``: model keyword arguments (``input_ids`` [B, T], perhaps ``attention_mask`` [B, T]). With
+    ``propagate`` a block sees the outputs of the compressed blocks before it, otherwise those of the dense
+    ones; ``keep_dense`` offers both. Activations rest on ``store``; a block is moved to ``device``
+    (default: where the model is) for its turn only. With ``checkpoint`` (a folder) every finished block is
+    saved, and a later call with the same arguments replays the finished ones instead of visiting them.
+    ``visit`` runs without gradients unless it enables them.
+    """
+    if not batches:
+        raise ParameterError("batches", batches, "at least one batch")
+    home = next(model.parameters()).device
+    device = torch.device(device or home)
+    hidden, calls = _capture(model, batches, store)
+    inputs, dense = hidden, hidden
+    token_masks = None
+    if any("attention_mask" in batch and not bool(batch["attention_mask"].all()) for batch in batches):
+        token_masks = [batch["attention_mask"].bool().cpu() for batch in batches]
+    saved = None if checkpoint is None else _Checkpoint(Path(checkpoint), model, hidden)
+    results = []
+    found = blocks(model)
+    for index, (name, module) in enumerate(
+        tqdm(found.items(), desc="blocks", disable=not progress, leave=False)
+    ):
+        module.to(device)
+        block = BlockVisit(index, name, module, calls[index], device)
+        block.inputs, block.token_masks = inputs, token_masks
+        if keep_dense or not propagate:
+            block.dense_inputs = dense
+            block.dense_outputs = [output.to(store) for output in block.run(dense)]
+            dense = block.dense_outputs
+        result = None if saved is None else saved.restore(index, module)
+        if result is None:
+            result = visit(block)
+            if saved is not None:
+                saved.keep(index, module, result)
+        results.append(result)
+        inputs = [output.to(store) for output in block.run()] if propagate else dense
+        module.to(home)
+    return results
+
+
+class _Stop(Exception):
+    """Raised inside the last block: everything that was wanted of the model has been captured."""
+
+
+def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor], list[list[_Call]]]:
+    """Inputs of the first block per batch, and per block and batch the other arguments of its call."""
+    modules = list(blocks(model).values())
+    hidden: list[Tensor] = []
+    calls: list[list[_Call]] = [[] for _ in modules]
+    device = next(model.parameters()).device
+    returns_tuple: list[bool] = []
+
+    def short_circuit(index: int, original: Callable) -> Callable:
+        def forward(*arguments, **keywords):
+            first, rest = (arguments[0], arguments[1:]) if arguments else (keywords.pop("hidden_states"), ())
+            if not returns_tuple:
+                returns_tuple.append(isinstance(original(first, *rest, **keywords), tuple))
+            if index == 0:
+                hidden.append(first.detach().to(store))
+            calls[index].append(_Call(rest, keywords))
+            if index == len(modules) - 1:
+                raise _Stop
+            return (first,) if returns_tuple[0] else first
+
+        return forward
+
+    with _replaced_forward(modules, short_circuit), _no_cache(model):
+        for batch in batches:
+            try:
+                model(**{key: value.to(device) for key, value in batch.items()})
+            except _Stop:
+                continue
+    return hidden, calls
+
+
+@contextmanager
+def _replaced_forward(modules: list[nn.Module], wrap: Callable[[int, Callable], Callable]) -> Iterator[None]:
+    for index, module in enumerate(modules):
+        module.forward = wrap(index, module.forward)
+    try:
+        yield
+    finally:
+        for module in modules:
+            del module.forward
+
+
+@contextmanager
+def _no_cache(model: nn.Module) -> Iterator[None]:
+    """A key-value cache among the captured arguments would grow at every replay."""
+    config = model.config
+    before = getattr(config, "use_cache", None)
+    config.use_cache = False
+    try:
+        yield
+    finally:
+        config.use_cache = before
+
+
+def _to(value, device: torch.device):
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, (tuple, list)):
+        return type(value)(_to(item, device) for item in value)
+    if isinstance(value, dict):
+        return {key: _to(item, device) for key, item in value.items()}
+    return value
+
+
+class _Checkpoint:
+    """Finished blocks on disk: ``NNN.safetensors`` (state of the block) and ``NNN.json`` (what its visit
+    returned).
+    """
+
+    def __init__(self, folder: Path, model: nn.Module, hidden: list[Tensor]):
+        self.folder = folder
+        digest = hashlib.sha256()
+        for name, block in blocks(model).items():
+            for key, weight in block.state_dict(prefix=f"{name}.").items():
+                sample = weight.flatten()[
+                    :: max(weight.numel() // 64, 1)
+                ]  # any pruning or training shows in it
+                digest.update(key.encode() + sample.double().cpu().numpy().tobytes())
+        for x in hidden:
+            digest.update(x.float().cpu().numpy().tobytes())
+        about = {"inputs": digest.hexdigest()}
+        path = folder / "stream.json"
+        if path.is_file() and json.loads(path.read_text()) != about:
+            raise ParameterError(
+                "checkpoint", str(folder), "a new folder: this one belongs to another model or other inputs"
+            )
+        write_json(path, about)
+
+    def restore(self, index: int, module: nn.Module) -> dict | None:
+        path = self.folder / f"{index:03d}.json"
+        if not path.is_file():  # written last, so its presence means that the block is whole
+            return None
+        module.load_state_dict(load_file(path.with_suffix(".safetensors")))
+        return json.loads(path.read_text())
+
+    def keep(self, index: int, module: nn.Module, result: dict) -> None:
+        state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
+        with atomic_path(self.folder / f"{index:03d}.safetensors") as temporary:
+            save_file(state, temporary)
+        write_json(self.folder / f"{index:03d}.json", result)
