@@ -35,7 +35,7 @@ def mask(scores: Tensor, pattern: Pattern, per: str = "tensor") -> Tensor:
     """
     if per not in SCOPES:
         raise ParameterError("per", per, SCOPES)
-    scores = scores.detach().float()
+    scores = scores.detach().to(torch.promote_types(scores.dtype, torch.float32))
     if isinstance(pattern, NofM):
         require_divisible(scores.shape[-1], pattern)
         groups = scores.reshape(-1, pattern.m)

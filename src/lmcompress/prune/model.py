@@ -1,0 +1,208 @@
+"""Prune a whole model: every Linear in its blocks, each to the same pattern, by one of six criteria."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lmcompress.errors import ParameterError
+from lmcompress.files import write_json
+from lmcompress.models import block_linears, linears
+from lmcompress.prune import magnitude, mask, sparsegpt, wanda
+from lmcompress.prune.mask import Masks
+from lmcompress.prune.pattern import Pattern, parse
+from lmcompress.stats import ColumnNorms, Gram, relative_output_error, require_finite
+from lmcompress.stream import BlockVisit, stream
+
+DATA_FREE: dict[str, Callable[[dict[str, Tensor], Pattern, int], Masks]] = {
+    "magnitude": lambda weights, pattern, seed: magnitude.per_matrix(weights, pattern),
+    "magnitude-row": lambda weights, pattern, seed: magnitude.per_row(weights, pattern),
+    "magnitude-global": lambda weights, pattern, seed: magnitude.over_model(weights, pattern),
+    "random": magnitude.at_random,
+}
+CRITERIA = (*DATA_FREE, "wanda", "sparsegpt")
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What happened to one Linear.
+
+    ``sparsity``: share of dropped weights. ``relative_error``: ``||(W - W')X||^2 / ||W X||^2`` on the inputs
+    that the layer sees in the model as pruned so far; ``dead_columns``: inputs that were zero at every token;
+    both None without calibration. ``damping``: share of the mean diagonal that SparseGPT needed (0.01 unless
+    the Hessian was near singular), else None. ``seconds``: wall time of the decision and the update, without
+    forward passes.
+    """
+
+    sparsity: float
+    relative_error: float | None
+    damping: float | None
+    dead_columns: int | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """``masks`` by full Linear name (True = kept), ``layers`` by the same names; ``seconds`` of wall time
+    in all.
+    """
+
+    criterion: str
+    pattern: Pattern
+    masks: Masks
+    layers: dict[str, LayerReport]
+    seconds: float
+
+    @property
+    def sparsity(self) -> float:
+        """Share of dropped weights among those of the pruned layers."""
+        return mask.sparsity(self.masks)
+
+
+@torch.no_grad()
+def prune_model(
+    model: nn.Module,
+    criterion: str,
+    pattern: str | float | Pattern,
+    batches: list[dict[str, Tensor]] | None = None,
+    *,
+    layers: str | None = None,
+    propagate: bool = True,
+    seed: int = 0,
+    output_errors: bool = True,
+    store: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
+    progress: bool = True,
+    checkpoint: str | Path | None = None,
+) -> PruneReport:
+    """Prune ``model`` in place and return the masks with a report of each layer.
+
+    ``criterion``: one of :data:`CRITERIA`. ``pattern``: see :func:`~lmcompress.prune.pattern.parse`.
+    ``batches``: calibration inputs as model keyword arguments; Wanda and SparseGPT need them, the others use
+    them only to measure output errors. ``layers``: regular expression on full Linear names (default: every
+    Linear in the blocks; embeddings, head and norms always stay). ``seed`` is that of ``random``.
+    ``output_errors=False`` leaves out the Gram matrices where only the report needs them: Wanda then costs
+    little more than its forward passes. ``propagate``, ``store``, ``device``, ``progress``, ``checkpoint``:
+    see :func:`~lmcompress.stream.stream`; a resumed call takes the dense model again.
+
+    Raises, before the model is touched, :class:`ParameterError` for an unknown criterion, pattern or layer,
+    an m that does not divide a layer's inputs, missing batches or a checkpoint of another run, and
+    :class:`~lmcompress.errors.NumericError` naming the layer for a non-finite weight; later, for its inputs.
+    """
+    started = time.perf_counter()
+    if criterion not in CRITERIA:
+        raise ParameterError("criterion", criterion, CRITERIA)
+    pattern = parse(pattern)
+    targets = block_linears(model, layers)
+    for name, linear in targets.items():
+        mask.require_divisible(linear.in_features, pattern, name)
+        require_finite(linear.weight, name, "weight")
+    if criterion not in DATA_FREE and not batches:
+        raise ParameterError("batches", batches, f"at least one batch of calibration inputs for {criterion}")
+
+    chosen: Masks = {}
+    if criterion in DATA_FREE:
+        weights = {name: linear.weight for name, linear in targets.items()}
+        chosen = DATA_FREE[criterion](weights, pattern, seed)
+    if not batches or (criterion in DATA_FREE and not output_errors):
+        found = {name: _decided(linear, chosen[name]) for name, linear in targets.items()}
+        return PruneReport(criterion, pattern, chosen, found, time.perf_counter() - started)
+
+    folder = None if checkpoint is None else Path(checkpoint)
+    if folder is not None:
+        _claim(
+            folder, criterion=criterion, pattern=str(pattern), layers=layers, propagate=propagate, seed=seed
+        )
+    home = {name: linear.weight.device for name, linear in targets.items()}
+
+    def visit(block: BlockVisit) -> dict:
+        inside = {f"{block.name}.{name}": linear for name, linear in linears(block.module).items()}
+        inside = {name: linear for name, linear in inside.items() if name in targets}
+        names = [name.removeprefix(f"{block.name}.") for name in inside]
+        with_gram = output_errors or criterion == "sparsegpt"
+        seen = block.statistics(lambda linear: _Inputs(linear.in_features, with_gram), names)
+        results = {}
+        for name, (full, linear) in zip(names, inside.items(), strict=True):
+            kept, result = _prune_layer(full, linear, criterion, pattern, seen.pop(name), chosen.get(full))
+            chosen[full] = kept.to(home[full])
+            results[full] = asdict(result)
+        if folder is not None:
+            mask.save({full: chosen[full] for full in inside}, _mask_path(folder, block.index))
+        return results
+
+    found = stream(
+        model,
+        batches,
+        visit,
+        propagate=propagate,
+        store=store,
+        device=device,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
+    for index, block in enumerate(found):
+        if not chosen.keys() >= block.keys():  # a block that an earlier call has finished
+            saved = mask.load(_mask_path(folder, index))
+            chosen |= {name: kept.to(home[name]) for name, kept in saved.items()}
+    results = {name: result for block in found for name, result in block.items()}
+    reports = {name: LayerReport(**results[name]) for name in targets}
+    masks = {name: chosen[name] for name in targets}
+    return PruneReport(criterion, pattern, masks, reports, time.perf_counter() - started)
+
+
+class _Inputs:
+    """Column norms and, where wanted, the Gram matrix of one layer's inputs."""
+
+    def __init__(self, in_features: int, with_gram: bool):
+        self.norms = ColumnNorms(in_features)
+        self.gram = Gram(in_features) if with_gram else None
+
+    def update(self, x: Tensor) -> None:
+        self.norms.update(x)
+        if self.gram is not None:
+            self.gram.update(x)
+
+
+def _decided(linear: nn.Linear, kept: Tensor) -> LayerReport:
+    """Apply a mask that needed no data."""
+    started = time.perf_counter()
+    linear.weight.masked_fill_(~kept, 0)
+    return LayerReport(mask.sparsity({"": kept}), None, None, None, time.perf_counter() - started)
+
+
+def _prune_layer(
+    name: str, linear: nn.Linear, criterion: str, pattern: Pattern, inputs: _Inputs, kept: Tensor | None
+) -> tuple[Tensor, LayerReport]:
+    """Mask and report of one Linear, pruned in place; ``kept`` is the mask where it needed no data."""
+    norms, damping = inputs.norms.result(), None
+    require_finite(norms, name, "norms of the inputs")
+    gram = inputs.gram.result() if inputs.gram is not None else None
+    dense = linear.weight.clone()
+    started = time.perf_counter()
+    if criterion == "sparsegpt":
+        weight, kept, damping, _ = sparsegpt.prune(dense, gram, pattern, layer=name)
+        linear.weight.copy_(weight)
+    elif criterion == "wanda":
+        kept = wanda.prune(dense, norms, pattern)
+    kept = kept.to(dense.device)
+    linear.weight.masked_fill_(~kept, 0)
+    share = mask.sparsity({name: kept})  # waits for the device, so that the clock below is right on a GPU
+    seconds = time.perf_counter() - started
+    error = relative_output_error(dense, linear.weight, gram) if gram is not None else None
+    return kept, LayerReport(share, error, damping, int((norms == 0).sum()), seconds)
+
+
+def _mask_path(folder: Path, index: int) -> Path:
+    return folder / f"{index:03d}.masks.safetensors"
+
+
+def _claim(folder: Path, **about: object) -> None:
+    """Note in a checkpoint folder what is being pruned; refuse one that belongs to something else."""
+    path = folder / "prune.json"
+    if path.is_file() and (earlier := json.loads(path.read_text())) != about:
+        raise ParameterError("checkpoint", str(folder), f"a new folder: this one belongs to {earlier}")
+    write_json(path, about)

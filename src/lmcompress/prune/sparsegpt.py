@@ -1,0 +1,99 @@
+"""SparseGPT (Frantar and Alistarh, arXiv 2301.00774): drop weights, let those to their right make up for it.
+
+The inverse Hessian of "all columns from j on" is needed for every column j. All of them are rows of one
+matrix: the upper triangular U with ``H^-1 = U^T U`` (section 3). Dropping w_j costs ``w_j^2 / U_jj^2`` and
+the best update of the columns to its right is ``-w_j / U_jj * U_j,right`` (optimal brain surgeon).
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmcompress.errors import NumericError
+from lmcompress.prune.mask import mask, require_divisible
+from lmcompress.prune.pattern import NofM, Pattern
+from lmcompress.stats import require_finite
+
+BLOCK = 128  # columns that share one threshold and are updated before the rest; not the number of samples
+DAMPING = (0.01, 0.1, 1.0, 10.0)  # shares of the mean diagonal; the first that gives a factor is used
+
+
+class Pruned(NamedTuple):
+    """``weight`` [out, in], ``mask`` (True = kept), ``damping`` used, number of ``dead`` inputs."""
+
+    weight: Tensor
+    mask: Tensor
+    damping: float
+    dead: int
+
+
+def prune(
+    weight: Tensor, gram: Tensor, pattern: Pattern, *, block: int = BLOCK, layer: str = "weight"
+) -> Pruned:
+    """Prune and update a weight matrix [out, in] for inputs of Gram matrix ``gram`` [in, in] (fp32 or fp64).
+
+    Columns go from left to right in blocks of ``block`` (rounded to a multiple of m for N:M). Unstructured:
+    one threshold for each block of columns over all rows; N:M: chosen at every m-th column, from the weights
+    as updated so far. Inputs that were always zero are dead: their weights become zero. The arithmetic is in
+    the dtype of ``gram``, whose scale does not matter.
+
+    Raises :class:`NumericError` naming ``layer`` for non-finite values or when no damping of the ladder
+    helps, :class:`~lmcompress.errors.ParameterError` when ``m`` does not divide the inputs.
+    """
+    require_divisible(weight.shape[1], pattern, layer)
+    require_finite(gram, layer, "Gram matrix of the inputs")
+    require_finite(weight, layer, "weight")
+    factor, damping, dead = inverse_factor(gram, layer)
+    columns = weight.detach().to(gram).T.contiguous()  # [in, out]: a column of the weight is a row in memory
+    columns[dead] = 0
+    kept = torch.ones_like(columns, dtype=torch.bool)
+    if isinstance(pattern, NofM):
+        block = max(block // pattern.m, 1) * pattern.m
+    for start in range(0, len(columns), block):
+        stop = min(start + block, len(columns))
+        inside = slice(start, stop)
+        errors = _prune_block(columns[inside], kept[inside], factor[inside, inside], pattern)
+        columns[stop:].addmm_(factor[inside, stop:].T, errors, alpha=-1)
+    pruned = columns.masked_fill_(~kept, 0).T.contiguous()
+    return Pruned(pruned.to(weight.dtype), kept.T.contiguous(), damping, int(dead.sum()))
+
+
+def _prune_block(columns: Tensor, kept: Tensor, factor: Tensor, pattern: Pattern) -> Tensor:
+    """Prune columns [b, out] and set kept [b, out], both in place; returns the errors [b, out]."""
+    diagonal = factor.diagonal().unsqueeze(1)
+    step = pattern.m if isinstance(pattern, NofM) else len(columns)
+    errors = torch.zeros_like(columns)
+    for j in range(len(columns)):
+        if j % step == 0:
+            group = slice(j, j + step)
+            scores = (columns[group] / diagonal[group]).square()
+            kept[group] = mask(scores.T, pattern).T
+        errors[j] = columns[j].masked_fill(kept[j], 0) / diagonal[j]
+        columns[j + 1 :].addr_(factor[j, j + 1 :], errors[j], alpha=-1)
+    return errors
+
+
+def inverse_factor(gram: Tensor, layer: str = "weight") -> tuple[Tensor, float, Tensor]:
+    """``(U, damping, dead)``: upper triangular U [in, in], ``(gram + damping * mean diagonal)^-1 = U^T U``.
+
+    ``dead``: bool [in], the inputs with a zero diagonal; theirs is set to the mean of the others, which
+    leaves them apart from the rest. Instead of two Cholesky factors and an inverse, one factor of the matrix
+    in reversed order is enough: ``H = R R^T`` with R upper triangular gives ``U = R^-1``.
+    """
+    hessian = gram.clone()
+    diagonal = hessian.diagonal()
+    dead = diagonal == 0
+    diagonal[dead] = diagonal[~dead].mean() if not dead.all() else 1.0
+    mean = diagonal.mean()
+    for damping in DAMPING:
+        damped = hessian + torch.diag_embed((damping * mean).expand(len(hessian)))
+        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        if not failed:
+            identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
+            factor = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
+            if torch.isfinite(factor).all():
+                return factor, damping, dead
+    raise NumericError(
+        layer, f"no Cholesky factor of the Hessian, even with damping {DAMPING[-1]} x its mean diagonal"
+    )
