@@ -28,19 +28,23 @@ _OPT = {"ffn_dim": 64, "num_hidden_layers": 3, "dropout": 0.0}
 
 CONFIGS = {
     "opt": lambda: OPTConfig(**_COMMON, **_OPT),
-    "opt-350m-layout": lambda: OPTConfig(**_COMMON, **_OPT, word_embed_proj_dim=16, do_layer_norm_before=False),
+    "opt-350m-layout": lambda: OPTConfig(
+        **_COMMON, **_OPT, word_embed_proj_dim=16, do_layer_norm_before=False
+    ),
     "llama": lambda: LlamaConfig(**_COMMON, **_DEPTH, num_key_value_heads=2, tie_word_embeddings=True),
     "mistral": lambda: MistralConfig(**_COMMON, **_DEPTH, num_key_value_heads=2, sliding_window=16),
     "qwen2": lambda: Qwen2Config(**_COMMON, **_DEPTH, num_key_value_heads=2),
     "gpt_neox": lambda: GPTNeoXConfig(**_COMMON, **_DEPTH),
-    "bert": lambda: BertConfig(**_COMMON, **_DEPTH, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
+    "bert": lambda: BertConfig(
+        **_COMMON, **_DEPTH, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0
+    ),
 }
 FAMILIES = tuple(CONFIGS)
 CAUSAL = tuple(family for family in FAMILIES if family != "bert")
 
 
 def tiny_model(family: str, seed: int = 0) -> PreTrainedModel:
-    """A random fp32 model in eval mode; every parameter is random, so that no bias or norm is trivially 0 or 1."""
+    """A random fp32 model in eval mode; no parameter is trivially 0 or 1, not even a bias or norm."""
     torch.manual_seed(seed)
     auto = AutoModel if family == "bert" else AutoModelForCausalLM
     model = auto.from_config(CONFIGS[family](), dtype=torch.float32).eval()

@@ -1,7 +1,7 @@
-"""Load a model, find its blocks and their Linear layers by structure, untie its head, save and load it compressed.
+"""Load a model, find its blocks and Linear layers by structure, untie its head, save and load it compressed.
 
-Nothing here knows a model family by name: a block list is the ``nn.ModuleList`` of equal modules that holds the most
-Linear weights, which is the stack of transformer blocks in decoders and encoders alike.
+Nothing here knows a model family by name: a block list is the ``nn.ModuleList`` of equal modules that holds
+the most Linear weights, which is the stack of transformer blocks in decoders and encoders alike.
 """
 
 import json
@@ -37,12 +37,12 @@ def load(
     task: str = "causal",
     **options: object,
 ) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
-    """Model (eval mode, no gradients needed yet) and tokenizer of an embedded asset, a hub repository or a folder.
+    """Model (eval mode) and tokenizer of an embedded asset, a hub repository or a folder.
 
-    ``task``: ``causal`` (next-token head), ``encoder`` (hidden states) or ``classification`` (new random head of
-    ``num_labels`` outputs, drawn from torch's global generator). Weights come from safetensors or GGUF, never from
-    pickles, and no code of a repository is run. Raises :class:`ParameterError` for an unknown dtype or task and
-    :class:`~lmcompress.errors.AssetError` for a model that cannot be had.
+    ``task``: ``causal`` (next-token head), ``encoder`` (hidden states) or ``classification`` (new random
+    head of ``num_labels`` outputs, drawn from torch's global generator). Weights come from safetensors or
+    GGUF, never from pickles, and no code of a repository is run. Raises :class:`ParameterError` for an
+    unknown dtype or task and :class:`~lmcompress.errors.AssetError` for a model that cannot be had.
     """
     if dtype not in DTYPES:
         raise ParameterError("dtype", dtype, DTYPES)
@@ -55,7 +55,7 @@ def load(
 
 
 def blocks(model: nn.Module) -> dict[str, nn.Module]:
-    """Full module name -> transformer block, in order of execution. Raises :class:`ParameterError` without any."""
+    """Full module name -> transformer block, in order of execution; :class:`ParameterError` without any."""
     best: tuple[int, str, nn.ModuleList] | None = None
     for name, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or len({type(child) for child in module}) != 1:
@@ -64,7 +64,9 @@ def blocks(model: nn.Module) -> dict[str, nn.Module]:
         if weights and (best is None or weights > best[0]):
             best = (weights, name, module)
     if best is None:
-        raise ParameterError("model", type(model).__name__, "a model with a list of equal blocks that hold Linear layers")
+        raise ParameterError(
+            "model", type(model).__name__, "a model with a list of equal blocks that hold Linear layers"
+        )
     return {f"{best[1]}.{index}": block for index, block in enumerate(best[2])}
 
 
@@ -80,7 +82,9 @@ def block_linears(model: nn.Module, pattern: str | None = None) -> dict[str, nn.
     Embeddings, head, norms, pooler and the projections around the blocks are never among them.
     Raises :class:`ParameterError` when the pattern is not a regular expression or matches no layer.
     """
-    found = {full: linear for name, block in blocks(model).items() for full, linear in linears(block, name).items()}
+    found = {
+        full: linear for name, block in blocks(model).items() for full, linear in linears(block, name).items()
+    }
     if pattern is None:
         return found
     try:
@@ -89,7 +93,9 @@ def block_linears(model: nn.Module, pattern: str | None = None) -> dict[str, nn.
         raise ParameterError("layers", pattern, f"a regular expression ({error})") from error
     if not chosen:
         kinds = sorted({re.sub(r"^.*?\.\d+\.", "", name) for name in found})
-        raise ParameterError("layers", pattern, "a regular expression that matches some of " + ", ".join(kinds))
+        raise ParameterError(
+            "layers", pattern, "a regular expression that matches some of " + ", ".join(kinds)
+        )
     return chosen
 
 
@@ -110,9 +116,11 @@ def untie_head(model: nn.Module) -> bool:
 
 
 def save_compressed(model, tokenizer, folder: str | Path, masks: dict[str, torch.Tensor]) -> None:
-    """Write model, tokenizer and masks (full Linear name -> bool [out, in], True = kept) to a new ``folder``.
+    """Write model, tokenizer (or None) and masks (full Linear name -> bool [out, in], True = kept) to
+    ``folder``.
 
-    The masks are checked against the weights first: a kept pattern that the weights violate is refused.
+    A folder that is there is replaced. Raises :class:`~lmcompress.errors.NumericError` naming the layer,
+    before anything is written, when a weight that its mask drops is not zero.
     """
     from lmcompress.prune import mask
 
@@ -127,14 +135,20 @@ def save_compressed(model, tokenizer, folder: str | Path, masks: dict[str, torch
 
 
 def load_compressed(folder: str | Path, device: str | torch.device | None = None):
-    """``(model, tokenizer, masks)`` as :func:`save_compressed` wrote them; the masks are checked against the weights."""
+    """``(model, tokenizer, masks)`` as :func:`save_compressed` wrote them, the masks checked against the
+    weights.
+
+    ``tokenizer`` is None where none was saved. Raises :class:`ParameterError` for any other folder.
+    """
     from lmcompress.prune import mask
 
     folder = Path(folder)
-    if not (folder / "lmcompress.json").is_file():
+    about = folder / "lmcompress.json"
+    kind = json.loads(about.read_text()).get("class", "") if about.is_file() else ""
+    loader = getattr(transformers, kind, None)
+    if loader is None:
         raise ParameterError("folder", str(folder), "a folder written by save_compressed")
-    kind = json.loads((folder / "lmcompress.json").read_text())["class"]
-    model = getattr(transformers, kind).from_pretrained(folder, dtype="auto", use_safetensors=True)
+    model = loader.from_pretrained(folder, dtype="auto", use_safetensors=True)
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
     masks = mask.load(folder / "masks.safetensors")
