@@ -23,7 +23,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from lmcompress.errors import ParameterError
 from lmcompress.html import number
 
-PALETTE = ("#3178c6", "#d2600a", "#0f9b72", "#b94a94", "#9a7b00", "#1590b5", "#c8443c", "#7b7f86")
+PALETTE = ("#5895cd", "#e67400", "#a9388d", "#769e5f", "#673cff", "#cc0629", "#bb8490", "#a976fe")
 MARKERS = "osD^vPX*"
 INK = "#010203"  # drawn in this, written out as currentColor
 WIDTH, HEIGHT = 5.6, 3.4  # inches; narrow, so that text is still readable at the width of a phone

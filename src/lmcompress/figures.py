@@ -36,7 +36,18 @@ from lmcompress.errors import ParameterError
 from lmcompress.files import atomic_path
 from lmcompress.html import details, not_run, number, provenance, require_text, table, verdicts
 
-__all__ = ["Figure", "bars", "heatmap", "lines", "not_run", "provenance", "scatter", "table", "verdicts"]
+__all__ = [
+    "Figure",
+    "bars",
+    "heatmap",
+    "lines",
+    "not_run",
+    "provenance",
+    "scatter",
+    "table",
+    "unbeaten",
+    "verdicts",
+]
 
 
 @dataclass(frozen=True)
@@ -124,8 +135,7 @@ def scatter(
             error = spread(part, y, low, high)
             axes.errorbar(part[x], part[y], yerr=error, label=name, linestyle="none", **style(index))
         if frontier:
-            best = rows.dropna(subset=[x, y]).sort_values([x, y])
-            best = best[best[y] < best[y].cummin().shift(fill_value=np.inf)]
+            best = unbeaten(rows, x, y)
             axes.step(best[x], best[y], where="post", color=INK, linewidth=1, label="frontier", zorder=1)
         for _, row in rows.iterrows() if labels else ():
             text, place = str(row[labels]), (row[x], row[y])
@@ -134,6 +144,12 @@ def scatter(
     columns = (labels, x, y, series, low, high)
     layout = Layout(labels=(x, y), series=series, panels=panels, logs=(log_x, log_y))
     return _figure(data, draw, columns, y, layout, title, caption, alt)
+
+
+def unbeaten(data: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
+    """The rows, by rising ``x``, that no other row beats in both ``x`` and ``y`` (smaller is better)."""
+    best = data.dropna(subset=[x, y]).sort_values([x, y])
+    return best[best[y] < best[y].cummin().shift(fill_value=np.inf)]
 
 
 def bars(

@@ -1,0 +1,231 @@
+"""Figures: refused without words, the same bytes every time, colours for all eyes, the right data drawn."""
+
+import xml.etree.ElementTree as ET
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmcompress import figures
+from lmcompress.canvas import MARKERS, PALETTE
+from lmcompress.errors import ParameterError
+
+TEXTS = {
+    "title": "Perplexity by sparsity",
+    "caption": "Windows of 8 tokens.",
+    "alt": "Two rising lines, the one of magnitude above the one of Wanda.",
+}
+LIGHT, DARK = (
+    "#ffffff",
+    "#14181e",
+)  # backgrounds of the book's two modes; tests/book checks that they are these
+
+
+def sweep() -> pd.DataFrame:
+    rows = [
+        {"sparsity": s, "criterion": c, "perplexity": base * (1 + 4 * s), "low": 9.0, "high": 99.0}
+        for c, base in (("magnitude", 20.0), ("wanda", 15.0))
+        for s in (0.3, 0.5, 0.7)
+    ]
+    return pd.DataFrame(rows)
+
+
+def every_figure() -> list[figures.Figure]:
+    data, one = sweep(), sweep().query("sparsity == 0.5")
+    xy = ("sparsity", "perplexity", "criterion")
+    return [
+        figures.lines(data, *xy, low="low", high="high", log_y=True, reference={"dense": 12.0}, **TEXTS),
+        figures.lines(data, "criterion", "perplexity", "sparsity", **TEXTS),
+        figures.lines(data, "sparsity", "perplexity", panels="criterion", **TEXTS),
+        figures.scatter(data, *xy, frontier=True, labels="criterion", **TEXTS),
+        figures.bars(data, "sparsity", "perplexity", "criterion", low="low", high="high", **TEXTS),
+        figures.bars(one, "criterion", "perplexity", log=True, **TEXTS),
+        figures.heatmap(data, *("sparsity", "criterion", "perplexity"), **TEXTS),
+        figures.heatmap(data, *("sparsity", "criterion", "perplexity"), log=True, **TEXTS),
+        figures.heatmap(data, *("sparsity", "criterion", "perplexity"), centre=40.0, **TEXTS),
+    ]
+
+
+def svg_texts(figure: figures.Figure) -> list[str]:
+    root = ET.fromstring(figure.svg)
+    return [element.text for element in root.iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_same_input_gives_the_same_bytes():
+    for first, second in zip(every_figure(), every_figure(), strict=True):
+        assert first.svg == second.svg
+
+
+def test_html_has_alternative_text_caption_and_data():
+    for figure in every_figure():
+        root = ET.fromstring(figure.svg)  # well-formed
+        assert (root.get("role"), root.get("aria-label")) == ("img", TEXTS["alt"])
+        html = figure._repr_html_()
+        assert f"<strong>{TEXTS['title']}.</strong> {TEXTS['caption']}" in html
+        assert "<details" in html
+        assert html.count("<tr>") == len(figure.table) + 1
+
+
+def test_words_are_escaped():
+    texts = {"title": "a < b", "caption": "a & b", "alt": 'where "a" < b'}
+    html = figures.lines(sweep(), "sparsity", "perplexity", "criterion", **texts)._repr_html_()
+    assert "a &lt; b" in html
+    assert "a &amp; b" in html
+    assert 'aria-label="where &quot;a&quot; &lt; b"' in html
+
+
+@pytest.mark.parametrize("missing", ["title", "caption", "alt"])
+@pytest.mark.parametrize("text", ["", "  ", None])
+def test_a_figure_without_words_is_refused(missing, text):
+    with pytest.raises(ParameterError, match=missing):
+        figures.lines(sweep(), "sparsity", "perplexity", "criterion", **TEXTS | {missing: text})
+
+
+def test_alternative_text_that_repeats_the_caption_is_refused():
+    with pytest.raises(ParameterError, match="alt"):
+        figures.lines(sweep(), "sparsity", "perplexity", **TEXTS | {"alt": TEXTS["caption"]})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"y": "loss"}, "'loss' is not valid; expected one of"),
+        ({"panels": "model"}, "'model' is not valid"),
+        ({"low": "low"}, "both ends"),
+    ],
+)
+def test_wrong_columns_are_refused(arguments, message):
+    with pytest.raises(ParameterError, match=message):
+        figures.lines(sweep(), **{"x": "sparsity", "y": "perplexity"} | arguments, **TEXTS)
+
+
+def test_nothing_to_draw_is_refused():
+    for data in (sweep().iloc[:0], sweep().assign(perplexity=None), sweep().assign(perplexity=np.inf)):
+        with pytest.raises(ParameterError, match="something to draw"):
+            figures.lines(data, "sparsity", "perplexity", **TEXTS)
+
+
+def test_more_series_than_colours_are_refused():
+    data = pd.DataFrame({"x": range(9), "y": range(9), "name": [f"s{i}" for i in range(9)]})
+    with pytest.raises(ParameterError, match="use panels"):
+        figures.lines(data, "x", "y", "name", **TEXTS)
+
+
+def test_two_values_for_one_cell_are_refused():
+    with pytest.raises(ParameterError, match="several rows for one cell"):
+        figures.heatmap(sweep().assign(sparsity=0.5), "sparsity", "criterion", "perplexity", **TEXTS)
+
+
+def test_unknown_and_infinite_values_are_gaps_and_dashes():
+    data = sweep()
+    data.loc[1, "perplexity"] = np.inf
+    figure = figures.lines(data, "sparsity", "perplexity", "criterion", **TEXTS)
+    assert "–" in figure._repr_html_()
+    assert "inf" not in figure._repr_html_()
+
+
+def test_a_categorical_fixes_colours_whatever_is_absent():
+    order = ["random", "magnitude", "wanda"]
+    data = sweep().assign(criterion=pd.Categorical(sweep().criterion, order))
+    both = figures.lines(data, "sparsity", "perplexity", "criterion", **TEXTS).svg
+    one = figures.lines(data[data.criterion == "wanda"], "sparsity", "perplexity", "criterion", **TEXTS).svg
+    assert PALETTE[2] in one
+    assert PALETTE[1] not in one
+    assert PALETTE[1] in both
+    assert PALETTE[0] not in both  # random has no rows
+
+
+def test_series_axes_and_reference_are_named():
+    texts = svg_texts(every_figure()[0])
+    assert {"sparsity", "perplexity", "magnitude", "wanda", "dense", "100"} <= set(texts)
+    assert texts.index("dense") > texts.index("wanda")  # measured series first
+
+
+def test_heatmap_writes_the_value_of_each_cell():
+    texts = svg_texts(every_figure()[6])
+    for value in sweep().perplexity:
+        assert f"{value:.4g}" in texts
+
+
+def test_frontier_leaves_out_what_another_point_beats():
+    data = pd.DataFrame({"bytes": [3.0, 1.0, 2.0, 2.0, 4.0, 5.0], "loss": [6.0, 9.0, 7.0, 5.0, np.nan, 5.0]})
+    best = figures.unbeaten(data, "bytes", "loss")
+    assert best.values.tolist() == [[1.0, 9.0], [2.0, 5.0]]
+
+
+def test_save_writes_a_picture_that_stands_alone(tmp_path):
+    figure = every_figure()[0]
+    figure.save(tmp_path / "picture.svg")
+    text = (tmp_path / "picture.svg").read_text(encoding="utf-8")
+    ET.fromstring(text)
+    assert "currentColor" not in text
+
+
+# ---- colours ----
+
+
+def channels(colour: str) -> np.ndarray:
+    """Linear RGB of ``#rrggbb``."""
+    value = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(value <= 0.04045, value / 12.92, ((value + 0.055) / 1.055) ** 2.4)
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.1 contrast ratio."""
+    low, high = sorted(float(channels(c) @ [0.2126, 0.7152, 0.0722]) + 0.05 for c in (one, other))
+    return high / low
+
+
+# Machado, Oliveira and Fernandes 2009, severity 1.0 (complete absence of one cone type), on linear RGB.
+VISION = {
+    "usual": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+# sRGB primaries, D65
+TO_XYZ = [
+    [0.4124564, 0.3575761, 0.1804375],
+    [0.2126729, 0.7151522, 0.0721750],
+    [0.0193339, 0.1191920, 0.9503041],
+]
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    x, y, z = np.cbrt(np.clip(np.array(TO_XYZ) @ rgb, 1e-6, None) / [0.95047, 1.0, 1.08883])
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+def test_contrast_formula_on_known_pairs():
+    assert contrast("#000000", "#ffffff") == pytest.approx(21)
+    assert contrast("#777777", "#ffffff") == pytest.approx(4.48, abs=0.01)
+
+
+@pytest.mark.parametrize("colour", PALETTE)
+@pytest.mark.parametrize("background", [LIGHT, DARK])
+def test_colours_stand_out_on_both_backgrounds(colour, background):
+    assert contrast(colour, background) >= 3  # WCAG 1.4.11, graphical objects
+
+
+@pytest.mark.parametrize("vision", VISION)
+def test_colours_differ_whatever_the_vision(vision):
+    seen = [lab(np.clip(VISION[vision] @ channels(colour), 0, 1)) for colour in PALETTE]
+    worst = min(np.linalg.norm(a - b) for a, b in combinations(seen, 2))
+    assert worst >= 20, f"two colours are only {worst:.1f} apart (CIE76)"
+
+
+def test_every_colour_has_its_own_marker():
+    assert len(set(MARKERS)) == len(MARKERS) == len(PALETTE)

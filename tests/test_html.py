@@ -1,0 +1,120 @@
+"""Pieces of HTML: numbers as a reader wants them, nothing unescaped, the run attached, honest verdicts."""
+
+import base64
+import json
+import re
+from html import unescape
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lmcompress import html
+from lmcompress.errors import ParameterError
+
+
+def record(**changes) -> SimpleNamespace:
+    fields = {
+        "key": "0123456789abcdef" * 4,
+        "kind": "pruning_run",
+        "parameters": {"model": "smollm2-135m", "sparsity": 0.5},
+        "result": {"perplexity": 412.25},
+        "assets": [{"name": "smollm2-135m", "sha256": "ab" * 32}],
+        "provenance": {
+            "commit": "9f45524",
+            "versions": {"torch": "2.13.0"},
+            "device": "CPU",
+            "seconds": 12.5,
+            "date": "2026-11-24T20:00:00",
+            "command": "lmcompress run 10_pruning_sweep -p sparsities '[0.5]'",
+        },
+    }
+    return SimpleNamespace(**fields | changes)
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        (None, "–"),
+        (float("nan"), "–"),
+        (pd.NA, "–"),
+        (True, "yes"),
+        (np.bool_(False), "no"),
+        (134515008, "134,515,008"),
+        (np.int64(1234), "1,234"),
+        (15.684, "15.68"),
+        (np.float32(0.5), "0.5"),
+        (128000.4, "128,000"),
+        (1.5e12, "1.5e+12"),
+        (2.8e-5, "2.8e-05"),
+        ("2:4", "2:4"),
+    ],
+)
+def test_numbers(value, written):
+    assert html.number(value) == written
+
+
+def test_table_escapes_and_links_and_can_be_scrolled_by_keyboard():
+    frame = pd.DataFrame({"a<b": ["x & y", "[page](30_cmpq.html) and `W`"], "n": [1, None]}, index=[7, 8])
+    text = html.table(frame, "A <caption>")
+    assert "a&lt;b" in text
+    assert "x &amp; y" in text
+    assert '<a href="30_cmpq.html">page</a> and <code>W</code>' in text
+    assert 'tabindex="0" role="region" aria-label="A &lt;caption&gt;"' in text
+    assert text.count('scope="col"') == 2
+    assert text._repr_html_() == text
+    assert frame.index.tolist() == [7, 8]  # left alone
+
+
+def test_a_link_cannot_smuggle_markup():
+    assert "<script" not in html.table(pd.DataFrame({"a": ['[x](y"><script>)']}), "t")
+
+
+@pytest.mark.parametrize("caption", ["", None])
+def test_table_without_caption_is_refused(caption):
+    with pytest.raises(ParameterError, match="caption"):
+        html.table(pd.DataFrame({"a": [1]}), caption)
+
+
+def test_provenance_says_how_to_redo_it_and_carries_the_records():
+    other = record(
+        key="fedc" * 16, provenance=record().provenance | {"seconds": 0.5, "date": "2026-11-25T01:00"}
+    )
+    text = html.provenance([record(), other])
+    assert "[run] 2 records · CPU · 13 s · 2026-11-24 to 2026-11-25" in text
+    for words in ("9f45524", "torch 2.13.0", "smollm2-135m sha256 abababababab", "sparsity 0.5"):
+        assert words in text
+    assert record().provenance["command"] in unescape(text)
+    attached = [
+        json.loads(base64.b64decode(data))
+        for data in re.findall(r'href="data:application/json;base64,([^"]+)"', text)
+    ]
+    assert attached == [vars(record()), vars(other)]
+    assert 'download="pruning_run-0123456789ab.json"' in text
+
+
+def test_provenance_of_nothing_is_refused():
+    with pytest.raises(ParameterError, match="not_run"):
+        html.provenance([])
+
+
+def test_provenance_needs_no_field_of_the_run():
+    assert "date unknown" in html.provenance([record(provenance={}, assets=None)])
+
+
+def test_not_run_says_what_and_needs():
+    assert "<strong>Not run here:</strong> OPT-30B" in html.not_run("OPT-30B", "one GPU with 80 GB")
+    with pytest.raises(ParameterError, match="needs"):
+        html.not_run("OPT-30B", "")
+
+
+def test_verdicts_are_four_and_need_evidence():
+    text = html.verdicts([("c", verdict, "e") for verdict in html.VERDICTS])
+    assert text.count("<tr>") == 5
+    assert "✗ does not hold here" in text
+    for claim in (("c", "maybe", "e"), ("", "holds", "e"), ("c", "holds", "")):
+        with pytest.raises(ParameterError):
+            html.verdicts([claim])
+    with pytest.raises(ParameterError, match="at least one claim"):
+        html.verdicts([])
