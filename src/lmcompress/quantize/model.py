@@ -1,0 +1,244 @@
+"""Quantize a whole model in place: every named layer to its own format, by rounding or by GPTQ."""
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from lmcompress.errors import ParameterError
+from lmcompress.models import block_linears, linears
+from lmcompress.prune import mask
+from lmcompress.prune.mask import Masks
+from lmcompress.quantize import gptq, rtn
+from lmcompress.quantize.formats import Bits, parse, stored_bytes
+from lmcompress.quantize.rtn import Quantized, dequantize, to_half
+from lmcompress.stats import Gram, relative_output_error, require_finite
+from lmcompress.stream import BlockVisit, stream
+
+METHODS = ("rtn", "gptq")
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """What happened to one layer.
+
+    ``format``, as text; ``method`` used; ``bytes`` that ``pack.save`` writes for the weight.
+    ``relative_error``: ``||(W - W')X - c||^2 / ||W X||^2`` on the inputs that the layer sees in the model as
+    quantized so far, c the correction of its bias; ``dead_columns``: inputs that were zero at every token;
+    both None without calibration and outside the blocks. ``damping``: share of the mean diagonal that GPTQ
+    needed. ``seconds``: wall time of quantizing and reading back, without forward passes.
+    """
+
+    format: str
+    method: str
+    bytes: int
+    relative_error: float | None
+    dead_columns: int | None
+    damping: float | None
+    seconds: float
+
+
+@dataclass(frozen=True)
+class QuantizeReport:
+    """``quantized`` weights and ``layers`` by full module name; ``seconds`` of wall time in all."""
+
+    method: str
+    quantized: dict[str, Quantized]
+    layers: dict[str, LayerReport]
+    seconds: float
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the quantized weights on disk; the rest of the model takes two bytes a number."""
+        return sum(layer.bytes for layer in self.layers.values())
+
+    @property
+    def average_bits(self) -> float:
+        """Stored bits per quantized weight, with scales and zero points."""
+        return 8 * self.bytes / sum(value.codes.numel() for value in self.quantized.values())
+
+
+@torch.no_grad()
+def quantize_model(
+    model: nn.Module,
+    allocation: dict[str, Bits | str],
+    method: str = "rtn",
+    batches: list[dict[str, Tensor]] | None = None,
+    *,
+    masks: Masks | None = None,
+    act_order: bool = False,
+    bias_correction: bool = False,
+    store: str | torch.device = "cpu",
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> QuantizeReport:
+    """Quantize the layers that ``allocation`` names, in place: the model then holds the values read back.
+
+    ``allocation``: full module name of a Linear or Embedding -> format. A head that shares the embedding's
+    matrix is quantized with it, under the embedding's name. **Everything else is rounded to half precision in
+    place**, as it will be stored (:func:`round_rest`), so that what is evaluated is what is stored.
+
+    ``method="gptq"`` applies to the Linears in the blocks; they see the inputs of the model as quantized so
+    far (those of one block together), one block at a time. Embeddings, head, pooler and the like are rounded
+    to nearest. ``batches``: calibration inputs as model keyword arguments, needed by GPTQ and by
+    ``bias_correction`` (which adds ``E[(W - W')x]`` to the bias, or creates one; Linears in the blocks only);
+    rounding uses them only to measure output errors. ``masks`` (True = kept) hold pruned weights at exactly
+    zero. ``act_order``: see :func:`~lmcompress.quantize.gptq.quantize`. ``store``, ``device``, ``progress``:
+    see :func:`~lmcompress.stream.stream`.
+
+    Raises, before the model is touched, :class:`ParameterError` for an unknown method, format or layer, a
+    mask that fits no layer, or missing batches, and :class:`~lmcompress.errors.NumericError` naming the layer
+    for non-finite weights or masks that the weights break; later, for non-finite inputs.
+    """
+    started = time.perf_counter()
+    if method not in METHODS:
+        raise ParameterError("method", method, METHODS)
+    formats = {name: parse(format) for name, format in allocation.items()}
+    targets = _targets(model, formats)
+    masks = masks or {}
+    mask.check(model, masks)
+    if not batches and (method == "gptq" or bias_correction):
+        what = "gptq" if method == "gptq" else "bias_correction"
+        raise ParameterError("batches", batches, f"at least one batch of calibration inputs for {what}")
+    for name, value in rest(model, ()).items():
+        require_finite(value, name.removesuffix(".weight"), "parameter")
+
+    round_rest(model, targets)
+    streamed = set(block_linears(model)) & set(targets) if batches else set()
+    home = {name: module.weight.device for name, module in targets.items()}
+    quantized: dict[str, Quantized] = {}
+    layers: dict[str, LayerReport] = {}
+
+    def one(name: str, module: nn.Module, inputs: "_Inputs | None") -> None:
+        original, format, kept = module.weight.clone(), formats[name], masks.get(name)
+        gram = None if inputs is None else inputs.gram.result()
+        by = "rtn" if inputs is None else method
+        begun = time.perf_counter()
+        if by == "gptq":
+            result, damping, _ = gptq.quantize(
+                original, gram, format, act_order=act_order, kept=kept, layer=name
+            )
+        else:
+            result, damping = rtn.quantize(original, format, layer=name), None
+        module.weight.copy_(dequantize(result))
+        change = (
+            _correct_bias(name, module, original, inputs) if bias_correction and inputs is not None else None
+        )
+        require_finite(module.weight, name, "quantized weight")  # waits for the device: the clock is right
+        seconds = time.perf_counter() - begun
+        quantized[name] = _moved(result, home[name])
+        layers[name] = LayerReport(
+            format=str(format),
+            method=by,
+            bytes=stored_bytes(result.shape, format, None if kept is None else int(kept.sum())),
+            relative_error=None if inputs is None else _error(original, module.weight, inputs, change),
+            dead_columns=None if gram is None else int((gram.diagonal() == 0).sum()),
+            damping=damping,
+            seconds=seconds,
+        )
+
+    for name, module in targets.items():
+        if name not in streamed:
+            one(name, module, None)
+
+    def visit(block: BlockVisit) -> dict:
+        inside = {
+            name: layer for name, layer in linears(block.module, block.name).items() if name in streamed
+        }
+        short = {name: name.removeprefix(f"{block.name}.") for name in inside}
+        seen = block.statistics(lambda layer: _Inputs(layer.in_features), list(short.values()))
+        for name, layer in inside.items():
+            one(name, layer, seen.pop(short[name]))
+        return {}
+
+    if streamed:
+        stream(model, batches, visit, store=store, device=device, progress=progress)
+    return QuantizeReport(
+        method,
+        {name: quantized[name] for name in formats},
+        {name: layers[name] for name in formats},
+        time.perf_counter() - started,
+    )
+
+
+def rest(model: nn.Module, names: Collection[str]) -> dict[str, Tensor]:
+    """All that a model stores besides the weights of the modules ``names``; shared tensors once."""
+    weights, stored = {f"{name}.weight" for name in names}, model.state_dict().keys()
+    buffers = {name: value for name, value in model.named_buffers() if name in stored}
+    tensors = {**dict(model.named_parameters()), **buffers}
+    return {name: value for name, value in tensors.items() if name not in weights}
+
+
+@torch.no_grad()
+def round_rest(model: nn.Module, names: Collection[str]) -> None:
+    """Round everything but the weights of the modules ``names`` to the half precision of its storage, in
+    place.
+
+    To be called again after norms or biases of a quantized model were retrained in fp32. Parameters keep
+    their dtype. Raises :class:`~lmcompress.errors.NumericError` naming a tensor that fp16 cannot hold.
+    """
+    for name, value in rest(model, names).items():
+        if value.is_floating_point():
+            value.copy_(to_half(value, name))
+
+
+class _Inputs:
+    """Gram matrix and mean of one layer's inputs."""
+
+    def __init__(self, in_features: int):
+        self.gram = Gram(in_features)
+        self._sum = torch.zeros(in_features)
+
+    def update(self, x: Tensor) -> None:
+        self.gram.update(x)
+        self._sum = self._sum.to(x.device) + x.reshape(-1, x.shape[-1]).float().sum(0)
+
+    def mean(self) -> Tensor:
+        return self._sum / self.gram.tokens
+
+
+def _targets(model: nn.Module, formats: dict[str, Bits]) -> dict[str, nn.Module]:
+    """Layers of the allocation; refuses what is not there, not a matrix, or a second name of one."""
+    if not formats:
+        raise ParameterError("allocation", {}, "a format for at least one layer")
+    modules = dict(model.named_modules())
+    owners = {id(value): name.removesuffix(".weight") for name, value in model.named_parameters()}
+    for name in formats:
+        module = modules.get(name)
+        if not isinstance(module, (nn.Linear, nn.Embedding)):
+            raise ParameterError("allocation", name, "the full name of a Linear or Embedding of the model")
+        if owners[id(module.weight)] != name:
+            raise ParameterError("allocation", name, f"{owners[id(module.weight)]}, whose matrix it shares")
+    return {name: modules[name] for name in formats}
+
+
+def _correct_bias(name: str, layer: nn.Linear, original: Tensor, inputs: _Inputs) -> Tensor:
+    """Add the mean output error to the bias, rounded as it is stored; returns what was added [out], fp32."""
+    before = torch.zeros_like(original[:, 0]) if layer.bias is None else layer.bias.detach().clone()
+    error = (original.float() - layer.weight.float()) @ inputs.mean()
+    after = to_half((before.float() + error).to(original.dtype), name).to(original.dtype)
+    if layer.bias is None:
+        layer.bias = nn.Parameter(after, requires_grad=layer.weight.requires_grad)
+    else:
+        layer.bias.copy_(after)
+    return after.float() - before.float()
+
+
+def _error(original: Tensor, read: Tensor, inputs: _Inputs, change: Tensor | None) -> float:
+    """Relative output error; a change c of the bias adds ``|c|^2 - 2 c . E[(W - W')x]`` before division."""
+    gram = inputs.gram.result()
+    error = relative_output_error(original, read, gram)
+    if change is None:
+        return error
+    weight = original.to(gram)
+    size = float(((weight @ gram) * weight).sum())
+    shift = (weight - read.to(gram)) @ inputs.mean()
+    return max(error + float(change @ change - 2 * change @ shift) / size, 0.0) if size > 0 else error
+
+
+def _moved(quantized: Quantized, device: torch.device) -> Quantized:
+    parts = (quantized.codes, quantized.scales, quantized.zeros)
+    codes, scales, zeros = (None if part is None else part.to(device) for part in parts)
+    return Quantized(codes, scales, zeros, quantized.format, quantized.dtype)
