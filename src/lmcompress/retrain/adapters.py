@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from lmcompress.errors import ParameterError
 from lmcompress.models import block_linears
+from lmcompress.retrain import fused
 
 ADDITIVE = ("lora", "lora-prune")
 MASKED = ("masklora",)
@@ -41,22 +42,40 @@ def effective_weight(
     """A new tensor [out, in] in the weight's dtype: W + scale BA (times ``mask``), or W * (BA) when ``scale``
     is None.
 
-    ``weight`` must be zero where ``mask`` is False; then one fused product and one masking in place are
-    enough.
+    Where the kernels of ``fused.py`` serve they do the same in one pass.
     """
+    if fused.usable(weight, len(a)):
+        return fused.effective_weight(weight, a, b, mask, scale)
     a, b = a.to(weight.dtype), b.to(weight.dtype)
     if scale is None:
         return torch.mm(b, a).mul_(weight)
-    result = torch.addmm(weight, b, a, alpha=scale)
-    return result if mask is None else result.mul_(mask)
+    low = torch.mm(b * scale, a)
+    return low.add_(weight) if mask is None else torch.addcmul(weight, low, mask, out=low)
+
+
+def low_rank_gradients(
+    product: Tensor, weight: Tensor, a: Tensor, b: Tensor, mask: Tensor | None, scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """``(dA, dB)`` from ``product`` = dY^T X [out, in], the gradient of W_eff; ``product`` is overwritten.
+
+    dA = B^T H and dB = H A^T, where H = scale M*product, or W*product when ``scale`` is None.
+    """
+    if fused.usable(weight, len(a)):
+        da, db = fused.gradients(product, weight, a, b, mask, scale)
+        return da.to(a.dtype), db.to(b.dtype)
+    h = product.mul_(weight) if scale is None else product if mask is None else product.mul_(mask)
+    few = 1.0 if scale is None else scale  # on the small factors, not on H
+    da = torch.mm((b * few).to(h.dtype).t(), h).to(a.dtype)
+    db = torch.mm(h, (a * few).to(h.dtype).t()).to(b.dtype)
+    return da, db
 
 
 class RebuiltLinear(torch.autograd.Function):
     """x W_eff^T + bias that keeps only x for the backward pass and builds W_eff a second time there.
 
     Left to autograd, W_eff and the mask product of every layer would stay alive until the backward pass:
-    three bytes or more for each pruned weight. With G = dY^T X the gradients are dB = H A^T and dA = B^T H,
-    where H = s M*G for MaskLoRA and H = W*G for ScaleLoRA, and dX = dY W_eff. W itself is frozen.
+    three bytes or more for each pruned weight. Here dX = dY W_eff, and dA and dB come from dY^T X by
+    :func:`low_rank_gradients`. W itself is frozen.
     """
 
     @staticmethod
@@ -75,10 +94,8 @@ class RebuiltLinear(torch.autograd.Function):
         if ctx.needs_input_grad[2]:
             dbias = rows.sum(0)
         if ctx.needs_input_grad[3]:
-            h = torch.mm(rows.t(), x.reshape(-1, x.shape[-1]))
-            h = h.mul_(weight) if ctx.scale is None else h.mul_(mask).mul_(ctx.scale)
-            da = torch.mm(b.to(h.dtype).t(), h).to(a.dtype)
-            db = torch.mm(h, a.to(h.dtype).t()).to(b.dtype)
+            product = torch.mm(rows.t(), x.reshape(-1, x.shape[-1]))
+            da, db = low_rank_gradients(product, weight, a, b, mask, ctx.scale)
         return dx, None, dbias, da, db, None, None
 
 

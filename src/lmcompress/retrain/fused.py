@@ -1,0 +1,189 @@
+"""Two GPU kernels for adapters, in Triton: what ``adapters`` does in steps over [out, in] matrices, in one
+pass each.
+
+A training step of an adapted layer has to read and write matrices as large as its weight a few times, which
+on a GPU takes about as long as the products of a small batch. Here the rank-r products stay in registers:
+
+* :func:`effective_weight` reads W and M and writes W_eff (5 bytes a weight in half precision; 9 in steps).
+* :func:`gradients` reads dY^T X and M (or W) once for both dA and dB (4 bytes a weight; 9 in steps).
+
+Sums over rows are written as partial sums and added afterwards, not with atomics: the same run gives the
+same bits.
+"""
+
+import torch
+from torch import Tensor
+
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # comes with torch for NVIDIA GPUs; elsewhere the plain torch operations are used
+    triton = None
+
+HALF = (torch.bfloat16, torch.float16)
+MAX_RANK = 64
+ROWS, COLUMNS = 64, 128  # of the tile that one program holds
+SPANS = 8  # programs that share a row of tiles in the gradients
+
+
+def usable(weight: Tensor, rank: int) -> bool:
+    """Whether the kernels serve: Triton, a GPU, half precision, a rank of at most 64."""
+    return triton is not None and weight.is_cuda and weight.dtype in HALF and rank <= MAX_RANK
+
+
+def effective_weight(
+    weight: Tensor, a: Tensor, b: Tensor, mask: Tensor | None, scale: float | None
+) -> Tensor:
+    """W + scale M*(BA), or W * (BA) when ``scale`` is None, as in :func:`adapters.effective_weight`.
+
+    ``a`` and ``b`` are rounded to the weight's dtype; the product and the sum are fp32 and rounded once.
+    """
+    rows, columns = weight.shape
+    out = torch.empty_like(weight)
+    grid = (triton.cdiv(columns, COLUMNS), triton.cdiv(rows, ROWS))
+    _effective_weight[grid](
+        weight.contiguous(),
+        _bytes(mask, weight),
+        a.contiguous(),
+        b.contiguous(),
+        out,
+        rows,
+        columns,
+        len(a),
+        1.0 if scale is None else scale,
+        SCALING=scale is None,
+        MASKED=mask is not None,
+        RANK=_padded(len(a)),
+        ROWS=ROWS,
+        COLUMNS=COLUMNS,
+    )
+    return out
+
+
+def gradients(
+    product: Tensor, weight: Tensor, a: Tensor, b: Tensor, mask: Tensor | None, scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """``(dA, dB)``, fp32, from ``product`` = dY^T X [out, in]: B^T H and H A^T with H as in ``adapters``."""
+    rows, columns = product.shape
+    bands = triton.cdiv(rows, ROWS)
+    span = triton.cdiv(triton.cdiv(columns, COLUMNS), SPANS) * COLUMNS
+    spans = triton.cdiv(columns, span)
+    da = torch.empty(bands, len(a), columns, dtype=torch.float32, device=product.device)
+    db = torch.empty(spans, rows, len(a), dtype=torch.float32, device=product.device)
+    _gradients[(spans, bands)](
+        product,
+        weight.contiguous(),
+        _bytes(mask, weight),
+        a.contiguous(),
+        b.contiguous(),
+        da,
+        db,
+        rows,
+        columns,
+        len(a),
+        span,
+        SCALING=scale is None,
+        MASKED=mask is not None,
+        RANK=_padded(len(a)),
+        ROWS=ROWS,
+        COLUMNS=COLUMNS,
+    )
+    da, db = da.sum(0), db.sum(0)
+    return (da, db) if scale is None else (da.mul_(scale), db.mul_(scale))
+
+
+def _padded(rank: int) -> int:
+    """The matrix units take no fewer than 16."""
+    return max(16, triton.next_power_of_2(rank))
+
+
+def _bytes(mask: Tensor | None, weight: Tensor) -> Tensor:
+    """The mask as bytes; any tensor where there is none, since a kernel cannot be given nothing."""
+    return weight if mask is None else mask.contiguous().view(torch.uint8)
+
+
+if triton is not None:
+
+    @triton.jit
+    def _effective_weight(
+        weight,
+        mask,
+        a,
+        b,
+        out,
+        rows,
+        columns,
+        rank,
+        scale,
+        SCALING: tl.constexpr,
+        MASKED: tl.constexpr,
+        RANK: tl.constexpr,
+        ROWS: tl.constexpr,
+        COLUMNS: tl.constexpr,
+    ):
+        row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+        column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+        k = tl.arange(0, RANK)
+        inside = (row < rows)[:, None] & (column < columns)[None, :]
+        place = row.to(tl.int64)[:, None] * columns + column[None, :]
+        w = tl.load(weight + place, mask=inside, other=0.0)
+        b_tile = tl.load(
+            b + row[:, None] * rank + k[None, :], mask=(row < rows)[:, None] & (k < rank)[None, :], other=0.0
+        )
+        a_tile = tl.load(
+            a + k[:, None] * columns + column[None, :],
+            mask=(k < rank)[:, None] & (column < columns)[None, :],
+            other=0.0,
+        )
+        low = tl.dot(b_tile.to(w.dtype), a_tile.to(w.dtype))
+        if SCALING:
+            result = w.to(tl.float32) * low
+        else:
+            if MASKED:
+                low = tl.where(tl.load(mask + place, mask=inside, other=0) != 0, low, 0.0)
+            result = w.to(tl.float32) + scale * low
+        tl.store(out + place, result.to(w.dtype), mask=inside)
+
+    @triton.jit
+    def _gradients(
+        product,
+        weight,
+        mask,
+        a,
+        b,
+        da,
+        db,
+        rows,
+        columns,
+        rank,
+        span,
+        SCALING: tl.constexpr,
+        MASKED: tl.constexpr,
+        RANK: tl.constexpr,
+        ROWS: tl.constexpr,
+        COLUMNS: tl.constexpr,
+    ):
+        band = tl.program_id(1)
+        row = band * ROWS + tl.arange(0, ROWS)
+        k = tl.arange(0, RANK)
+        in_b = (row < rows)[:, None] & (k < rank)[None, :]
+        place_b = row[:, None] * rank + k[None, :]
+        b_tile = tl.load(b + place_b, mask=in_b, other=0.0).to(product.dtype.element_ty)
+        sum_b = tl.zeros((ROWS, RANK), dtype=tl.float32)
+        start = tl.program_id(0) * span
+        for first in range(start, min(start + span, columns), COLUMNS):
+            column = first + tl.arange(0, COLUMNS)
+            inside = (row < rows)[:, None] & (column < columns)[None, :]
+            place = row.to(tl.int64)[:, None] * columns + column[None, :]
+            h = tl.load(product + place, mask=inside, other=0.0)
+            if SCALING:
+                h = h * tl.load(weight + place, mask=inside, other=0.0)
+            if MASKED:
+                h = tl.where(tl.load(mask + place, mask=inside, other=0) != 0, h, 0.0).to(b_tile.dtype)
+            in_a = (k < rank)[:, None] & (column < columns)[None, :]
+            place_a = k[:, None] * columns + column[None, :]
+            a_tile = tl.load(a + place_a, mask=in_a, other=0.0).to(h.dtype)
+            sum_b += tl.dot(h, tl.trans(a_tile))
+            part = tl.dot(tl.trans(b_tile), h)
+            tl.store(da + band.to(tl.int64) * rank * columns + place_a, part, mask=in_a)
+        tl.store(db + tl.program_id(0).to(tl.int64) * rows * rank + place_b, sum_b, mask=in_b)

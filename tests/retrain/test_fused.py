@@ -1,0 +1,95 @@
+"""The GPU kernels of the adapters against the same formulas in float64.
+
+They run on a GPU, or in Triton's interpreter (``TRITON_INTERPRET=1`` with the package triton installed); skipped
+otherwise.
+"""
+
+import os
+
+import pytest
+import torch
+
+from lmcompress.retrain import adapters, fused
+
+GPU, INTERPRETED = torch.cuda.is_available(), os.environ.get("TRITON_INTERPRET") == "1"
+DEVICE = "cuda" if GPU and not INTERPRETED else "cpu"
+needs_kernels = pytest.mark.skipif(
+    fused.triton is None or not (GPU or INTERPRETED), reason="needs Triton and a GPU, or Triton's interpreter"
+)
+
+
+def case(rows, columns, rank, dtype=torch.float16, scaling=False):
+    """Weight, mask, a, b, scale and an upstream product of random values; edges that no tile divides."""
+    torch.manual_seed(rows + columns + rank)
+    weight = torch.randn(rows, columns).to(dtype)
+    mask = torch.rand(rows, columns) < 0.5
+    a, b = torch.randn(rank, columns), torch.randn(rows, rank)
+    product = torch.randn(rows, columns).to(dtype)
+    moved = (value.to(DEVICE) for value in (weight * mask, mask, a, b, product))
+    return (*moved, None if scaling else 0.5)
+
+
+def close(found, exact, dtype):
+    """Within rounding of the inputs and of one result."""
+    error = (found.double() - exact).norm() / exact.norm()
+    return bool(error < (0.01 if dtype is torch.bfloat16 else 0.002))
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("rows", "columns", "rank"), [(64, 128, 16), (70, 1100, 5), (130, 40, 20)])
+@pytest.mark.parametrize("kind", ["masked", "unmasked", "scaling"])
+def test_kernels_equal_the_formulas(kind, rows, columns, rank, dtype):
+    if INTERPRETED and dtype is torch.bfloat16:
+        pytest.skip("Triton's interpreter multiplies the bits of bf16 as whole numbers")
+    weight, mask, a, b, product, scale = case(rows, columns, rank, dtype, kind == "scaling")
+    kept = mask if kind == "masked" else None
+    low = b.to(dtype).double() @ a.to(dtype).double()
+    wide, share = weight.double(), 1.0 if kept is None else kept.double()
+    exact = wide * low if scale is None else wide + scale * share * low
+    found = fused.effective_weight(weight, a, b, kept, scale)
+    assert found.dtype == dtype
+    assert close(found, exact, dtype)
+    h = product.double() * (wide if scale is None else scale * share)
+    da, db = fused.gradients(product, weight, a, b, kept, scale)
+    assert close(da, b.to(dtype).double().T @ h, dtype)
+    assert close(db, h @ a.to(dtype).double().T, dtype)
+
+
+@needs_kernels
+def test_dropped_weights_stay_zero_and_every_value_is_written():
+    weight, mask, a, b, *_ = case(70, 200, 8)
+    found = fused.effective_weight(weight, a, b, mask, 0.5)
+    assert (found[~mask] == 0).all()
+    assert (found[mask] != weight[mask]).float().mean() > 0.9
+
+
+@needs_kernels
+def test_the_same_call_gives_the_same_bits():
+    weight, mask, a, b, product, scale = case(130, 1100, 8)
+    first, second = (fused.gradients(product, weight, a, b, mask, scale) for _ in range(2))
+    assert torch.equal(first[0], second[0])
+    assert torch.equal(first[1], second[1])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not GPU, reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["masklora", "scalelora"])
+def test_an_adapted_layer_uses_the_kernels_and_merges_exactly(kind):
+    model = torch.nn.Sequential(torch.nn.Linear(256, 192)).cuda().bfloat16()
+    mask = torch.rand(192, 256, device="cuda") < 0.5
+    with torch.no_grad():
+        model[0].weight.mul_(mask)
+    adapters.attach(model, kind, rank=8, masks={"0": mask}, layers=["0"])
+    assert fused.usable(model[0].weight, 8)
+    with torch.no_grad():
+        model[0].b.add_(0.1 * torch.randn_like(model[0].b))
+    x = torch.randn(32, 256, device="cuda", dtype=torch.bfloat16)
+    before = model(x)
+    adapters.merge(model)
+    assert torch.equal(model(x), before)
+    assert (model[0].weight[~mask] == 0).all()
+
+
+def test_without_a_gpu_the_plain_operations_are_used():
+    assert not fused.usable(torch.zeros(4, 4, dtype=torch.bfloat16), 2)
