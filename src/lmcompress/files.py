@@ -1,4 +1,4 @@
-"""Writing files so that a reader never sees half of one."""
+"""Where the project's files are, and writing them so that a reader never sees half of one."""
 
 import json
 import os
@@ -7,6 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def project_root() -> Path:
+    """The checkout that holds this package; of a package installed elsewhere, the current folder."""
+    root = Path(__file__).resolve().parents[2]
+    return root if (root / "notebooks").is_dir() else Path.cwd()
 
 
 @contextmanager

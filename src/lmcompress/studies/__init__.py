@@ -1,0 +1,1 @@
+"""What each notebook runs: ``Study`` holds its parameters, experiments are its single runs (see ``records.py``)."""
