@@ -122,11 +122,8 @@ def grid(values: Tensor, format: Bits, *, layer: str = "weight") -> tuple[Tensor
     grouped = _grouped(values, format)
     low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
     middle = 2 ** (format.bits - 1)
-    if format.symmetric:
-        scales = torch.where(high > -low, -high, -low) / middle
-    else:
-        scales = (high - low) / (2 * middle - 1)
-    scales = scales.half()
+    extreme = torch.where(high > -low, high, low)
+    scales = (-extreme / middle if format.symmetric else (high - low) / (2 * middle - 1)).half()
     if not torch.isfinite(scales).all():
         raise NumericError(layer, "a scale is beyond the range of fp16 (65504)")
     if format.symmetric:
