@@ -1,0 +1,235 @@
+"""Real kernels and their speed: int8 and int4 Linears by torchao, 2:4 Linears by torch, tokens per second.
+
+``pack.py`` saves bytes on disk and reads them back into full matrices, which makes nothing faster. Here the
+compressed weight is what the matrix product reads. The kernels have formats of their own and quantize what
+the model holds once more, so that quality must be evaluated on the very model that is timed:
+
+=======  =====================================================  ==========================================
+int8     symmetric, a scale per row                             CPU and GPU (torchao)
+int4     affine, groups of inputs, real-valued zero point       GPU: bf16 only; CPU: a prototype of torchao
+2:4      values as they are, two of every four inputs dropped   GPU only (torch, cuSPARSELt or CUTLASS)
+=======  =====================================================  ==========================================
+
+On a GPU the int4 kernel pads the inputs of a layer to a multiple of 1024: a layer of 576 inputs is held, and
+read, as one of 1024. :func:`weight_bytes` counts what is really read.
+"""
+
+import importlib
+import inspect
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.sparse import to_sparse_semi_structured
+from transformers import PreTrainedModel, StaticCache
+
+from lmcompress import cost
+from lmcompress.errors import ParameterError
+from lmcompress.models import block_linears, head
+
+KERNELS = ("int8", "int4", "2:4")
+GROUPS = (32, 64, 128)  # inputs that share a scale in the int4 kernels of both devices
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Tokens per second of a causal model and what they cost; medians over the repetitions.
+
+    ``prefill_tokens_per_s``: prompt tokens of all sequences; ``decode_tokens_per_s``: new tokens of all
+    sequences, without each one's first. ``peak_bytes``: see :class:`~lmcompress.cost.Cost`. ``weight_bytes``:
+    what one decoding step reads of the weights. ``bandwidth_share``: weight bytes per second of decoding over
+    the measured bandwidth, the roofline of a step that does little else than read weights (keys and values
+    are not counted); None when no bandwidth was given.
+    """
+
+    batch: int
+    prompt: int
+    new_tokens: int
+    prefill_tokens_per_s: float
+    decode_tokens_per_s: float
+    peak_bytes: int
+    weight_bytes: int
+    bandwidth_share: float | None
+
+
+@torch.no_grad()
+def use_kernel(model: nn.Module, kernel: str, *, group: int = 64) -> None:
+    """Replace the weights of all Linears in the blocks by those of ``kernel`` (one of :data:`KERNELS`), in
+    place.
+
+    ``group``: inputs that share a scale, for ``int4``. The model can then be run and timed, not trained or
+    saved. Raises :class:`ParameterError` before any work for an unknown kernel, a device or dtype that has
+    none, a layer that does not fit (inputs not a multiple of ``group``; a weight that is not 2:4 sparse
+    already), or a torchao that is missing or of another version.
+    """
+    layers = block_linears(model)
+    some = next(iter(layers.values())).weight
+    if kernel == "2:4":
+        return _use_two_of_four(layers)
+    if kernel == "int8":
+        config = _from_torchao(kernel, "torchao.quantization", "Int8WeightOnlyConfig", {})
+    elif kernel == "int4":
+        if group not in GROUPS:
+            raise ParameterError("group", group, GROUPS)
+        for name, layer in layers.items():
+            if layer.in_features % group:
+                raise ParameterError("group", group, f"a divisor of the {layer.in_features} inputs of {name}")
+        if some.is_cuda and some.dtype != torch.bfloat16:
+            raise ParameterError("dtype", some.dtype, "bfloat16, the only one of the int4 kernel on a GPU")
+        options: dict = {"group_size": group}
+        if some.is_cuda:
+            where, what = "torchao.quantization", "Int4WeightOnlyConfig"
+            options["int4_packing_format"] = "tile_packed_to_4d"
+        else:
+            where, what = "torchao.prototype.quantization.int4", "PrototypeInt4WeightOnlyConfig"
+        config = _from_torchao(kernel, where, what, options)
+    else:
+        raise ParameterError("kernel", kernel, KERNELS)
+    from torchao.quantization import quantize_
+
+    quantize_(model, config, filter_fn=lambda module, name: name in layers)
+    left = [name for name, layer in layers.items() if type(layer.weight) in (Tensor, nn.Parameter)]
+    if left:  # torchao passes over what it cannot do
+        raise ParameterError("kernel", kernel, f"layers that torchao takes; it left out {', '.join(left)}")
+
+
+@torch.no_grad()
+def generate_speed(
+    model: PreTrainedModel,
+    batch: int,
+    prompt: int,
+    new_tokens: int,
+    *,
+    compile: bool = False,
+    repeats: int = 3,
+    bandwidth: float | None = None,
+    seed: int = 0,
+) -> Speed:
+    """Time greedy generation with a static cache on ``batch`` random prompts of ``prompt`` tokens.
+
+    ``compile``: decode with ``torch.compile(mode="reduce-overhead")``, that is with CUDA graphs on a GPU; the
+    prompt is always read without. A whole generation is run first and not timed: it compiles and allocates.
+    ``bandwidth``: bytes per second, as ``cost.ceilings(device).copy_bytes_per_s``. Raises
+    :class:`ParameterError` for a model without a language head, fewer than 2 new tokens or no prompt, no
+    sequence or no repetition.
+    """
+    for field, value, least in (("batch", batch, 1), ("prompt", prompt, 1), ("new_tokens", new_tokens, 2)):
+        if value < least:
+            raise ParameterError(field, value, f"an integer of at least {least}")
+    if repeats < 1:
+        raise ParameterError("repeats", repeats, "an integer of at least 1")
+    if head(model) is None:
+        raise ParameterError("model", type(model).__name__, "a causal model with a language head")
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randint(model.config.vocab_size, (batch, prompt), generator=generator).to(model.device)
+    decode = torch.compile(model, mode="reduce-overhead", dynamic=False) if compile else model
+    cache = StaticCache(config=model.config, max_cache_len=prompt + new_tokens)
+    generate(model, decode, tokens, new_tokens, cache)
+    with cost.measured(model.device) as spent:
+        runs = [generate(model, decode, tokens, new_tokens, cache) for _ in range(repeats)]
+    prefill = statistics.median(run.prefill_seconds for run in runs)
+    step = statistics.median(run.decode_seconds for run in runs) / (new_tokens - 1)
+    read = weight_bytes(model)
+    return Speed(
+        batch=batch,
+        prompt=prompt,
+        new_tokens=new_tokens,
+        prefill_tokens_per_s=batch * prompt / prefill,
+        decode_tokens_per_s=batch / step,
+        peak_bytes=spent[0].peak_bytes,
+        weight_bytes=read,
+        bandwidth_share=None if bandwidth is None else read / step / bandwidth,
+    )
+
+
+@dataclass(frozen=True)
+class Generated:
+    """``tokens`` [B, new] and the seconds that reading the prompt and all later steps together took."""
+
+    tokens: Tensor
+    prefill_seconds: float
+    decode_seconds: float
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel, decode: Callable, prompt: Tensor, new_tokens: int, cache: StaticCache
+) -> Generated:
+    """Greedy continuation of ``prompt`` [B, T]: ``model`` reads it, ``decode`` (the model, or it compiled)
+    makes one token at a time. ``cache`` is emptied first; it has room for ``T + new_tokens``."""
+    keyword = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    batch, length = prompt.shape
+    positions = torch.arange(length + new_tokens, device=prompt.device).expand(batch, -1)
+
+    def next_token(run: Callable, tokens: Tensor, start: int) -> Tensor:
+        place = positions[:, start : start + tokens.shape[1]].contiguous()
+        output = run(
+            input_ids=tokens, position_ids=place, use_cache=True, logits_to_keep=1, **{keyword: cache}
+        )
+        return (
+            output.logits[:, -1:].argmax(-1).clone()
+        )  # the next replay of a CUDA graph overwrites its output
+
+    cache.reset()
+    cost.synchronize(prompt.device)
+    begun = time.perf_counter()
+    found = [next_token(model, prompt, 0)]
+    cost.synchronize(prompt.device)
+    read = time.perf_counter()
+    for step in range(new_tokens - 1):
+        torch.compiler.cudagraph_mark_step_begin()
+        found.append(next_token(decode, found[-1], length + step))
+    cost.synchronize(prompt.device)
+    return Generated(torch.cat(found, dim=1), read - begun, time.perf_counter() - read)
+
+
+def weight_bytes(model: nn.Module) -> int:
+    """Bytes of every Linear's weight and bias, head included, in the form that its kernel reads."""
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    return sum(_held(value) for layer in layers for value in (layer.weight, layer.bias) if value is not None)
+
+
+def _held(value: Tensor) -> int:
+    """Bytes of a tensor, or of all tensors that a compressed one is made of."""
+    if not hasattr(value, "__tensor_flatten__"):
+        return value.nbytes
+    return sum(_held(getattr(value, name)) for name in value.__tensor_flatten__()[0])
+
+
+def _from_torchao(kernel: str, module: str, name: str, options: dict) -> object:
+    """A torchao configuration; its names and arguments change between releases, so that each step may fail."""
+    try:
+        torchao = importlib.import_module("torchao")
+    except ImportError as error:
+        raise ParameterError("kernel", kernel, "torchao installed: pip install torchao") from error
+    try:
+        # inductor's settings are left alone, so that the dense model is compiled under the same ones
+        return getattr(importlib.import_module(module), name)(set_inductor_config=False, **options)
+    except (ImportError, AttributeError, TypeError) as error:
+        version = getattr(torchao, "__version__", "unknown")
+        raise ParameterError("torchao", version, f"a release with {module}.{name} ({error})") from error
+
+
+def _use_two_of_four(layers: dict[str, nn.Linear]) -> None:
+    for name, layer in layers.items():
+        weight = layer.weight
+        if not weight.is_cuda:
+            raise ParameterError("device", str(weight.device), "a CUDA device, where the 2:4 kernels are")
+        if weight.dtype not in (torch.float16, torch.bfloat16):
+            raise ParameterError("dtype", weight.dtype, "float16 or bfloat16")
+        # the conversion drops what does not fit the pattern without a word
+        if weight.shape[1] % 4 or ((weight.reshape(-1, 4) != 0).sum(1) > 2).any():
+            raise ParameterError("kernel", "2:4", f"a model pruned to 2:4, which {name} is not")
+    sparse = {}
+    for name, layer in layers.items():
+        try:
+            sparse[name] = nn.Parameter(to_sparse_semi_structured(layer.weight.detach()), requires_grad=False)
+        except RuntimeError as error:
+            raise ParameterError(
+                "kernel", "2:4", f"a shape that torch takes, unlike {name} ({error})"
+            ) from error
+    for name, layer in layers.items():
+        layer.weight = sparse[name]
