@@ -115,7 +115,7 @@ def _run(options: argparse.Namespace) -> int:
     chosen = {name: value for name, value in study.model_dump(mode="json").items() if name in given}
     try:
         papermill.execute_notebook(
-            made, output, parameters=chosen, kernel_name="python3", cwd=str(project_root())
+            made, output, parameters=chosen, kernel_name="python3", language="python", cwd=str(project_root())
         )
     except papermill.PapermillExecutionError as error:
         print(

@@ -1,0 +1,135 @@
+import json
+import multiprocessing
+from dataclasses import replace
+
+import experiments_for_tests as experiments
+import pytest
+from experiments_for_tests import Doubling
+
+from lmcompress import provenance, records
+from lmcompress.assets import resolve
+from lmcompress.errors import ParameterError
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    """An empty project folder for the records of a test."""
+    monkeypatch.setattr(records, "project_root", lambda: tmp_path)
+    return tmp_path
+
+
+def runs(log):
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
+
+
+def test_the_same_key_is_read_and_not_computed_again(project):
+    log = project / "log"
+    wanted = [Doubling(value=1, log=str(log)), Doubling(value=2, log=str(log))]
+    first = records.obtain(wanted)
+    assert [record.result for record in first] == [{"doubled": 2}, {"doubled": 4}]
+    assert records.obtain(wanted) == first
+    assert runs(log) == [1, 2]
+    records.obtain(wanted[:1], force=True)
+    assert runs(log) == [1, 2, 1]
+
+
+def test_a_record_says_where_it_comes_from(project):
+    record = records.obtain([Doubling(value=3)])[0]
+    assert record.kind == "doubling"
+    assert record.parameters == {"value": 3, "log": "", "corpus": None}
+    assert {"commit", "versions", "device", "date", "seconds"} <= record.provenance.keys()
+    assert record.command == f"lmcompress records redo {record.key[:12]}"
+    assert record.again() == Doubling(value=3)
+    assert record.changed_since == []
+    assert records.by_key(record.key[:8]) == record
+
+
+def test_the_key_depends_on_parameters_assets_and_code(project, monkeypatch):
+    (project / "corpus.txt").write_text("one")
+    corpus = str(project / "corpus.txt")
+    base = records.key_of(Doubling(value=1, corpus=corpus))
+    assert records.key_of(Doubling(value=2, corpus=corpus)) != base
+    (project / "corpus.txt").write_text("two")
+    resolve.cache_clear()
+    assert records.key_of(Doubling(value=1, corpus=corpus)) != base
+    (project / "corpus.txt").write_text("one")
+    resolve.cache_clear()
+    assert records.key_of(Doubling(value=1, corpus=corpus)) == base
+    monkeypatch.setattr(provenance, "code_of", lambda _cls: {"experiments_for_tests": "changed"})
+    assert records.key_of(Doubling(value=1, corpus=corpus)) != base
+
+
+def test_a_failed_run_leaves_nothing_and_the_others_are_kept(project):
+    log = project / "log"
+    wanted = [
+        Doubling(value=1, log=str(log)),
+        Doubling(value=-1, log=str(log)),
+        Doubling(value=2, log=str(log)),
+    ]
+    with pytest.raises(RuntimeError, match="negative"):
+        records.obtain(wanted)
+    assert len(records.computed_records()) == 1
+    records.obtain([wanted[0], wanted[2]])
+    assert runs(log) == [1, 2]
+
+
+def test_a_result_that_is_no_number_is_refused(project, monkeypatch):
+    monkeypatch.setattr(Doubling, "run", lambda self: {"doubled": float("nan")})
+    with pytest.raises(ValueError, match="JSON"):
+        records.obtain([Doubling()])
+    assert not records.computed_records()
+
+
+def _obtain_in(folder, log):
+    records.project_root = lambda: folder
+    records.obtain([Doubling(value=5, log=log)], progress=False)
+
+
+def test_two_processes_do_not_compute_the_same_record_twice(project):
+    context = multiprocessing.get_context("fork")
+    log = project / "log"
+    both = [context.Process(target=_obtain_in, args=(project, str(log))) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+        assert process.exitcode == 0
+    assert runs(log) == [5]
+
+
+def test_published_records_are_found_without_computing_and_newer_ones_take_their_place(project):
+    record = records.obtain([Doubling(value=7)])[0]
+    (path,) = records.publish([record])
+    assert path == project / "results" / "doubling.jsonl"
+    assert records.published_records("doubling") == [record]
+    newer = replace(record, key="f" * 64, result={"doubled": 15})
+    other = replace(record, parameters={"value": 8}, key="e" * 64)
+    records.publish([other, newer])
+    assert sorted(one.result["doubled"] for one in records.published_records("doubling")) == [14, 15]
+    for file in (project / "build").rglob("*.json"):
+        file.unlink()
+    records.publish([record])
+    assert records.obtain([Doubling(value=7)]) == [record]
+
+
+def test_a_published_record_says_which_code_has_changed_since(project):
+    record = records.obtain([Doubling(value=7)])[0]
+    old = replace(record, code=record.code | {"lmcompress.data": "other"})
+    assert old.changed_since == ["lmcompress.data"]
+
+
+def test_the_published_records_of_a_notebook_are_those_of_its_full_profile(project, monkeypatch):
+    monkeypatch.setattr(records, "study_class", lambda _name: experiments.Study)
+    (project / "config").mkdir()
+    (project / "config" / "full.yaml").write_text("90_doubling:\n  values: [3, 4]\n")
+    records.publish(records.obtain([Doubling(value=value) for value in (2, 4)]))
+    assert [record.parameters["value"] for record in records.published("90_doubling")] == [4]
+
+
+def test_unknown_names_are_refused(project):
+    with pytest.raises(ParameterError, match="notebook"):
+        records.study_class("99_nothing")
+    with pytest.raises(ParameterError, match="profile"):
+        records.profile("fast", "10_pruning_sweep")
+    with pytest.raises(ParameterError, match="key"):
+        records.by_key("0000")
