@@ -1,14 +1,16 @@
 """Do our magnitude, Wanda and SparseGPT agree with the official codes, on the same weights and inputs?
 
-Masks of magnitude and Wanda must be equal but for ties; the squared output error of a layer after SparseGPT must
-be within 1 %. A *tie* is a weight on which the two differ although its score equals the threshold of its group
-within rounding (1e-5): the official magnitude code drops all weights at the threshold, ours exactly the share asked
-for, and sums in another order can swap neighbours. Everything else that differs is an error: exit status 1.
+Masks of magnitude and Wanda must be equal but for ties; the squared output error of a layer after SparseGPT
+must be within 1 %. A *tie* is a weight on which the two differ although its score equals the threshold of
+its group within rounding (1e-5): the official magnitude code drops all weights at the threshold, ours
+exactly the share asked for, and sums in another order can swap neighbours. Everything else that differs is
+an error: exit status 1.
 
     git clone https://github.com/locuslab/wanda
     git clone https://github.com/IST-DASLab/sparsegpt
     python benchmarks/agreement.py --wanda wanda --sparsegpt sparsegpt --out records
-    python benchmarks/agreement.py ... --model smollm2-135m --documents text.txt    # also blocks of a real model
+    python benchmarks/agreement.py ... --model smollm2-135m --documents text.txt    # also blocks of a real
+    model
 """
 
 import contextlib
@@ -39,7 +41,11 @@ def main(argv: list[str] | None = None) -> dict:
         "wanda": official.load(options.wanda, "lib.prune"),
         "sparsegpt": official.load(options.sparsegpt, "sparsegpt"),
     }
-    shapes = {"random 32x64": (32, 64)} if options.tiny else {"random 1536x576": (1536, 576), "random 576x1536": (576, 1536)}
+    shapes = (
+        {"random 32x64": (32, 64)}
+        if options.tiny
+        else {"random 1536x576": (1536, 576), "random 576x1536": (576, 1536)}
+    )
     rows = []
     for name, shape in shapes.items():
         for dtype in (torch.float32, torch.float16):
@@ -61,7 +67,9 @@ def arguments():
 def random_layer(
     outputs: int, inputs: int, device: str, dtype: torch.dtype, sequences: int = 16, tokens: int = 128
 ) -> tuple[Tensor, list[Tensor]]:
-    """A weight [out, in] and inputs [1, T, in] that are correlated and have a few large features, as in LLMs."""
+    """A weight [out, in] and inputs [1, T, in] that are correlated and have a few large features, as in
+    LLMs.
+    """
     weight = bench.seeded((outputs, inputs), 0, device, dtype)
     mixing = bench.seeded((inputs, inputs), 1, device) / inputs**0.5 + torch.eye(inputs, device=device)
     scale = bench.seeded((inputs,), 2, device).exp()
@@ -73,7 +81,9 @@ def random_layer(
 def real_layers(options, codes: dict) -> list[dict]:
     """The comparison on every Linear of some blocks of a model, with what they see of real text."""
     model, tokenizer = load(options.model, device=options.device)
-    ids = tokenizer(options.documents.read_text(encoding="utf-8")[:200_000], return_tensors="pt")["input_ids"][0]
+    ids = tokenizer(options.documents.read_text(encoding="utf-8")[:200_000], return_tensors="pt")[
+        "input_ids"
+    ][0]
     length = 512
     windows = ids[: len(ids) // length * length].reshape(-1, length)[:16]
     rows: list[dict] = []
@@ -111,7 +121,9 @@ def compare(layer: str, weight: Tensor, inputs: list[Tensor], codes: dict) -> li
         pattern = parse(text)
         ours = magnitude.per_matrix({"": weight}, pattern)[""]
         theirs = official_magnitude(codes["wanda"], weight, pattern)
-        rows.append(masks_row(layer, "magnitude", text, ours, theirs, weight.abs().float(), pattern, "tensor"))
+        rows.append(
+            masks_row(layer, "magnitude", text, ours, theirs, weight.abs().float(), pattern, "tensor")
+        )
         ours = wanda.prune(weight, norms.result(), pattern)
         theirs = official_wanda(codes["wanda"], weight, inputs, pattern)
         scores = wanda.scores(weight, norms.result())
@@ -186,7 +198,9 @@ def official_wanda(code: types.ModuleType, weight: Tensor, inputs: list[Tensor],
     return _kept(model, weight)
 
 
-def official_sparsegpt(code: types.ModuleType, weight: Tensor, inputs: list[Tensor], pattern: Pattern) -> Tensor:
+def official_sparsegpt(
+    code: types.ModuleType, weight: Tensor, inputs: list[Tensor], pattern: Pattern
+) -> Tensor:
     """Weight after ``SparseGPT.fasterprune`` with its own defaults, from sequences one at a time."""
     linear = _linear(weight)
     pruner = code.SparseGPT(linear)
@@ -209,12 +223,16 @@ def _one_linear(weight: Tensor, tokens: int) -> official.OneLinear:
 
 
 def _kept(model: official.OneLinear, weight: Tensor) -> Tensor:
-    """The official codes keep no mask; the random and real weights compared here have no zeros of their own."""
+    """The official codes keep no mask; the random and real weights compared here have no zeros of their
+    own.
+    """
     return (model.model.layers[0].linear.weight.detach() != 0) | (weight == 0)
 
 
 def _asked(pattern: Pattern, sequences: int) -> types.SimpleNamespace:
-    return types.SimpleNamespace(sparsity_ratio=pattern.sparsity, nsamples=sequences, seed=0, use_variant=False)
+    return types.SimpleNamespace(
+        sparsity_ratio=pattern.sparsity, nsamples=sequences, seed=0, use_variant=False
+    )
 
 
 def _zeros(pattern: Pattern) -> dict[str, int]:

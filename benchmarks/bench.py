@@ -38,12 +38,14 @@ def parser(text: str | None, *checkouts: str) -> argparse.ArgumentParser:
 
 
 def finish(name: str, options: argparse.Namespace, rows: list[dict], **more: object) -> dict:
-    """Print ``rows`` as a table; write them, with what else there is to say, where it ran and on what versions."""
+    """Print ``rows`` as a table; write them, with what else there is to say, where it ran and on what
+    versions.
+    """
     record = {"benchmark": name, "rows": rows, **more, "provenance": provenance(options)}
     print(f"\n{name}, {record['provenance']['device']}")
     print(table(rows))
-    for key, value in more.items():
-        print(f"{key}: {value}")
+    if "agrees" in more:
+        print(f"agrees: {more['agrees']}")
     if options.out is not None:
         write_json(options.out / f"{name}.json", record)
     return record
@@ -54,7 +56,9 @@ def provenance(options: argparse.Namespace) -> dict:
     device = torch.device(options.device)
     settings = {key: value for key, value in vars(options).items() if not isinstance(value, Path | None)}
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or "CPU",
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else platform.processor() or "CPU",
         "threads": torch.get_num_threads(),
         "versions": {
             "python": platform.python_version(),
@@ -104,14 +108,18 @@ def table(rows: list[dict]) -> str:
         return "(nothing)"
     lines = [list(rows[0])] + [[_cell(row.get(key)) for key in rows[0]] for row in rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines
+    )
 
 
 def _cell(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "-" if value is None else str(value)
 
 
-def seeded(shape: tuple[int, ...], seed: int, device: str, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+def seeded(
+    shape: tuple[int, ...], seed: int, device: str, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
     """Normal random numbers, the same on every device."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randn(shape, generator=generator).to(device=device, dtype=dtype)

@@ -3,8 +3,8 @@
 Nothing of them is in this repository: clone what SOURCES names and give the folder. What is put in their way:
 
 * Packages that they import at the top and that the compared functions never use (``datasets``, ``wandb``,
-  ``peft``, ``lm_eval``) are replaced by empty modules where they are not installed. ``peft`` gets the three names
-  that PERP uses, see :func:`peft_stand_in`.
+  ``peft``, ``lm_eval``) are replaced by empty modules where they are not installed. ``peft`` gets the three
+  names that PERP uses, see :func:`peft_stand_in`.
 * ``transformers.Conv1D`` has moved to ``transformers.pytorch_utils``.
 * Without a GPU, ``.cuda()`` and ``torch.cuda.synchronize()`` do nothing (:func:`on_cpu_too`).
 * Blocks of today's transformers return a tensor where the codes take ``[0]`` of a tuple (:class:`InTuple`).
@@ -32,9 +32,13 @@ SOURCES = {
 
 
 def load(checkout: Path, module: str) -> types.ModuleType:
-    """The module of a checkout. Raises ``SystemExit`` with a plain message when the folder does not hold it."""
+    """The module of a checkout. Raises ``SystemExit`` with a plain message when the folder does not hold
+    it.
+    """
     if not (checkout / (module.replace(".", "/") + ".py")).is_file():
-        raise SystemExit(f"{checkout}: no {module} there; expected a checkout of one of {', '.join(SOURCES.values())}")
+        raise SystemExit(
+            f"{checkout}: no {module} there; expected a checkout of one of {', '.join(SOURCES.values())}"
+        )
     if not hasattr(transformers, "Conv1D"):
         transformers.Conv1D = Conv1D
     stubs = {
@@ -45,7 +49,9 @@ def load(checkout: Path, module: str) -> types.ModuleType:
         "peft.tuners": {},
         "peft.tuners.lora": {"LoraLayer": LoraLayer},
     }
-    absent = [name for name in stubs if name.split(".")[0] == "peft" or importlib.util.find_spec(name) is None]
+    absent = [
+        name for name in stubs if name.split(".")[0] == "peft" or importlib.util.find_spec(name) is None
+    ]
     before = {name: sys.modules.get(name) for name in absent}
     for name in absent:
         sys.modules[name] = types.ModuleType(name)
@@ -63,7 +69,9 @@ def load(checkout: Path, module: str) -> types.ModuleType:
 
 @contextmanager
 def on_cpu_too() -> Iterator[None]:
-    """Inside, ``tensor.cuda()`` gives the tensor and ``torch.cuda.synchronize()`` returns, where there is no GPU."""
+    """Inside, ``tensor.cuda()`` gives the tensor and ``torch.cuda.synchronize()`` returns, where there is
+    no GPU.
+    """
     if torch.cuda.is_available():
         yield
         return
@@ -117,7 +125,8 @@ class OneLinear(nn.Module):
 class LoraLayer(nn.Module):
     """What the official forward reads of a layer of the ``peft`` library: the same names, nothing else.
 
-    A and B start as there: A by ``kaiming_uniform(a=sqrt(5))``, B at zero, both fp32 as PERP's training makes them.
+    A and B start as there: A by ``kaiming_uniform(a=sqrt(5))``, B at zero, both fp32 as PERP's training
+    makes them.
     """
 
     def __init__(self, base: nn.Linear, rank: int, alpha: float):
@@ -139,7 +148,9 @@ class LoraLayer(nn.Module):
 
 
 def lora_layer(layers: types.ModuleType, kind: str, base: nn.Linear, rank: int, alpha: float) -> nn.Module:
-    """The official layer (``layers``: module ``customLayers``) of ``kind`` masklora or scalelora around ``base``."""
+    """The official layer (``layers``: module ``customLayers``) of ``kind`` masklora or scalelora around
+    ``base``.
+    """
     official = {"masklora": layers.MaskLoRALayer, "scalelora": layers.ScaleLoRALayer}[kind]
     layer = official(lora_layer=LoraLayer(base, rank, alpha), dropout_p=0.0)
     layer.custom_dropout = nn.Identity()  # only ScaleLoRA asks for it; the dropout is 0 in any case
@@ -147,7 +158,9 @@ def lora_layer(layers: types.ModuleType, kind: str, base: nn.Linear, rank: int, 
 
 
 def peft_stand_in() -> dict:
-    """``LoraConfig`` and ``get_peft_model``: put a :class:`LoraLayer` on every Linear named among the targets."""
+    """``LoraConfig`` and ``get_peft_model``: put a :class:`LoraLayer` on every Linear named among the
+    targets.
+    """
 
     def get_peft_model(model: nn.Module, config: types.SimpleNamespace) -> nn.Module:
         for name, module in list(model.named_modules()):

@@ -81,6 +81,22 @@ def test_output_and_all_gradients_equal_the_formula_left_to_autograd(kind):
         torch.testing.assert_close(mine, other)
 
 
+@pytest.mark.parametrize("kind", adapters.MASKED + adapters.SCALING)
+def test_the_trained_weight_has_the_gradients_of_the_formula(kind):
+    model, mask = one_layer(kind)
+    layer = model[0]
+    upstream = torch.randn(4, 6, dtype=torch.float64)
+    product = layer.b @ layer.a
+    plain = layer.weight + 1.5 * mask * product if kind == "masklora" else layer.weight * product
+    ours = layer.trained_weight()
+    torch.testing.assert_close(ours, plain)
+    wanted = [layer.a, layer.b]
+    for mine, other in zip(
+        torch.autograd.grad(ours, wanted, upstream), torch.autograd.grad(plain, wanted, upstream), strict=True
+    ):
+        torch.testing.assert_close(mine, other)
+
+
 @pytest.mark.parametrize("scale", [1.5, None])
 def test_the_autograd_function_against_finite_differences(scale):
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
 """The GPU kernels of the adapters against the same formulas in float64.
 
-They run on a GPU, or in Triton's interpreter (``TRITON_INTERPRET=1`` with the package triton installed); skipped
-otherwise.
+They run on a GPU, or in Triton's interpreter (``TRITON_INTERPRET=1`` with the package triton installed);
+skipped otherwise.
 """
 
 import os
@@ -43,9 +43,9 @@ def test_kernels_equal_the_formulas(kind, rows, columns, rank, dtype):
     if INTERPRETED and dtype is torch.bfloat16:
         pytest.skip("Triton's interpreter multiplies the bits of bf16 as whole numbers")
     weight, mask, a, b, product, scale = case(rows, columns, rank, dtype, kind == "scaling")
-    kept = mask if kind == "masked" else None
+    kept = fused.pack(mask) if kind == "masked" else None
     low = b.to(dtype).double() @ a.to(dtype).double()
-    wide, share = weight.double(), 1.0 if kept is None else kept.double()
+    wide, share = weight.double(), 1.0 if kept is None else mask.double()
     exact = wide * low if scale is None else wide + scale * share * low
     found = fused.effective_weight(weight, a, b, kept, scale)
     assert found.dtype == dtype
@@ -89,6 +89,31 @@ def test_an_adapted_layer_uses_the_kernels_and_merges_exactly(kind):
     adapters.merge(model)
     assert torch.equal(model(x), before)
     assert (model[0].weight[~mask] == 0).all()
+
+
+@pytest.mark.parametrize("columns", [1, 8, 13, 64])
+def test_packed_masks_are_a_bit_a_weight_and_come_back(columns):
+    torch.manual_seed(columns)
+    mask = torch.rand(5, columns) < 0.5
+    bits = fused.pack(mask)
+    assert bits.dtype == torch.uint8
+    assert bits.shape == (5, -(-columns // 8))
+    assert torch.equal(fused.unpacked(bits, columns), mask)
+    assert fused.unpacked(mask, columns) is mask
+    assert fused.unpacked(None, columns) is None
+
+
+def test_plain_operations_take_packed_masks_too():
+    weight, mask, a, b, product, scale = (
+        value.cpu() if isinstance(value, torch.Tensor) else value for value in case(7, 21, 3, torch.float32)
+    )
+    for function, first in ((adapters.effective_weight, ()), (adapters.low_rank_gradients, (product,))):
+        bools, bits = (
+            function(*(value.clone() for value in first), weight, a, b, kept, scale)
+            for kept in (mask, fused.pack(mask))
+        )
+        for mine, other in zip(bools, bits, strict=True):
+            assert torch.equal(mine, other)
 
 
 def test_without_a_gpu_the_plain_operations_are_used():

@@ -42,10 +42,12 @@ def effective_weight(
     """A new tensor [out, in] in the weight's dtype: W + scale BA (times ``mask``), or W * (BA) when ``scale``
     is None.
 
-    Where the kernels of ``fused.py`` serve they do the same in one pass.
+    ``mask``: bool, or packed by ``fused.pack``. Where the kernels of ``fused.py`` serve they do the same in
+    one pass. Not differentiable: see :class:`RebuiltWeight` and :class:`RebuiltLinear`.
     """
     if fused.usable(weight, len(a)):
         return fused.effective_weight(weight, a, b, mask, scale)
+    mask = fused.unpacked(mask, weight.shape[1])
     a, b = a.to(weight.dtype), b.to(weight.dtype)
     if scale is None:
         return torch.mm(b, a).mul_(weight)
@@ -63,11 +65,28 @@ def low_rank_gradients(
     if fused.usable(weight, len(a)):
         da, db = fused.gradients(product, weight, a, b, mask, scale)
         return da.to(a.dtype), db.to(b.dtype)
+    mask = fused.unpacked(mask, weight.shape[1])
     h = product.mul_(weight) if scale is None else product if mask is None else product.mul_(mask)
     few = 1.0 if scale is None else scale  # on the small factors, not on H
     da = torch.mm((b * few).to(h.dtype).t(), h).to(a.dtype)
     db = torch.mm(h, (a * few).to(h.dtype).t()).to(b.dtype)
     return da, db
+
+
+class RebuiltWeight(torch.autograd.Function):
+    """:func:`effective_weight`, differentiable with respect to ``a`` and ``b``."""
+
+    @staticmethod
+    def forward(ctx, weight, a, b, mask, scale):
+        ctx.save_for_backward(weight, a, b, mask)
+        ctx.scale = scale
+        return effective_weight(weight, a, b, mask, scale)
+
+    @staticmethod
+    def backward(ctx, product):
+        weight, a, b, mask = ctx.saved_tensors
+        da, db = low_rank_gradients(product.clone(), weight, a, b, mask, ctx.scale)
+        return None, da, db, None, None
 
 
 class RebuiltLinear(torch.autograd.Function):
@@ -106,7 +125,7 @@ class AdaptedLinear(nn.Linear):
     ``a`` [r, in] and ``b`` [out, r] are fp32 parameters whatever the weight's dtype (fp64 for an fp64
     weight); the products are taken in the weight's dtype, so that what is trained is exactly what is merged.
     They are plain parameters, not Linears: whoever lists the Linears of the model finds the same ones as
-    before.
+    before. The mask is kept as bits where the kernels of ``fused.py`` serve: eight weights a byte.
     """
 
     def __init__(self, linear: nn.Linear, kind: str, rank: int, alpha: float, mask: Tensor | None, generator):
@@ -114,7 +133,9 @@ class AdaptedLinear(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.kind, self.scale = kind, None if kind in SCALING else alpha / rank
-        self.register_buffer("mask", mask, persistent=False)
+        if mask is not None and fused.usable(self.weight, rank):
+            mask = fused.pack(mask)
+        self.register_buffer("kept", mask, persistent=False)
         a, b = _start(kind, rank, self.in_features, self.out_features, generator)
         to = {
             "device": linear.weight.device,
@@ -126,14 +147,24 @@ class AdaptedLinear(nn.Linear):
         if self.kind in ADDITIVE:
             low = F.linear(F.linear(x, self.a.to(x.dtype)), self.b.to(x.dtype))
             return torch.add(F.linear(x, self.weight, self.bias), low, alpha=self.scale)
-        mask = self.mask if self.kind in MASKED else None
-        return RebuiltLinear.apply(x, self.weight, self.bias, self.a, self.b, mask, self.scale)
+        kept = self.kept if self.kind in MASKED else None
+        return RebuiltLinear.apply(x, self.weight, self.bias, self.a, self.b, kept, self.scale)
+
+    @property
+    def mask(self) -> Tensor | None:
+        """The mask [out, in], bool, True = kept, or None."""
+        return fused.unpacked(self.kept, self.in_features)
+
+    def trained_weight(self) -> Tensor:
+        """The weight [out, in] that the layer applies in training, differentiable in ``a`` and ``b``."""
+        kept = self.kept if self.kind in MASKED else None
+        return RebuiltWeight.apply(self.weight, self.a, self.b, kept, self.scale)
 
     @torch.no_grad()
     def merged(self) -> nn.Linear:
         """The plain Linear that this layer becomes; the shared weight is overwritten, zeros stay zeros."""
-        weight = effective_weight(self.weight, self.a, self.b, self.mask, self.scale)
-        if self.mask is not None:
+        weight = effective_weight(self.weight, self.a, self.b, self.kept, self.scale)
+        if self.kept is not None:
             weight.masked_fill_(~self.mask, 0)  # also turns the -0 of a masking by product into 0
         self.weight.copy_(weight)
         return self.bare()
@@ -227,7 +258,7 @@ def merge(model: nn.Module) -> list[str]:
     """
     stayed = []
     for name, layer in adapted_layers(model).items():
-        if layer.kind == "lora" and layer.mask is not None:
+        if layer.kind == "lora" and layer.kept is not None:
             stayed.append(name)
         else:
             model.set_submodule(name, layer.merged())

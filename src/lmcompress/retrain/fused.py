@@ -4,8 +4,8 @@ pass each.
 A training step of an adapted layer has to read and write matrices as large as its weight a few times, which
 on a GPU takes about as long as the products of a small batch. Here the rank-r products stay in registers:
 
-* :func:`effective_weight` reads W and M and writes W_eff (5 bytes a weight in half precision; 9 in steps).
-* :func:`gradients` reads dY^T X and M (or W) once for both dA and dB (4 bytes a weight; 9 in steps).
+* :func:`effective_weight` reads W and M and writes W_eff (4 bytes a weight in half precision; 9 in steps).
+* :func:`gradients` reads dY^T X and M (or W) once for both dA and dB (3 bytes a weight; 9 in steps).
 
 Sums over rows are written as partial sums and added afterwards, not with atomics: the same run gives the
 same bits.
@@ -36,14 +36,16 @@ def effective_weight(
 ) -> Tensor:
     """W + scale M*(BA), or W * (BA) when ``scale`` is None, as in :func:`adapters.effective_weight`.
 
-    ``a`` and ``b`` are rounded to the weight's dtype; the product and the sum are fp32 and rounded once.
+    ``mask`` is bool or packed; ``a`` and ``b`` are rounded to the weight's dtype; the product and the sum
+    are fp32 and rounded once.
     """
     rows, columns = weight.shape
+    bits = pack(mask) if mask is not None and mask.dtype == torch.bool else mask
     out = torch.empty_like(weight)
     grid = (triton.cdiv(columns, COLUMNS), triton.cdiv(rows, ROWS))
     _effective_weight[grid](
         weight.contiguous(),
-        _bytes(mask, weight),
+        bits if bits is not None else weight,  # never read then; a kernel cannot be given nothing
         a.contiguous(),
         b.contiguous(),
         out,
@@ -65,6 +67,7 @@ def gradients(
 ) -> tuple[Tensor, Tensor]:
     """``(dA, dB)``, fp32, from ``product`` = dY^T X [out, in]: B^T H and H A^T with H as in ``adapters``."""
     rows, columns = product.shape
+    bits = pack(mask) if mask is not None and mask.dtype == torch.bool else mask
     bands = triton.cdiv(rows, ROWS)
     span = triton.cdiv(triton.cdiv(columns, COLUMNS), SPANS) * COLUMNS
     spans = triton.cdiv(columns, span)
@@ -73,7 +76,7 @@ def gradients(
     _gradients[(spans, bands)](
         product,
         weight.contiguous(),
-        _bytes(mask, weight),
+        bits if bits is not None else weight,  # never read then; a kernel cannot be given nothing
         a.contiguous(),
         b.contiguous(),
         da,
@@ -97,9 +100,22 @@ def _padded(rank: int) -> int:
     return max(16, triton.next_power_of_2(rank))
 
 
-def _bytes(mask: Tensor | None, weight: Tensor) -> Tensor:
-    """The mask as bytes; any tensor where there is none, since a kernel cannot be given nothing."""
-    return weight if mask is None else mask.contiguous().view(torch.uint8)
+def pack(mask: Tensor) -> Tensor:
+    """A bool mask [out, in] as bits: uint8 [out, ceil(in / 8)], the first input in the lowest bit."""
+    padded = torch.nn.functional.pad(mask, (0, -mask.shape[1] % 8)).reshape(len(mask), -1, 8)
+    packed = torch.zeros(padded.shape[:2], dtype=torch.uint8, device=mask.device)
+    for place in range(8):
+        packed |= padded[..., place].to(torch.uint8) << place
+    return packed
+
+
+def unpacked(mask: Tensor | None, columns: int) -> Tensor | None:
+    """The bool mask [out, columns] that :func:`pack` was given; a bool mask or None as it is."""
+    if mask is None or mask.dtype == torch.bool:
+        return mask
+    places = torch.arange(8, dtype=torch.uint8, device=mask.device)
+    bits = (mask.unsqueeze(-1) >> places) & 1
+    return bits.reshape(len(mask), -1)[:, :columns].bool()
 
 
 if triton is not None:
@@ -140,7 +156,12 @@ if triton is not None:
             result = w.to(tl.float32) * low
         else:
             if MASKED:
-                low = tl.where(tl.load(mask + place, mask=inside, other=0) != 0, low, 0.0)
+                byte = tl.load(
+                    mask + row.to(tl.int64)[:, None] * tl.cdiv(columns, 8) + (column // 8)[None, :],
+                    mask=inside,
+                    other=0,
+                )
+                low = tl.where(((byte >> (column % 8)[None, :]) & 1) != 0, low, 0.0)
             result = w.to(tl.float32) + scale * low
         tl.store(out + place, result.to(w.dtype), mask=inside)
 
@@ -171,7 +192,7 @@ if triton is not None:
         b_tile = tl.load(b + place_b, mask=in_b, other=0.0).to(product.dtype.element_ty)
         sum_b = tl.zeros((ROWS, RANK), dtype=tl.float32)
         start = tl.program_id(0) * span
-        for first in range(start, min(start + span, columns), COLUMNS):
+        for first in range(start, tl.minimum(start + span, columns), COLUMNS):
             column = first + tl.arange(0, COLUMNS)
             inside = (row < rows)[:, None] & (column < columns)[None, :]
             place = row.to(tl.int64)[:, None] * columns + column[None, :]
@@ -179,7 +200,12 @@ if triton is not None:
             if SCALING:
                 h = h * tl.load(weight + place, mask=inside, other=0.0)
             if MASKED:
-                h = tl.where(tl.load(mask + place, mask=inside, other=0) != 0, h, 0.0).to(b_tile.dtype)
+                byte = tl.load(
+                    mask + row.to(tl.int64)[:, None] * tl.cdiv(columns, 8) + (column // 8)[None, :],
+                    mask=inside,
+                    other=0,
+                )
+                h = tl.where(((byte >> (column % 8)[None, :]) & 1) != 0, h, 0.0).to(b_tile.dtype)
             in_a = (k < rank)[:, None] & (column < columns)[None, :]
             place_a = k[:, None] * columns + column[None, :]
             a_tile = tl.load(a + place_a, mask=in_a, other=0.0).to(h.dtype)

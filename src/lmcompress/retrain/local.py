@@ -200,10 +200,7 @@ def train_linears(
 
 def _weight(layer: nn.Linear) -> Tensor:
     """The weight in effect [out, in], differentiable with respect to what is trained in it."""
-    if not isinstance(layer, adapters.AdaptedLinear):
-        return layer.weight
-    kept = layer.mask if layer.kind in adapters.MASKED else None
-    return adapters.effective_weight(layer.weight, layer.a, layer.b, kept, layer.scale)
+    return layer.trained_weight() if isinstance(layer, adapters.AdaptedLinear) else layer.weight
 
 
 def _descend(

@@ -1,0 +1,329 @@
+"""A training step with MaskLoRA or ScaleLoRA: ours against the official PERP layers, in OPT models of
+random weights.
+
+Each side trains as its authors do: PERP with fp16 weights under autocast and a gradient scaler, ours with
+bf16 weights and no autocast; both with fp32 adapters of rank 16 on every Linear of the blocks, AdamW,
+clipping at 1 and the same model code, attention kernel and tokens, with and without gradient checkpointing.
+Dropout is off.
+
+First the two must agree: same loss and gradients in fp32. The gradients in half precision are compared with
+those of fp32 as well, and their errors reported.
+
+*Extra memory* is the peak of a step above that of the same side training only the norm parameters: that
+model has the same frozen weights and keeps all activations that any backward pass needs. What is left is
+the adapter's: masks, effective weights and layer inputs kept, its parameters with gradients and optimizer
+state, temporaries. Aim: at least 1.5 times the tokens per second, at most 0.6 times the extra memory.
+
+    git clone https://github.com/ZIB-IOL/PERP
+    python benchmarks/adapter_step.py --perp PERP --out records --models opt-1.3b opt-6.7b
+"""
+
+import gc
+from collections.abc import Callable
+from functools import partial
+
+import bench
+import official
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import AutoModelForCausalLM, OPTConfig
+
+from lmcompress.cost import Ceilings, flops, paired, peak_bytes, share_of_peak, synchronize
+from lmcompress.models import block_linears, blocks
+from lmcompress.prune import mask
+from lmcompress.prune.pattern import NofM
+from lmcompress.retrain import adapters
+from lmcompress.retrain.optimizer import MaskedAdamW
+
+SHAPES = {
+    "opt-tiny": {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
+    "opt-125m": {"hidden_size": 768, "ffn_dim": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
+    "opt-1.3b": {"hidden_size": 2048, "ffn_dim": 8192, "num_hidden_layers": 24, "num_attention_heads": 32},
+    "opt-6.7b": {"hidden_size": 4096, "ffn_dim": 16384, "num_hidden_layers": 32, "num_attention_heads": 32},
+}
+KINDS = ("masklora", "scalelora")
+RANK, ALPHA, LR, GIB = 16, 32.0, 1e-4, 2**30
+SAME = 1e-3  # relative error of loss and gradients in fp32
+
+
+def main(argv: list[str] | None = None) -> dict:
+    parser = bench.parser(__doc__, "perp")
+    parser.add_argument("--models", nargs="+", choices=SHAPES, default=["opt-1.3b", "opt-6.7b"])
+    parser.add_argument("--batch", type=int, default=1, help="windows a step (the official default is 1)")
+    parser.add_argument("--length", type=int, default=2048, help="tokens a window")
+    parser.add_argument("--repeats", type=int, default=10)
+    options = parser.parse_args(argv)
+    if options.tiny:
+        options.models, options.length, options.repeats = ["opt-tiny"], 16, 1
+    layers = official.load(options.perp, "customLayers")
+    checks = [row for name in options.models for row in check(layers, name, options)]
+    print(bench.table(checks))
+    limit = None if options.tiny else bench.machine(options.device)
+    rows = [row for name in options.models for row in compare(layers, name, options, limit)]
+    return bench.finish(
+        "adapter_step",
+        options,
+        rows,
+        checks=checks,
+        ceilings=limit,
+        agrees=all(row["agrees"] for row in checks),
+    )
+
+
+def pruned_model(
+    name: str, dtype: torch.dtype, device: str, blocks: int | None = None
+) -> tuple[nn.Module, dict]:
+    """An OPT of random weights (the same for every dtype but for rounding), pruned to 2:4, and its masks.
+
+    The masks come from the fp32 values, and dropped weights are exact zeros; kept ones never are, since the
+    largest two of four are kept: the official code takes its mask from the zeros.
+    """
+    shape = SHAPES[name] | ({} if blocks is None else {"num_hidden_layers": blocks})
+    tiny = {"vocab_size": 128, "max_position_embeddings": 64} if name == "opt-tiny" else {}
+    config = OPTConfig(**shape, word_embed_proj_dim=shape["hidden_size"], dropout=0.0, **tiny)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    model.config.use_cache = False
+    masks = {}
+    with torch.no_grad():
+        for number, (layer, linear) in enumerate(block_linears(model).items()):
+            generator = torch.Generator(device).manual_seed(number)
+            weight = 0.02 * torch.randn(linear.weight.shape, generator=generator, device=device)
+            kept = mask.mask(weight.abs(), NofM(2, 4))
+            linear.weight.copy_(weight * kept)
+            masks[layer] = kept.cpu()
+    return model.train().requires_grad_(False), masks
+
+
+class Side:
+    """One way of training: how adapters are attached and removed, and what one step is."""
+
+    def __init__(self, name: str, model: nn.Module, masks: dict[str, Tensor], layers, half: bool):
+        self.name, self.model, self.masks, self.layers, self.half = name, model, masks, layers, half
+
+    def attach(self, kind: str, start: dict[str, Tensor] | None = None) -> dict[str, nn.Parameter]:
+        """Put adapters of ``kind`` on; parameters by ``layer.a`` and ``layer.b``, set to ``start`` if
+        given.
+        """
+        if self.name == "ours":
+            found = adapters.attach(self.model, kind, RANK, ALPHA, self.masks)
+        else:
+            found = {}
+            for name, linear in block_linears(self.model).items():
+                layer = official.lora_layer(self.layers, kind, linear, RANK, ALPHA)
+                self.model.set_submodule(name, layer)
+                found[f"{name}.a"] = layer.lora_layer.lora_A["default"].weight
+                found[f"{name}.b"] = layer.lora_layer.lora_B["default"].weight
+        with torch.no_grad():
+            for name, value in found.items():
+                if start is not None:
+                    value.copy_(start[name])
+        return found
+
+    def detach(self) -> None:
+        """Plain Linears again."""
+        for name, layer in list(self.model.named_modules()):
+            if isinstance(layer, adapters.AdaptedLinear):
+                self.model.set_submodule(name, layer.bare())
+            elif isinstance(layer, official.LoraLayer):
+                self.model.set_submodule(name.removesuffix(".lora_layer"), layer.base_layer)
+
+    def loss(self, tokens: Tensor) -> Tensor:
+        """Loss under the side's own rules of precision."""
+        if self.name == "ours" or not self.half:
+            return self.model(input_ids=tokens, labels=tokens).loss
+        kind = torch.device(tokens.device).type
+        with torch.autocast(kind, dtype=torch.float16 if kind == "cuda" else torch.bfloat16):
+            return self.model(input_ids=tokens, labels=tokens).loss
+
+    def stepper(self, parameters: dict[str, nn.Parameter], tokens: Tensor) -> Callable[[], None]:
+        """A function that does one optimizer step on ``parameters``."""
+        for value in parameters.values():
+            value.requires_grad_(True)
+        if self.name == "ours":
+            optimizer = MaskedAdamW(parameters, {}, lr=LR, steps=10**6, warmup=0.0)
+
+            def step() -> None:
+                self.loss(tokens).backward()
+                optimizer.collect()
+                optimizer.step(0)
+
+            return step
+        adam = torch.optim.AdamW(parameters.values(), lr=LR, weight_decay=0.0)
+        scaler = torch.amp.GradScaler(tokens.device.type, enabled=tokens.is_cuda)
+
+        def official_step() -> None:
+            scaler.scale(self.loss(tokens)).backward()
+            scaler.unscale_(adam)
+            nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+            scaler.step(adam)
+            scaler.update()
+            adam.zero_grad()
+
+        return official_step
+
+
+def random_start(parameters: dict[str, nn.Parameter], kind: str) -> dict[str, Tensor]:
+    """Adapters as after some training: at the start B = 0, so that A would have no gradient to compare."""
+    level = RANK**-0.5 if kind == "scalelora" else 0.0
+    return {
+        name: level + bench.seeded(tuple(value.shape), number, "cpu") * 0.02
+        for number, (name, value) in enumerate(parameters.items())
+    }
+
+
+def check(layers, name: str, options) -> list[dict]:
+    """Loss and gradients of both sides on two blocks: in fp32 they must agree; in half precision, their
+    errors.
+    """
+    rows = []
+    vocabulary = 128 if name == "opt-tiny" else 50272
+    tokens = torch.randint(3, vocabulary, (1, 64 if name != "opt-tiny" else 16), device=options.device)
+    for kind in KINDS:
+        exact: dict[str, Tensor] = {}
+        for half in (False, True):
+            found = {}
+            for side in ("official", "ours"):
+                dtype = torch.float32 if not half else torch.bfloat16 if side == "ours" else torch.float16
+                if half and side == "official" and options.device == "cpu":
+                    dtype = torch.bfloat16
+                model, masks = pruned_model(name, dtype, options.device, blocks=2)
+                made = Side(side, model, masks, layers, half)
+                parameters = made.attach(kind)
+                with torch.no_grad():
+                    for key, value in random_start(parameters, kind).items():
+                        parameters[key].copy_(value)
+                loss = made.loss(tokens)
+                scale = 1024.0 if half and side == "official" else 1.0  # as the gradient scaler does
+                gradients = torch.autograd.grad(loss * scale, list(parameters.values()))
+                found[side] = loss.item(), torch.cat([g.flatten() / scale for g in gradients]).double()
+            if not half:
+                exact = {"loss": found["official"][0], "gradient": found["official"][1]}
+            errors = {
+                side: float((gradient - exact["gradient"]).norm() / exact["gradient"].norm())
+                for side, (_, gradient) in found.items()
+            }
+            loss_error = abs(found["ours"][0] - exact["loss"]) / exact["loss"]
+            rows.append(
+                {
+                    "model": f"{name}, 2 blocks",
+                    "adapter": kind,
+                    "precision": "half" if half else "fp32",
+                    "loss error of ours": loss_error,
+                    "gradient error of ours": errors["ours"],
+                    "gradient error of official": errors["official"],
+                    "agrees": errors["ours"] < (0.1 if half else SAME)
+                    and loss_error < (0.01 if half else SAME),
+                }
+            )
+    return rows
+
+
+def compare(layers, name: str, options, limit: dict | None) -> list[dict]:
+    """Tokens per second and memory of both sides, with both adapters, with and without checkpointing."""
+    device, cuda = options.device, torch.device(options.device).type == "cuda"
+    sides, resident = {}, {}
+    for side in ("official", "ours"):
+        before = held(device)
+        model, masks = pruned_model(
+            name, torch.float16 if side == "official" and cuda else torch.bfloat16, device
+        )
+        sides[side] = Side(side, model, masks, layers, half=True)
+        resident[side] = held(device) - before
+    config = sides["ours"].model.config
+    tokens = torch.randint(3, config.vocab_size, (options.batch, options.length), device=device)
+    norms_only = r"layer_norm"
+    counted = flops(config, options.batch, options.length, trained=norms_only)
+    weights = sum(linear.weight.numel() for linear in block_linears(sides["ours"].model).values())
+    operations = counted.total + 2 * tokens.numel() * weights  # and dY^T X for every adapted weight
+    rows = []
+    for checkpointing in (False, True):
+        base = {}
+        for side, made in sides.items():
+            set_checkpointing(made, checkpointing)
+            norms = {key: value for key, value in made.model.named_parameters() if "layer_norm" in key}
+            base[side] = peak(made.stepper(norms, tokens), device) - others(resident, side)
+            made.model.requires_grad_(False)
+        for kind in KINDS:
+            steps, peaks = {}, {}
+            for side, made in sides.items():
+                steps[side] = made.stepper(made.attach(kind), tokens)
+                peaks[side] = peak(steps[side], device) - others(resident, side)
+                if side == "official" and cuda:  # what it keeps between steps is not ours
+                    kept_by_official = held(device) - sum(resident.values())
+            peaks["ours"] -= kept_by_official if cuda else 0
+            times = paired(steps, device, options.repeats)
+            for made in sides.values():
+                made.detach()
+            steps.clear()
+            for side in sides:
+                seconds = times[side].median
+                rows.append(
+                    {
+                        "model": name,
+                        "adapter": kind,
+                        "checkpointing": checkpointing,
+                        "code": side,
+                        "tokens/s": tokens.numel() / seconds,
+                        "ms": 1e3 * seconds,
+                        "ms low": 1e3 * times[side].low,
+                        "ms high": 1e3 * times[side].high,
+                        "peak GiB": peaks[side] / GIB,
+                        "extra GiB": (peaks[side] - base[side]) / GIB,
+                        "share of peak rate": None if limit is None else share(operations, seconds, limit),
+                    }
+                )
+    sides.clear()
+    release(device)
+    return rows
+
+
+def share(operations: float, seconds: float, limit: dict) -> float:
+    """Needed operations (recomputation not counted) per second over the measured rate of matrix products."""
+    return share_of_peak(operations, seconds, Ceilings(**limit))
+
+
+def others(resident: dict[str, int], side: str) -> int:
+    """Bytes of the other side's model, which is in memory at the same time so that the steps can take
+    turns.
+    """
+    return sum(size for name, size in resident.items() if name != side)
+
+
+def held(device: str) -> int:
+    """Bytes that tensors take of the GPU now; 0 on a CPU, where only the process as a whole is known."""
+    release(device)
+    return torch.cuda.memory_allocated(device) if torch.device(device).type == "cuda" else 0
+
+
+def release(device: str) -> None:
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+
+
+def peak(step: Callable[[], None], device: str) -> int:
+    """Most bytes during a step, after one that allocates the optimizer's state."""
+    step()
+    release(device)
+    synchronize(device)
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    step()
+    synchronize(device)
+    return peak_bytes(device)
+
+
+def set_checkpointing(side: Side, on: bool) -> None:
+    """Recompute the activations of every block in the backward pass, the same way for both sides."""
+    for block in blocks(side.model).values():
+        if on:
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+        else:
+            vars(block).pop("forward", None)
+
+
+if __name__ == "__main__":
+    bench.script(main)
