@@ -45,7 +45,9 @@ format: $(READY)
 # The twins of notebooks/*.md that Jupyter, papermill and Colab open; they carry no outputs.
 notebooks: $(NOTEBOOKS:.md=.ipynb)
 notebooks/%.ipynb: notebooks/%.md | $(READY)
-	$(BIN)/jupytext --quiet --to ipynb --output $@ $<
+	@# --update keeps the identifiers of the cells that stayed, and with them the diff small.
+	$(BIN)/jupytext --quiet --to ipynb --update --output $@ $<
+	$(BIN)/jupyter nbconvert --log-level ERROR --clear-output --inplace $@
 
 # Resolve all dependencies again within the pins (ARGS=--upgrade: to the newest), for constraints.txt and environment.yml.
 pins: $(READY)

@@ -20,7 +20,8 @@ HEADER = """\
 """
 ENVIRONMENT = """\
 # conda env create -f environment.yml && conda activate lmcompress
-# The pins of constraints.txt, less those of the extras gpu and cluster (a test compares them). Written by `make pins`; do not edit.
+# The pins of constraints.txt, less those of the extras gpu and cluster (a test compares them).
+# Written by `make pins`; do not edit.
 name: lmcompress
 channels:
   - conda-forge

@@ -33,10 +33,12 @@ def alone() -> Iterator[None]:
 def snakemake(profile: str, options: list[str]) -> int:
     """Run the workflow; return Snakemake's exit code."""
     snakefile = Path(__file__).with_name("Snakefile")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-    command = [sys.executable, "-m", "snakemake", "--snakefile", str(snakefile), "--config", f"profile={profile}"]
-    limits = ["--resources", f"mem_mb={memory}", "gpu=1"]
-    return subprocess.run([*command, *limits, *options]).returncode
+    command = [sys.executable, "-m", "snakemake", *options, "--snakefile", str(snakefile)]
+    command += ["--config", f"profile={profile}"]
+    if "--resources" not in options:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
+        command += ["--resources", f"mem_mb={memory}", "gpu=1"]
+    return subprocess.run(command).returncode
 
 
 def seconds(profile: str) -> dict[str, float]:

@@ -33,13 +33,13 @@ def sections(profile):
     return given
 
 
-def digest(*folders):
-    """One hash over the names and contents of all files below the folders; absent folders count as empty."""
+def digest(*places):
+    """One hash over the names and contents of the files at and below the places; what is absent counts as empty."""
     total = hashlib.sha256()
-    for folder in map(Path, folders):
-        for path in sorted(folder.rglob("*")):
+    for place in map(Path, places):
+        for path in sorted([place, *place.rglob("*")]):
             if path.is_file() and "__pycache__" not in path.parts:
-                total.update(f"{path.relative_to(folder)}\0".encode())
+                total.update(f"{path.relative_to(place)}\0".encode())
                 total.update(hashlib.sha256(path.read_bytes()).digest())
     return total.hexdigest()
 
@@ -48,7 +48,7 @@ SECTIONS = sections(PROFILE)
 # Snakemake sees changed files of a rule, not changed code behind it: these digests stand for the library and for what
 # the pages show beside their own runs (the published runs, what the papers report).
 LIBRARY_DIGEST = digest(LIBRARY)
-SHOWN_DIGEST = digest("results", "data/paper")
+SHOWN_DIGEST = digest("results", "data/paper", "config/full.yaml")
 
 
 wildcard_constraints:

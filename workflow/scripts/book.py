@@ -33,7 +33,9 @@ def main() -> None:
     print(done.stdout)
     if done.returncode:
         complaints = [line for line in done.stdout.splitlines() if "WARNING" in line or "ERROR" in line]
-        print(f"Failed: {len(complaints)} warnings, the first: {complaints[0] if complaints else 'see above'}")
+        print(
+            f"Failed: {len(complaints)} warnings, the first: {complaints[0] if complaints else 'see above'}"
+        )
         sys.exit(1)
 
 

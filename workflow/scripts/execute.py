@@ -44,8 +44,9 @@ def main() -> None:
     try:
         execute(source, parameters, output)
     except PapermillExecutionError as error:
-        logging.error("%s", error)
-        logging.error("Failed in cell %s: %s: %s", error.cell_index, error.ename, error.evalue)
+        logging.error("%s\nThe cells that ran: %s", error, output.with_suffix(".partial.ipynb"))
+        first = error.source.strip().partition("\n")[0]
+        logging.error("Failed at [%s] %s: %s: %s", error.exec_count, first, error.ename, error.evalue)
     except Exception as error:
         logging.exception("Failed outside of the cells: %s: %s", type(error).__name__, error)
     else:
