@@ -38,7 +38,7 @@ def test_a_record_says_where_it_comes_from(project):
     assert record.kind == "doubling"
     assert record.parameters == {"value": 3, "log": "", "corpus": None}
     assert {"commit", "versions", "device", "date", "seconds"} <= record.provenance.keys()
-    assert record.command == f"lmcompress records redo {record.key[:12]}"
+    assert record.provenance["command"] == f"lmcompress records redo {record.key[:12]}"
     assert record.again() == Doubling(value=3)
     assert record.changed_since == []
     assert records.by_key(record.key[:8]) == record

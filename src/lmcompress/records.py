@@ -59,7 +59,8 @@ class Study(Parameters):
 @dataclass(frozen=True)
 class Record:
     """One run: ``experiment`` (``module:Class``), ``parameters``, ``assets`` (name -> sha256), ``code`` (module ->
-    hash), ``result`` and ``provenance`` (commit, versions, device, date, seconds).
+    hash), ``result`` and ``provenance`` (commit, versions, device, date, seconds, and the command that
+    computes it again in a checkout).
     """
 
     key: str
@@ -70,11 +71,6 @@ class Record:
     code: dict[str, str]
     result: dict
     provenance: dict
-
-    @property
-    def command(self) -> str:
-        """What computes this record again, in a checkout of the project."""
-        return f"lmcompress records redo {self.key[:12]}"
 
     @property
     def changed_since(self) -> list[str]:
@@ -140,9 +136,10 @@ def compute(experiment: Experiment, key: str | None = None) -> Record:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    cls = type(experiment)
+    cls, key = type(experiment), key or key_of(experiment)
+    about["command"] = f"lmcompress records redo {key[:12]}"
     return Record(
-        key=key or key_of(experiment),
+        key=key,
         kind=experiment.kind,
         experiment=f"{cls.__module__}:{cls.__qualname__}",
         parameters=experiment.model_dump(mode="json"),
