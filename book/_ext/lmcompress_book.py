@@ -1,0 +1,49 @@
+"""Two small things that the book needs of Sphinx.
+
+* ``{page}`10_pruning_sweep``` links to a notebook's page, and says so when this build does not hold it.
+* Formulas become MathML while building: they are read by screen readers, and need no network and no script.
+"""
+
+from docutils import nodes
+from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx import addnodes
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxRole
+
+
+class PageRole(SphinxRole):
+    """A link to ``notebooks/NAME``, with the page's title as its text."""
+
+    def run(self):
+        target = f"/notebooks/{self.text}"
+        if target[1:] not in self.env.found_docs:
+            return [nodes.literal(text=self.text), nodes.emphasis(text=" (not in this build)")], []
+        link = addnodes.pending_xref(
+            "", refdomain="std", reftype="doc", reftarget=target, refdoc=self.env.docname, refexplicit=False
+        )
+        link += nodes.inline(text=self.text)
+        return [link], []
+
+
+def inline(translator, node: nodes.math) -> None:
+    translator.body.append(mathml(node, as_block=False))
+    raise nodes.SkipNode
+
+
+def block(translator, node: nodes.math_block) -> None:
+    number = node.get("number")
+    label = f'<span class="eqno">({number})</span>' if number else ""
+    anchor = f' id="equation-{node["label"]}"' if number else ""
+    # Reached by the tab key, so that a formula wider than the screen can be scrolled without a mouse.
+    translator.body.append(f'<div class="math" tabindex="0"{anchor}>{label}{mathml(node, as_block=True)}</div>')
+    raise nodes.SkipNode
+
+
+def mathml(node: nodes.Element, as_block: bool) -> str:
+    return tex2mathml(node.astext(), as_block=as_block)
+
+
+def setup(app: Sphinx) -> dict:
+    app.add_role("page", PageRole())
+    app.add_html_math_renderer("mathml", (inline, None), (block, None))
+    return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
