@@ -1,0 +1,71 @@
+"""What to retrain after pruning: every subset against full retraining, at every pattern and after every criterion."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from lmcompress.parameters import CorpusName, ModelName, PatternText
+from lmcompress.records import Experiment
+from lmcompress.studies.perp import Criterion, Retrain, SubsetText
+from lmcompress.studies.perp_study import Grid, PerpStudy, with_rates
+
+
+class Study(PerpStudy):
+    """The product of ``criteria``, ``patterns``, ``subsets`` and ``seeds``, ``more`` such grids, and the same
+    question for a ``classifier`` that has biases (an empty name leaves it out).
+    """
+
+    criteria: tuple[Criterion, ...] = ("magnitude",)
+    patterns: tuple[PatternText, ...] = ("50%",)
+    subsets: tuple[SubsetText, ...] = ("nothing", "norms", "masklora", "full")
+    more: tuple[Grid, ...] = ()
+    classifier: ModelName | Literal[""] = "minilm-l6"
+    texts: CorpusName = "bbc-news"
+    text_length: int = 64
+    text_batch: int = 16
+    fine_tune_steps: int = 60
+    text_retraining: int = 400
+    text_test: int = 200
+    classifier_steps: int = 30
+    classifier_patterns: tuple[PatternText, ...] = ("70%",)
+    classifier_subsets: tuple[SubsetText, ...] = ("nothing", "biases", "norms", "full")
+    classifier_rates: dict[SubsetText, float] = Field(default_factory=dict)
+
+    def experiments(self) -> list[Experiment]:
+        runs = self.grid(Grid(), self.criteria, self.patterns, self.subsets)
+        for grid in self.more:
+            runs += self.grid(grid, self.criteria, self.patterns, self.subsets)
+        return with_rates([*runs, *(self._classifier_runs() if self.classifier else ())])
+
+    def _classifier_runs(self) -> list[Retrain]:
+        """The classifier's runs: what a language study of other names would make."""
+        of_texts = PerpStudy(
+            model=self.classifier,
+            corpus=self.texts,
+            tests=(self.texts,),
+            dtype="fp32",
+            length=self.text_length,
+            batch=self.text_batch,
+            steps=self.classifier_steps,
+            calibration=32,
+            retraining=self.text_retraining,
+            validation=100,
+            test=self.text_test,
+            rates=self.classifier_rates,
+            rate_patterns=self.rate_patterns,
+            rate_steps=self.rate_steps,
+            seeds=self.seeds,
+        )
+        return [
+            of_texts.retrain(
+                "magnitude",
+                pattern,
+                subset,
+                seed,
+                task="classification",
+                fine_tune_steps=self.fine_tune_steps,
+            )
+            for pattern in self.classifier_patterns
+            for seed in self.seeds
+            for subset in self.classifier_subsets
+        ]
