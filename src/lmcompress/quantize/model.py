@@ -111,7 +111,7 @@ def quantize_model(
     quantized: dict[str, Quantized] = {}
     layers: dict[str, LayerReport] = {}
 
-    def one(name: str, module: nn.Module, inputs: "_Inputs | None") -> None:
+    def compress(name: str, module: nn.Module, inputs: "_Inputs | None") -> None:
         original, format, kept = module.weight.clone(), formats[name], masks.get(name)
         gram = None if inputs is None else inputs.gram.result()
         by = "rtn" if inputs is None else method
@@ -141,7 +141,7 @@ def quantize_model(
 
     for name, module in targets.items():
         if name not in streamed:
-            one(name, module, None)
+            compress(name, module, None)
 
     def visit(block: BlockVisit) -> dict:
         inside = {
@@ -150,7 +150,7 @@ def quantize_model(
         short = {name: name.removeprefix(f"{block.name}.") for name in inside}
         seen = block.statistics(lambda layer: _Inputs(layer.in_features), list(short.values()))
         for name, layer in inside.items():
-            one(name, layer, seen.pop(short[name]))
+            compress(name, layer, seen.pop(short[name]))
         return {}
 
     if streamed:

@@ -60,8 +60,7 @@ def pack(codes: np.ndarray, bits: int) -> np.ndarray:
     """Codes (uint8, any shape, below 2^bits) as uint8 [ceil(count * bits / 8)], highest bit first."""
     codes, room = codes.reshape(-1), np.empty(packed_bytes(codes.size, bits), dtype=np.uint8)
     for start in range(0, codes.size, CHUNK):
-        single = np.unpackbits(codes[start : start + CHUNK, None], axis=1)[:, 8 - bits :]
-        part = np.packbits(single)
+        part = np.packbits(np.unpackbits(codes[start : start + CHUNK, None], axis=1)[:, 8 - bits :])
         room[start * bits // 8 :][: part.size] = part
     return room
 
@@ -72,8 +71,9 @@ def unpack(packed: np.ndarray, bits: int, count: int) -> np.ndarray:
     for start in range(0, count, CHUNK):
         some = min(CHUNK, count - start)
         part = packed[start * bits // 8 :][: packed_bytes(some, bits)]
-        single = np.unpackbits(part, count=some * bits).reshape(some, bits)
-        codes[start : start + some] = np.packbits(np.pad(single, ((0, 0), (8 - bits, 0))), axis=1)[:, 0]
+        single = np.zeros((some, 8), dtype=np.uint8)
+        single[:, 8 - bits :] = np.unpackbits(part, count=some * bits).reshape(some, bits)
+        codes[start : start + some] = np.packbits(single)
     return codes
 
 
