@@ -4,7 +4,6 @@ import base64
 import json
 import re
 from html import unescape
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -12,25 +11,28 @@ import pytest
 
 from lmcompress import html
 from lmcompress.errors import ParameterError
+from lmcompress.records import Record
 
 
-def record(**changes) -> SimpleNamespace:
+def record(**changes) -> Record:
     fields = {
         "key": "0123456789abcdef" * 4,
         "kind": "pruning_run",
+        "experiment": "lmcompress.studies.pruning_sweep:PruningRun",
         "parameters": {"model": "smollm2-135m", "sparsity": 0.5},
+        "assets": {"smollm2-135m": "ab" * 32},
+        "code": {},
         "result": {"perplexity": 412.25},
-        "assets": [{"name": "smollm2-135m", "sha256": "ab" * 32}],
         "provenance": {
             "commit": "9f45524",
             "versions": {"torch": "2.13.0"},
             "device": "CPU",
             "seconds": 12.5,
             "date": "2026-11-24T20:00:00",
-            "command": "lmcompress run 10_pruning_sweep -p sparsities '[0.5]'",
+            "command": "lmcompress records redo '0123456789ab'",
         },
     }
-    return SimpleNamespace(**fields | changes)
+    return Record(**fields | changes)
 
 
 @pytest.mark.parametrize(
@@ -100,7 +102,7 @@ def test_provenance_of_nothing_is_refused():
 
 
 def test_provenance_needs_no_field_of_the_run():
-    assert "date unknown" in html.provenance([record(provenance={}, assets=None)])
+    assert "date unknown" in html.provenance([record(provenance={}, assets={})])
 
 
 def test_not_run_says_what_and_needs():

@@ -4,10 +4,14 @@
 * Formulas become MathML while building: they are read by screen readers, and need no network and no script.
 """
 
+from html import escape
+
 from docutils import nodes
+from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
 
@@ -35,12 +39,19 @@ def block(translator, node: nodes.math_block) -> None:
     label = f'<span class="eqno">({number})</span>' if number else ""
     anchor = f' id="equation-{node["label"]}"' if number else ""
     # Reached by the tab key, so that a formula wider than the screen can be scrolled without a mouse.
-    translator.body.append(f'<div class="math" tabindex="0"{anchor}>{label}{mathml(node, as_block=True)}</div>')
+    translator.body.append(
+        f'<div class="math" tabindex="0"{anchor}>{label}{mathml(node, as_block=True)}</div>'
+    )
     raise nodes.SkipNode
 
 
 def mathml(node: nodes.Element, as_block: bool) -> str:
-    return tex2mathml(node.astext(), as_block=as_block)
+    """The formula, or its source and a warning (an error in our builds) for LaTeX that docutils does not know."""
+    try:
+        return tex2mathml(node.astext(), as_block=as_block)
+    except MathError as error:
+        logging.getLogger(__name__).warning("formula %r: %s", node.astext(), error, location=node)
+        return f"<code>{escape(node.astext())}</code>"
 
 
 def setup(app: Sphinx) -> dict:

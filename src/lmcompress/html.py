@@ -10,6 +10,7 @@ import math
 import numbers
 import re
 from collections.abc import Iterable, Sequence
+from dataclasses import asdict
 from html import escape
 
 import pandas as pd
@@ -85,13 +86,13 @@ def details(summary: str, content: str) -> Html:
 def provenance(records: Sequence) -> Html:
     """The "[run]" block of the records behind a figure: computed by what, where, when, and how to redo it.
 
-    ``records``: objects with ``key``, ``kind``, ``parameters``, ``result``, ``provenance`` and ``assets``
-    (see ``lmcompress.records``). Each is attached to its line in the page as a JSON file to download.
+    ``records``: of :class:`lmcompress.records.Record`. Each is attached to its line in the page as a JSON
+    file to download.
     Raises :class:`ParameterError` when there is none: a page without records says :func:`not_run`.
     """
     if not records:
         raise ParameterError("records", records, "at least one record; use not_run for what was not computed")
-    plain = [_plain(record) for record in records]
+    plain = [asdict(record) for record in records]
     runs = [record["provenance"] for record in plain]
     seconds = sum(float(run.get("seconds") or 0) for run in runs)
     dates = sorted({str(run["date"])[:10] for run in runs if run.get("date")})
@@ -99,7 +100,9 @@ def provenance(records: Sequence) -> Html:
         "commit": _distinct(run.get("commit") for run in runs),
         "device": _distinct(run.get("device") for run in runs),
         "versions": _distinct(_pairs(run.get("versions")) for run in runs),
-        "assets": _distinct(_asset(asset) for record in plain for asset in record.get("assets") or ()),
+        "assets": _distinct(
+            f"{name} sha256 {digest[:12]}" for record in plain for name, digest in record["assets"].items()
+        ),
         "computed": f"{number(seconds)} s in all, {_span(dates)}",
         "again": _distinct(run.get("command") for run in runs),
     }
@@ -171,13 +174,6 @@ def _code(text: str) -> str:
     return f'<code style="white-space:pre-wrap">{escape(text)}</code>'
 
 
-def _plain(record) -> dict:
-    whole = record.model_dump(mode="json") if hasattr(record, "model_dump") else None
-    fields = ("key", "kind", "parameters", "result", "provenance", "assets")
-    plain = whole or {name: getattr(record, name, None) for name in fields}
-    return json.loads(json.dumps(plain, default=lambda value: getattr(value, "__dict__", str(value))))
-
-
 def _record_row(record: dict) -> str:
     text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
     address = "data:application/json;base64," + base64.b64encode(text.encode()).decode()
@@ -194,12 +190,6 @@ def _record_row(record: dict) -> str:
 
 def _pairs(mapping: dict | None) -> str:
     return ", ".join(f"{name} {value}" for name, value in (mapping or {}).items())
-
-
-def _asset(asset: object) -> str:
-    if isinstance(asset, dict):
-        return f"{asset.get('name')} sha256 {str(asset.get('sha256'))[:12]}"
-    return " ".join(map(str, asset)) if isinstance(asset, list) else str(asset)
 
 
 def _distinct(values: Iterable[object]) -> list[str]:
