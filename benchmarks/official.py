@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 import transformers
+import transformers.optimization  # before any stand-in for peft, which it would look for
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 

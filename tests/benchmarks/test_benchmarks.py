@@ -1,0 +1,120 @@
+"""Every benchmark runs on tiny shapes and its checks agree.
+
+The official codes are not part of this repository: with clones of them (``PERP``, ``wanda``, ``sparsegpt``)
+in the folder that the variable LMCOMPRESS_OFFICIAL names, these tests compare with them; without, they are
+skipped.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[2]
+OFFICIAL = Path(os.environ.get("LMCOMPRESS_OFFICIAL", "no such folder"))
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+
+
+def checkout(name):
+    folder = OFFICIAL / name
+    if not folder.is_dir():
+        pytest.skip(f"needs a clone of the official code as {name} in the folder LMCOMPRESS_OFFICIAL")
+    return str(folder)
+
+
+def record(folder, name):
+    found = json.loads((folder / f"{name}.json").read_text())
+    assert found["benchmark"] == name
+    assert found["rows"]
+    assert set(found["provenance"]) >= {"device", "versions", "commit", "settings"}
+    assert str(ROOT) not in json.dumps(found)
+    return found
+
+
+def test_masks_and_errors_agree_with_the_official_codes(tmp_path):
+    import agreement
+
+    arguments = ["--wanda", checkout("wanda"), "--sparsegpt", checkout("sparsegpt")]
+    agreement.main([*arguments, "--tiny", "--device", "cpu", "--out", str(tmp_path)])
+    found = record(tmp_path, "agreement")
+    assert found["agrees"]
+    assert {(row["criterion"], row["pattern"]) for row in found["rows"]} == {
+        (criterion, pattern)
+        for criterion in ("magnitude", "wanda", "sparsegpt")
+        for pattern in agreement.PATTERNS
+    }
+    assert set(found["provenance"]["official"]) == {
+        "github.com/locuslab/wanda",
+        "github.com/IST-DASLab/sparsegpt",
+    }
+
+
+def test_a_wrong_mask_does_not_pass_for_a_tie():
+    import agreement
+
+    from lmcompress.prune.pattern import parse
+
+    scores = torch.tensor([[1.0, 2.0, 3.0, 3.0], [5.0, 4.0, 1.0, 1.0 + 1e-7]])
+    pattern = parse("50%")
+    ours = torch.tensor([[False, False, True, True], [True, True, False, False]])
+    row = agreement.masks_row("", "wanda", "50%", ours, ours, scores, pattern, "row")
+    assert row["agrees"]
+    swapped = torch.tensor([[False, False, True, True], [True, False, False, True]])
+    row = agreement.masks_row("", "wanda", "50%", ours, swapped, scores, pattern, "row")
+    assert (row["different"], row["no ties"], row["agrees"]) == (2, 1, False)
+    weight = torch.eye(2)
+    row = agreement.errors_row("", "50%", weight, 0.9 * weight, 0.8 * weight, [torch.ones(1, 3, 2)])
+    assert (round(row["ours"], 6), round(row["official"], 6), row["agrees"]) == (0.01, 0.04, False)
+
+
+def test_one_call_masks_equal_the_official_loop(tmp_path):
+    import nm_mask
+
+    nm_mask.main(["--perp", checkout("PERP"), "--tiny", "--device", "cpu", "--out", str(tmp_path)])
+    assert record(tmp_path, "nm_mask")["agrees"]
+
+
+def test_a_training_step_has_the_official_loss_and_gradients(tmp_path):
+    import adapter_step
+
+    adapter_step.main(["--perp", checkout("PERP"), "--tiny", "--device", "cpu", "--out", str(tmp_path)])
+    found = record(tmp_path, "adapter_step")
+    assert found["agrees"]
+    assert {row["code"] for row in found["rows"]} == {"official", "ours"}
+    assert {row["adapter"] for row in found["checks"]} == {"masklora", "scalelora"}
+
+
+def test_reconstruction_gains_what_the_official_loop_gains(tmp_path):
+    import reconstruction
+
+    reconstruction.main(["--perp", checkout("PERP"), "--tiny", "--device", "cpu", "--out", str(tmp_path)])
+    assert record(tmp_path, "reconstruction")["agrees"]
+
+
+def test_packed_windows_have_no_padding_and_padded_documents_do(tmp_path):
+    import useful_tokens
+
+    documents = tmp_path / "documents.txt"
+    lines = ["word " * (1 + 7 * (number % 9)) + f"and number {number}." for number in range(60)]
+    documents.write_text("\n".join(lines))
+    useful_tokens.main(["--documents", str(documents), "--tiny", "--device", "cpu", "--out", str(tmp_path)])
+    official, ours = record(tmp_path, "useful_tokens")["rows"]
+    assert official["padding"] > 0.2
+    assert ours["padding"] == 0
+
+
+def test_what_is_missing_is_said_and_left_out(tmp_path, capsys):
+    sys.modules.pop("all", None)
+    import all as everything
+
+    assert everything.main(["--checkouts", str(tmp_path), "--out", str(tmp_path / "records"), "--tiny"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("not run, needs") >= 5
+    assert not (tmp_path / "records").exists()
