@@ -1,19 +1,23 @@
-"""A tiny language model, classifier and texts for the studies' tests, and a folder of their own for the records."""
+"""A tiny language model, classifier and texts for the studies' tests, and a folder of their own for the
+records.
+"""
 
 import pytest
 from tiny_assets import tiny_classes, tiny_corpus, tiny_model_folder
 
 from lmcompress import records
-from lmcompress.studies import perp, subjects
+from lmcompress.studies import fine_tune, perp
 
 
 @pytest.fixture(scope="module")
 def tiny_place(tmp_path_factory):
-    """Records and fine-tuned models of this test file go to an empty folder; nothing is remembered from another."""
+    """Records and fine-tuned models of this test file go to an empty folder; nothing is remembered from
+    another.
+    """
     place = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(records, "project_root", lambda: place)
-        patch.setattr(subjects, "project_root", lambda: place)
+        patch.setattr(fine_tune, "project_root", lambda: place)
         for cached in (perp._language, perp._classifier, perp._pruned, perp._reference):
             cached.cache_clear()
         yield place

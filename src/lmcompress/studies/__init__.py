@@ -1,1 +1,3 @@
-"""What each notebook runs: ``Study`` holds its parameters, experiments are its single runs (see ``records.py``)."""
+"""What each notebook runs: ``Study`` holds its parameters, experiments are its single runs (see
+``records.py``).
+"""

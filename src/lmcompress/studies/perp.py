@@ -1,4 +1,5 @@
-"""The runs that the PERP notebooks share: prune, retrain a subset, merge, check the zeros, evaluate on the test split.
+"""The runs that the PERP notebooks share: prune, retrain a subset, merge, check the zeros, evaluate on the
+test split.
 
 Every run begins from the same dense model and changes a copy; models, pruned weights and what the dense model
 says about the test texts are kept for the next run of the same process.
@@ -29,7 +30,7 @@ from lmcompress.retrain.learning_rate import choose_lr, grid
 from lmcompress.retrain.reconstruct import reconstruct
 from lmcompress.retrain.subsets import count, parse
 from lmcompress.retrain.train import TrainReport, mean_loss, train
-from lmcompress.studies.subjects import classifier
+from lmcompress.studies.fine_tune import classifier
 
 Criterion = Literal["magnitude", "magnitude-row", "magnitude-global", "random", "wanda", "sparsegpt"]
 SubsetText = Annotated[str, BeforeValidator(lambda text: str(parse(text)))]
@@ -65,7 +66,9 @@ class OnPruned(Experiment):
         return [(self.model, "model"), (self.data, "data")]
 
     def dense(self) -> tuple[nn.Module, object]:
-        """The dense model and its tokenizer, shared by all runs of this process: to be copied, not changed."""
+        """The dense model and its tokenizer, shared by all runs of this process: to be copied, not
+        changed.
+        """
         if self.task == "language":
             return _language(self.model, self.dtype)
         return _classifier(self.model, self.data, self.length, self.fine_tune_steps)
@@ -213,7 +216,9 @@ class Evaluated(OnPruned):
 
 @lru_cache(maxsize=2)
 def _reference(name: str, dtype: str, corpus: str, length: int, number: int, batch: int) -> Reference:
-    """What the dense language model says about the test windows of ``corpus`` (they do not depend on a seed)."""
+    """What the dense language model says about the test windows of ``corpus`` (they do not depend on a
+    seed).
+    """
     model, tokenizer = _language(name, dtype)
     return reference(model, data.windows(corpus, tokenizer, "test", length, number), batch)
 

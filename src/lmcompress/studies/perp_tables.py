@@ -32,7 +32,9 @@ def interval(values: np.ndarray, transform: Callable[[float], float] = float) ->
 
 
 def shares(part: np.ndarray, whole: np.ndarray) -> tuple[float, float, float]:
-    """Mean of ``part`` over mean of ``whole`` (both [seeds, windows], drawn together) and its 95 % interval."""
+    """Mean of ``part`` over mean of ``whole`` (both [seeds, windows], drawn together) and its 95 %
+    interval.
+    """
     generator = np.random.default_rng(0)
     seeds, windows = part.shape
     ratios = []
@@ -62,7 +64,9 @@ def setting(record: Record) -> Setting:
 def values_of(
     records: Sequence[Record], corpus: str, name: str = "nll"
 ) -> dict[Setting, dict[int, np.ndarray]]:
-    """Setting -> seed -> the windows' losses (``nll``) or the texts' hits (``correct``); failed runs are left out."""
+    """Setting -> seed -> the windows' losses (``nll``) or the texts' hits (``correct``); failed runs are
+    left out.
+    """
     found: dict[Setting, dict[int, np.ndarray]] = {}
     for record in records:
         values = record.result["tests"].get(corpus, {}).get(name)
@@ -149,7 +153,9 @@ def against_full(records: Sequence[Record], corpus: str, other: str = "full") ->
 
 
 def accuracies(records: Sequence[Record], corpus: str) -> pd.DataFrame:
-    """One row a setting of a classifier: accuracy with its interval over texts and seeds, and the dense one."""
+    """One row a setting of a classifier: accuracy with its interval over texts and seeds, and the dense
+    one.
+    """
     hits, rows = values_of(records, corpus, "correct"), []
     for about, found in hits.items():
         group = [record for record in records if setting(record) == about]

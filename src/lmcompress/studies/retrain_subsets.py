@@ -1,4 +1,6 @@
-"""What to retrain after pruning: every subset against full retraining, at every pattern and after every criterion."""
+"""What to retrain after pruning: every subset against full retraining, at every pattern and after every
+criterion.
+"""
 
 from typing import Literal
 

@@ -1,0 +1,62 @@
+"""What the pages of the CPTQuant notebooks share: the parameters that name models and texts, and how things
+are called.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+from lmcompress.errors import ParameterError
+from lmcompress.parameters import CorpusName, ModelName
+from lmcompress.records import Record, Study
+
+
+class SubjectStudy(Study):
+    """Parameters that the CPTQuant notebooks share; an empty ``language`` or ``classifier`` leaves that
+    model out.
+
+    ``windows`` and ``text_count``: windows and texts for each of calibration, validation and test.
+    """
+
+    language: ModelName | Literal[""] = "smollm2-135m"
+    corpus: CorpusName = "wikipedia-vital"
+    length: int = 256
+    windows: int = 4
+    classifier: ModelName | Literal[""] = "minilm-l6"
+    texts: CorpusName = "bbc-news"
+    text_length: int = 64
+    text_count: int = 128
+    fine_tune_steps: int = 60
+
+    def subjects(self) -> list[tuple[dict, int]]:
+        """For each model: the fields of :class:`OnModel`, and how many windows or texts are used."""
+        found = []
+        if self.classifier:
+            on = {"model": self.classifier, "data": self.texts, "task": "classification"}
+            found.append(({**on, "length": self.text_length, "steps": self.fine_tune_steps}, self.text_count))
+        if self.language:
+            on = {"model": self.language, "data": self.corpus, "task": "language", "length": self.length}
+            found.append((on, self.windows))
+        if not found:
+            raise ParameterError("language", "", "a model here, or one as classifier")
+        return found
+
+
+def readable(task: str) -> str:
+    """How a task is called in figures."""
+    return {"language": "language modelling", "classification": "classification"}[task]
+
+
+def perplexity(loss: float | None) -> float | None:
+    """exp of a loss in nats; None stays None."""
+    return None if loss is None else math.exp(min(loss, 700.0))
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean."""
+    return sum(values) / len(values)
+
+
+def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
+    """Records of one kind of experiment."""
+    return [record for record in records if record.kind == kind]

@@ -1,0 +1,44 @@
+"""A classifier for the studies: an encoder fine-tuned here on labelled texts, once for each set of
+parameters.
+"""
+
+import hashlib
+import json
+
+import torch
+
+from lmcompress import assets, data, models
+from lmcompress.files import atomic_path, project_root
+from lmcompress.retrain.train import train
+
+
+def classifier(name: str, texts: str, length: int, steps: int, lr: float = 1e-4, size: int = 16):
+    """``(model, tokenizer)``: the encoder ``name`` with a new head, all of it trained on the retraining
+    split.
+
+    The same parameters give the same weights on the same kind of machine. Kept in ``build/classifiers``,
+    under a name that holds the hash of everything that went in.
+    """
+    about = [
+        name,
+        texts,
+        length,
+        steps,
+        lr,
+        size,
+        *(assets.resolve(*one).sha256 for one in ((name, "model"), (texts, "data"))),
+    ]
+    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+    folder = project_root() / "build" / "classifiers" / digest
+    if not folder.is_dir():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)  # of the head
+            count = len(data.classes(texts))
+            model, tokenizer = models.load(name, task="classification", num_labels=count)
+        batches = data.classification(texts, tokenizer, "retraining", length, size)
+        train(model, batches, "full", lr=lr, steps=steps, progress=False)
+        if not folder.is_dir():  # another worker may have been faster
+            with atomic_path(folder) as temporary:
+                model.save_pretrained(temporary)
+                tokenizer.save_pretrained(temporary)
+    return models.load(str(folder), task="classification")

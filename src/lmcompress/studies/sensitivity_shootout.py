@@ -1,0 +1,113 @@
+"""Which score foresees what quantizing a layer costs? Every score against the measured truth."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pandas as pd
+
+from lmcompress.errors import ParameterError
+from lmcompress.records import Record
+from lmcompress.sensitivity import measured
+from lmcompress.studies.cptquant import SubjectStudy, of_kind, readable
+from lmcompress.studies.scoring import SCORES, Per, Score, Truth, as_scores, check_score
+from lmcompress.studies.subjects import FineTuned
+
+
+class Study(SubjectStudy):
+    """All scores and the truth on both models."""
+
+    language_per: Per = "block"
+    language_scores: tuple[str, ...] = tuple(SCORES)
+    classifier_per: Per = "linear"
+    classifier_scores: tuple[str, ...] = tuple(SCORES)
+    widths: tuple[int, ...] = (2, 3, 4)
+    group: int | Literal["row", "tensor"] = 128
+    symmetric: bool = False
+    seeds: tuple[int, ...] = (0,)
+
+    def truths(self) -> list[Truth]:
+        """One for each model."""
+        return [Truth(**on, **self._common(on), windows=count) for on, count in self.subjects()]
+
+    def scores(self, names: Sequence[str] | None = None) -> list[Score]:
+        """Every score (or those of ``names``) of every model and seed."""
+        found = []
+        for on, count in self.subjects():
+            chosen = self.language_scores if on["task"] == "language" else self.classifier_scores
+            for name in chosen if names is None else names:
+                check_score(name)
+                common = self._common(on)
+                found += [Score(**on, **common, score=name, windows=count, seed=seed) for seed in self.seeds]
+        return found
+
+    def fine_tuned(self) -> list[FineTuned]:
+        """The classifier, if there is one."""
+        return [
+            FineTuned(**on, test=count) for on, count in self.subjects() if on["task"] == "classification"
+        ]
+
+    def experiments(self) -> list:
+        return [*self.fine_tuned(), *self.truths(), *self.scores()]
+
+    def _common(self, on: dict) -> dict:
+        per = self.language_per if on["task"] == "language" else self.classifier_per
+        return {"per": per, "widths": self.widths, "group": self.group, "symmetric": self.symmetric}
+
+
+def truth_table(records: Sequence[Record]) -> pd.DataFrame:
+    """The measured increase of every layer: columns task, layer (number), width, increase, name."""
+    rows = []
+    for record in of_kind(records, "truth"):
+        found = as_scores(record)
+        for bits, table in found.detail["per_width"].items():
+            rows += [
+                (readable(record.parameters["task"]), index, f"{bits} bits", increase, name)
+                for index, (name, increase) in enumerate(table.items())
+            ]
+    return pd.DataFrame(rows, columns=["task", "layer", "width", "loss increase (nats)", "name"])
+
+
+def agreement_table(records: Sequence[Record], bits: int, draws: int = 300) -> pd.DataFrame:
+    """How well every score ranks the layers: Spearman and Kendall with 95 % intervals, and seconds, best
+    first.
+
+    Several seeds: mean of values, ends of intervals and seconds. ``truth's own``: rank correlation of the
+    truth on one half of the windows with the other half, beyond which no score can be expected to go.
+    """
+    truths = {record.parameters["task"]: as_scores(record) for record in of_kind(records, "truth")}
+    rows = []
+    for record in of_kind(records, "score"):
+        task = record.parameters["task"]
+        if task not in truths:
+            continue
+        try:
+            found = measured.rank_agreement(as_scores(record), truths[task], bits, draws=draws)
+        except ParameterError:  # a constant score ranks nothing
+            rows.append((readable(task), record.parameters["score"], *[None] * 7, record.result["seconds"]))
+            continue
+        spearman, kendall = found.spearman, found.kendall
+        values = (spearman.value, spearman.low, spearman.high, kendall.value, kendall.low, kendall.high)
+        rows.append(
+            (readable(task), record.parameters["score"], *values, found.reliability, record.result["seconds"])
+        )
+    names = ["Spearman", "low", "high", "Kendall", "Kendall low", "Kendall high", "truth's own", "seconds"]
+    frame = pd.DataFrame(rows, columns=["task", "score", *names]).astype(dict.fromkeys(names, float))
+    frame = frame.groupby(["task", "score"], sort=False, as_index=False).mean()
+    return frame.sort_values(["task", "Spearman"], ascending=[True, False], ignore_index=True)
+
+
+def verdict(agreement: pd.DataFrame) -> list[str]:
+    """One sentence for each task, made of the table: the best score, and where the paper's three stand."""
+    sentences = []
+    for task, rows in agreement.dropna(subset=["Spearman"]).groupby("task", sort=False):
+        best = rows.iloc[0]
+        ours = [
+            f"{name} {row['Spearman']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+            for name in ("CMPQ", "PMPQ", "TDMPQ")
+            for _, row in rows[rows["score"] == name].iterrows()
+        ]
+        sentences.append(
+            f"{task.capitalize()}: {best['score']} ranks the layers best (Spearman {best['Spearman']:.2f}, "
+            f"95 % interval {best['low']:.2f} to {best['high']:.2f}); the paper's scores reach {', '.join(ours)}."
+        )
+    return sentences
