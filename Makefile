@@ -10,6 +10,8 @@ EXTRAS ?= dev
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready-$(EXTRAS)
+# The cores of this machine are no limit to jobs that a profile sends elsewhere.
+LIMIT := $(if $(findstring --profile,$(ARGS)),,--cores $(CORES))
 NOTEBOOKS := $(wildcard notebooks/*.md)
 
 .PHONY: help report full serve test lint format notebooks pins clean
@@ -20,10 +22,10 @@ help:
 	@echo "also: full (the published runs, needs a GPU), serve, lint, format, notebooks, pins, clean"
 
 report: $(READY)
-	@$(BIN)/python workflow/report.py quick --cores $(CORES) $(ARGS)
+	@$(BIN)/python workflow/report.py quick $(LIMIT) $(ARGS)
 
 full: $(READY)
-	@$(BIN)/python workflow/report.py full --cores $(CORES) $(ARGS)
+	@$(BIN)/python workflow/report.py full $(LIMIT) $(ARGS)
 
 # Read the built book as a browser would from a web server: http://localhost:8000
 serve: $(READY)

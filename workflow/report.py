@@ -35,7 +35,7 @@ def snakemake(profile: str, options: list[str]) -> int:
     snakefile = Path(__file__).with_name("Snakefile")
     command = [sys.executable, "-m", "snakemake", *options, "--snakefile", str(snakefile)]
     command += ["--config", f"profile={profile}"]
-    if "--resources" not in options:
+    if "--profile" not in options and "--resources" not in options:  # this machine's own limits
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
         command += ["--resources", f"mem_mb={memory}", "gpu=1"]
     return subprocess.run(command).returncode

@@ -51,7 +51,7 @@ rule notebook:
     benchmark:
         f"{OUT}/seconds/{{name}}.tsv"
     # Notebooks side by side use the cores better than one notebook with all of them.
-    threads: max(1, (workflow.cores or 1) // max(1, len(NOTEBOOKS)))
+    threads: max(1, (os.cpu_count() or 1) // max(1, len(NOTEBOOKS)))
     resources:
         mem_mb=6000 if PROFILE == "quick" else 64000,
         gpu=0 if PROFILE == "quick" else 1,
