@@ -1,4 +1,6 @@
-"""A tiny language model, classifier and texts for the CPTQuant studies' tests; records go to a folder of their own."""
+"""A tiny language model, classifier and texts for the CPTQuant studies' tests; records go to a folder of
+their own.
+"""
 
 import pytest
 from tiny_assets import tiny_classes, tiny_corpus, tiny_model_folder

@@ -55,7 +55,10 @@ def test_the_table_ranks_scores_and_the_sentence_names_the_best(records):
 
 
 def test_a_verdict_by_hand():
-    rows = [("language modelling", "HAWQ-V2", 0.9, 0.8, 0.95), ("language modelling", "CMPQ", -0.1, -0.3, 0.2)]
+    rows = [
+        ("language modelling", "HAWQ-V2", 0.9, 0.8, 0.95),
+        ("language modelling", "CMPQ", -0.1, -0.3, 0.2),
+    ]
     table = pd.DataFrame(rows, columns=["task", "score", "Spearman", "low", "high"])
     assert verdict(table) == [
         "Language modelling: HAWQ-V2 ranks the layers best (Spearman 0.90, 95 % interval 0.80 to 0.95); "

@@ -1,0 +1,207 @@
+"""Bits per layer under a budget: the frontier of every score by one solver, beside what any score must
+beat.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lmcompress.allocate.clusters import METHODS
+from lmcompress.records import Record
+from lmcompress.studies.allocating import (
+    MEASURED,
+    Clustered,
+    Frontier,
+    Group,
+    OriginGrid,
+    RandomBand,
+    UniformFormat,
+)
+from lmcompress.studies.cptquant import SubjectStudy, perplexity, readable
+from lmcompress.studies.scoring import Per, check_score
+
+
+class Study(SubjectStudy):
+    """Frontiers of scores, random bands, clusters and uniform formats for both models."""
+
+    language_per: Per = "block"
+    language_scores: tuple[str, ...] = (MEASURED, "CMPQ", "PMPQ", "TDMPQ", "TDMPQ, Fisher", "ends high")
+    classifier_per: Per = "linear"
+    classifier_scores: tuple[str, ...] = (MEASURED, "CMPQ", "PMPQ", "TDMPQ", "TDMPQ, Fisher", "ends high")
+    widths: tuple[int, ...] = (2, 3, 4)
+    group: Group = 128
+    symmetric: bool = False
+    averages: tuple[float, ...] = (2.5, 3.5)
+    as_uniform: tuple[int, ...] = (3,)
+    random_averages: tuple[float, ...] = ()
+    draws: int = 20
+    clustered: tuple[str, ...] = ("CMPQ", "PMPQ", "TDMPQ")
+    cluster_widths: tuple[tuple[int, ...], ...] = ((16, 8, 4), (8, 4, 2))
+    gptq: bool = True
+    gptq_language: bool = False
+    seeds: tuple[int, ...] = (0,)
+    test: int = 128
+    test_windows: int = 8
+
+    def experiments(self) -> list:
+        found: list = []
+        for on, count in self.subjects():
+            found += self._of_one(on, count)
+        return found
+
+    def _of_one(self, on: dict, count: int) -> list:
+        language = on["task"] == "language"
+        per = self.language_per if language else self.classifier_per
+        names = self.language_scores if language else self.classifier_scores
+        for name in names:
+            if name != MEASURED:
+                check_score(name)
+        formats = {"group": self.group, "symmetric": self.symmetric}
+        common = {**on, "per": per, "test": self.test_windows if language else self.test, **formats}
+        windows = {"windows": count}
+        budgets = {"averages": self.averages, "as_uniform": self.as_uniform}
+        found: list = [
+            UniformFormat(**common | {"group": "row"}, **windows, method="rtn", widths=self.widths, seed=0)
+        ]
+        found.append(UniformFormat(**common, **windows, method="rtn", widths=self.widths, seed=0))
+        for seed in self.seeds:
+            scored = {**common, **windows, "widths": self.widths, "seed": seed}
+            for name in names:
+                if name == MEASURED and seed != self.seeds[0]:
+                    continue  # the truth has no calibration windows to draw
+                found.append(Frontier(**scored, score=name, **budgets))
+            if self.gptq_language if language else self.gptq:
+                found.append(UniformFormat(**common, **windows, method="gptq", widths=self.widths, seed=seed))
+                found.append(Frontier(**scored, score=names[0], **budgets, method="gptq"))
+        found.append(
+            RandomBand(
+                **common,
+                widths=self.widths,
+                averages=self.random_averages,
+                as_uniform=self.as_uniform,
+                draws=self.draws,
+                seed=0,
+            )
+        )
+        if not language:
+            found += self._clusters({**common, **windows, "widths": self.widths, "seed": self.seeds[0]})
+        elif on["model"] == "smollm2-135m":
+            found.append(OriginGrid(**on, test=2))
+        return found
+
+    def _clusters(self, scored: dict) -> list[Clustered]:
+        found = []
+        for name in self.clustered:
+            for widths in self.cluster_widths:
+                scored_so = {**scored, "score": name, "cluster_widths": widths}
+                found += [Clustered(**scored_so, clusters=method) for method in METHODS]
+            scored_so = {**scored, "score": name, "cluster_widths": self.cluster_widths[0]}
+            found.append(Clustered(**scored_so, clusters="as_released", cluster_seeds=(0, 1, 2, 3)))
+        return found
+
+
+RANDOM = "random allocations"
+UNIFORM = "uniform, groups"
+
+
+def _name(record: Record) -> str:
+    """What a figure calls the record's way to choose widths."""
+    about = record.parameters
+    if record.kind == "random_band":
+        return RANDOM
+    if record.kind == "uniform_format":
+        if about["method"] == "gptq":
+            return "uniform, GPTQ"
+        return UNIFORM if isinstance(about["group"], int) else f"uniform, {about['group']}s"
+    if record.kind == "clustered":
+        method = about["clusters"].replace("_", " ")
+        return f"{about['score']}, {method} {'/'.join(map(str, about['cluster_widths']))}"
+    return about["score"] + (", GPTQ" if about["method"] == "gptq" else "")
+
+
+def points_table(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each way to choose widths and budget: real bytes and what they cost in loss on the test
+    split.
+
+    Several seeds are averaged. For random allocations ``loss increase`` is the mean over the draws and
+    ``low`` and ``high`` hold nine tenths of them; elsewhere they are the 95 % interval over test windows.
+    """
+    rows = []
+    for record in records:
+        if "points" not in record.result:
+            continue
+        about = record.parameters
+        for index, point in enumerate(record.result["points"]):
+            if point["increase"] is None:
+                continue
+            width = about["widths"][index] if record.kind == "uniform_format" else None
+            rows.append(
+                {
+                    "task": readable(about["task"]),
+                    "kind": record.kind,
+                    "how": _name(record),
+                    "budget": f"uniform {width} bits" if width else point.get("budget", f"clusters {index}"),
+                    "bits": point["bits"],
+                    "MB": point["bytes"] / 1e6,
+                    "model MB": point["model_bytes"] / 1e6,
+                    "loss": point["loss"],
+                    "loss increase (nats)": point["increase"],
+                    "low": point["low"],
+                    "high": point["high"],
+                    "right": point["right"],
+                }
+            )
+    frame = pd.DataFrame(rows)
+    keys = ["task", "kind", "how", "budget"]
+    mean = frame.groupby(keys, sort=False, as_index=False).mean()
+    for (task, budget), drawn in frame[frame["how"] == RANDOM].groupby(["task", "budget"]):
+        low, high = np.quantile(drawn["loss increase (nats)"], [0.05, 0.95])
+        here = (mean["task"] == task) & (mean["budget"] == budget) & (mean["how"] == RANDOM)
+        mean.loc[here, ["low", "high"]] = [low, high]
+    return mean.sort_values(["task", "how", "bits"], ignore_index=True)
+
+
+def verdict(records: Sequence[Record]) -> list[str]:
+    """For each task and budget with random allocations: the best score, and which scores leave the random
+    band.
+    """
+    sentences = []
+    points = points_table(records)
+    for (task, budget), band in points[points["how"] == RANDOM].groupby(["task", "budget"], sort=False):
+        band = band.iloc[0]
+        here = points[(points["task"] == task) & (points["budget"] == budget)].set_index("how")
+        increase = here["loss increase (nats)"]
+        rounded = (here["kind"] == "frontier") & ~here.index.str.endswith(", GPTQ")
+        scores = increase[rounded].drop(MEASURED, errors="ignore").sort_values()
+        groups = {
+            "better than nine tenths of the random ones": scores.index[scores < band["low"]],
+            "no better than random": scores.index[(scores >= band["low"]) & (scores <= band["high"])],
+            "worse than random": scores.index[scores > band["high"]],
+        }
+        parts = [f"{', '.join(names)} {what}" for what, names in groups.items() if len(names)]
+        beside = [
+            f"{name} {increase[name]:.3f}"
+            for name in (MEASURED, UNIFORM, "uniform, GPTQ")
+            if name in increase
+        ]
+        sentences.append(
+            f"{task.capitalize()}, {band['bits']:.2f} bits a weight with scales ({budget}): the best score is "
+            f"{scores.index[0]}, which adds {scores.iloc[0]:.3f} nats ({here.loc[scores.index[0], 'low']:.3f} to "
+            f"{here.loc[scores.index[0], 'high']:.3f}); beside it {', '.join(beside)}, random allocations "
+            f"{band['loss increase (nats)']:.3f} (nine tenths between {band['low']:.3f} and {band['high']:.3f}). "
+            f"Of the scores, {'; '.join(parts)}."
+        )
+    return sentences
+
+
+def dense_table(records: Sequence[Record]) -> pd.DataFrame:
+    """The FP16 models that all points start from."""
+    rows = {}
+    for record in records:
+        if "dense" in record.result:
+            dense, task = record.result["dense"], record.parameters["task"]
+            kind = "perplexity" if task == "language" else "accuracy"
+            value = perplexity(dense["loss"]) if task == "language" else dense["right"]
+            rows[task] = (readable(task), record.parameters["model"], dense["loss"], kind, value)
+    return pd.DataFrame(rows.values(), columns=["task", "model", "loss (nats)", "measure", "value"])
