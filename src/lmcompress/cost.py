@@ -170,7 +170,8 @@ def flops(config: PretrainedConfig, batch: int, length: int, trained: str | None
     pass (default: all are trained). Raises :class:`ParameterError` when it matches none.
     """
     with torch.device("meta"):
-        model: nn.Module = AutoModelForCausalLM.from_config(config)
+        # The plain kernel: others look at the values of the mask, which the meta device does not have.
+        model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
         tokens = torch.zeros(batch, length, dtype=torch.long)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained is None or re.search(trained, name) is not None)
