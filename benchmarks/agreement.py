@@ -111,7 +111,8 @@ class KeptInputs:
 
 
 def compare(layer: str, weight: Tensor, inputs: list[Tensor], codes: dict) -> list[dict]:
-    """One row for each criterion and pattern."""
+    """One row for each criterion and pattern. Weights that are zero from the start tell nothing of a mask."""
+    alive = weight != 0
     norms, gram = ColumnNorms(weight.shape[1]), Gram(weight.shape[1])
     for x in inputs:
         norms.update(x)
@@ -119,12 +120,12 @@ def compare(layer: str, weight: Tensor, inputs: list[Tensor], codes: dict) -> li
     rows = []
     for text in PATTERNS:
         pattern = parse(text)
-        ours = magnitude.per_matrix({"": weight}, pattern)[""]
+        ours = magnitude.per_matrix({"": weight}, pattern)[""] & alive
         theirs = official_magnitude(codes["wanda"], weight, pattern)
         rows.append(
             masks_row(layer, "magnitude", text, ours, theirs, weight.abs().float(), pattern, "tensor")
         )
-        ours = wanda.prune(weight, norms.result(), pattern)
+        ours = wanda.prune(weight, norms.result(), pattern) & alive
         theirs = official_wanda(codes["wanda"], weight, inputs, pattern)
         scores = wanda.scores(weight, norms.result())
         rows.append(masks_row(layer, "wanda", text, ours, theirs, scores, pattern, "row"))
@@ -183,7 +184,7 @@ def official_magnitude(code: types.ModuleType, weight: Tensor, pattern: Pattern)
     model, asked = _one_linear(weight, 1), _asked(pattern, 1)
     with official.on_cpu_too():
         code.prune_magnitude(asked, model, None, weight.device, **_zeros(pattern))
-    return _kept(model, weight)
+    return model.model.layers[0].linear.weight != 0
 
 
 def official_wanda(code: types.ModuleType, weight: Tensor, inputs: list[Tensor], pattern: Pattern) -> Tensor:
@@ -195,7 +196,7 @@ def official_wanda(code: types.ModuleType, weight: Tensor, inputs: list[Tensor],
             code.prune_wanda(asked, model, None, weight.device, **_zeros(pattern))
     finally:
         code.get_loaders = loader
-    return _kept(model, weight)
+    return model.model.layers[0].linear.weight != 0
 
 
 def official_sparsegpt(
@@ -220,13 +221,6 @@ def _linear(weight: Tensor) -> nn.Linear:
 
 def _one_linear(weight: Tensor, tokens: int) -> official.OneLinear:
     return official.OneLinear(_linear(weight), tokens)
-
-
-def _kept(model: official.OneLinear, weight: Tensor) -> Tensor:
-    """The official codes keep no mask; the random and real weights compared here have no zeros of their
-    own.
-    """
-    return (model.model.layers[0].linear.weight.detach() != 0) | (weight == 0)
 
 
 def _asked(pattern: Pattern, sequences: int) -> types.SimpleNamespace:

@@ -18,6 +18,7 @@ import time
 import traceback
 from pathlib import Path
 
+import adapter_kernels
 import adapter_step
 import agreement
 import bench  # noqa: F401  (puts src on the path)
@@ -30,6 +31,7 @@ FOLDERS = {"perp": "PERP", "wanda": "wanda", "sparsegpt": "sparsegpt"}
 BENCHMARKS = {
     "agreement": (agreement.main, ("wanda", "sparsegpt")),
     "nm_mask": (nm_mask.main, ("perp",)),
+    "adapter_kernels": (adapter_kernels.main, ()),
     "adapter_step": (adapter_step.main, ("perp",)),
     "reconstruction": (reconstruction.main, ("perp",)),
     "useful_tokens": (useful_tokens.main, ()),

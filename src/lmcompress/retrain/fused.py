@@ -22,8 +22,9 @@ except ImportError:  # comes with torch for NVIDIA GPUs; elsewhere the plain tor
 
 HALF = (torch.bfloat16, torch.float16)
 MAX_RANK = 64
-ROWS, COLUMNS = 64, 128  # of the tile that one program holds
-SPANS = 8  # programs that share a row of tiles in the gradients
+TILE = (64, 128)  # rows and columns that one program holds at a time
+BAND = (128, 64)  # the same for the gradients: more rows, so that there are fewer partial sums of dA
+SPANS = 8  # programs that share a band of rows in the gradients
 
 
 def usable(weight: Tensor, rank: int) -> bool:
@@ -42,7 +43,7 @@ def effective_weight(
     rows, columns = weight.shape
     bits = pack(mask) if mask is not None and mask.dtype == torch.bool else mask
     out = torch.empty_like(weight)
-    grid = (triton.cdiv(columns, COLUMNS), triton.cdiv(rows, ROWS))
+    grid = (triton.cdiv(columns, TILE[1]), triton.cdiv(rows, TILE[0]))
     _effective_weight[grid](
         weight.contiguous(),
         bits if bits is not None else weight,  # never read then; a kernel cannot be given nothing
@@ -54,10 +55,10 @@ def effective_weight(
         len(a),
         1.0 if scale is None else scale,
         SCALING=scale is None,
-        MASKED=mask is not None,
+        MASKED=bits is not None,
         RANK=_padded(len(a)),
-        ROWS=ROWS,
-        COLUMNS=COLUMNS,
+        ROWS=TILE[0],
+        COLUMNS=TILE[1],
     )
     return out
 
@@ -68,15 +69,15 @@ def gradients(
     """``(dA, dB)``, fp32, from ``product`` = dY^T X [out, in]: B^T H and H A^T with H as in ``adapters``."""
     rows, columns = product.shape
     bits = pack(mask) if mask is not None and mask.dtype == torch.bool else mask
-    bands = triton.cdiv(rows, ROWS)
-    span = triton.cdiv(triton.cdiv(columns, COLUMNS), SPANS) * COLUMNS
+    bands = triton.cdiv(rows, BAND[0])
+    span = triton.cdiv(triton.cdiv(columns, BAND[1]), SPANS) * BAND[1]
     spans = triton.cdiv(columns, span)
     da = torch.empty(bands, len(a), columns, dtype=torch.float32, device=product.device)
     db = torch.empty(spans, rows, len(a), dtype=torch.float32, device=product.device)
     _gradients[(spans, bands)](
         product,
         weight.contiguous(),
-        bits if bits is not None else weight,  # never read then; a kernel cannot be given nothing
+        bits if bits is not None else weight,
         a.contiguous(),
         b.contiguous(),
         da,
@@ -85,14 +86,14 @@ def gradients(
         columns,
         len(a),
         span,
+        1.0 if scale is None else scale,
         SCALING=scale is None,
-        MASKED=mask is not None,
+        MASKED=bits is not None,
         RANK=_padded(len(a)),
-        ROWS=ROWS,
-        COLUMNS=COLUMNS,
+        ROWS=BAND[0],
+        COLUMNS=BAND[1],
     )
-    da, db = da.sum(0), db.sum(0)
-    return (da, db) if scale is None else (da.mul_(scale), db.mul_(scale))
+    return da.sum(0), db.sum(0)
 
 
 def _padded(rank: int) -> int:
@@ -178,6 +179,7 @@ if triton is not None:
         columns,
         rank,
         span,
+        scale,
         SCALING: tl.constexpr,
         MASKED: tl.constexpr,
         RANK: tl.constexpr,
@@ -211,5 +213,5 @@ if triton is not None:
             a_tile = tl.load(a + place_a, mask=in_a, other=0.0).to(h.dtype)
             sum_b += tl.dot(h, tl.trans(a_tile))
             part = tl.dot(tl.trans(b_tile), h)
-            tl.store(da + band.to(tl.int64) * rank * columns + place_a, part, mask=in_a)
-        tl.store(db + tl.program_id(0).to(tl.int64) * rows * rank + place_b, sum_b, mask=in_b)
+            tl.store(da + band.to(tl.int64) * rank * columns + place_a, scale * part, mask=in_a)
+        tl.store(db + tl.program_id(0).to(tl.int64) * rows * rank + place_b, scale * sum_b, mask=in_b)
