@@ -18,7 +18,7 @@ TEXTS = {
 }
 LIGHT, DARK = (
     "#ffffff",
-    "#14181e",
+    "#121212",
 )  # backgrounds of the book's two modes; tests/book checks that they are these
 
 

@@ -1,7 +1,8 @@
-"""Two small things that the book needs of Sphinx.
+"""Three small things that the book needs of Sphinx.
 
 * ``{page}`10_pruning_sweep``` links to a notebook's page, and says so when this build does not hold it.
 * Formulas become MathML while building: they are read by screen readers, and need no network and no script.
+* Scripts of live cells, which Jupyter Book puts into every page (twice, which is an error), are left out.
 """
 
 from html import escape
@@ -54,7 +55,14 @@ def mathml(node: nodes.Element, as_block: bool) -> str:
         return f"<code>{escape(node.astext())}</code>"
 
 
+def without_live_cells(app: Sphinx, pagename: str, template: str, context: dict, doctree) -> None:
+    scripts = context.get("script_files", [])
+    about = [f"{script} {getattr(script, 'attributes', {})}".lower() for script in scripts]
+    context["script_files"] = [s for s, words in zip(scripts, about, strict=True) if "thebe" not in words]
+
+
 def setup(app: Sphinx) -> dict:
     app.add_role("page", PageRole())
+    app.connect("html-page-context", without_live_cells, priority=900)
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

@@ -1,0 +1,136 @@
+"""The table of contents holds every page; the book builds without a warning; links inside it lead somewhere."""
+
+import json
+import re
+from fnmatch import fnmatchcase
+from html.parser import HTMLParser
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+import yaml
+from conftest import LEFT_OUT, ROOT, notebook_names
+
+CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
+CHAPTERS = [chapter for part in TOC["parts"] for chapter in part["chapters"]]
+
+
+class Page(HTMLParser):
+    """Links, ids and pictures of one HTML file."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.links, self.ids, self.without_alt = [], set(), []
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.ids.add(found.get("id"))
+        if tag == "a" and found.get("href"):
+            self.links.append(found["href"])
+        if (tag == "img" and found.get("alt") is None) or (
+            tag == "svg" and found.get("role") == "img" and not found.get("aria-label")
+        ):
+            self.without_alt.append(found)
+
+
+@pytest.fixture(scope="module")
+def pages(built) -> dict[Path, Page]:
+    return {path: Page(path) for path in built.rglob("*.html") if "_static" not in path.parts}
+
+
+def test_jupyter_book_is_of_the_major_version_that_the_configuration_is_for():
+    assert version("jupyter-book").split(".")[0] == "1", "2.x reads myst.yml, not _config.yml: stay below 2"
+
+
+def test_the_book_executes_nothing_and_takes_only_what_is_listed():
+    assert CONFIG["execute"]["execute_notebooks"] == "off"
+    assert CONFIG["only_build_toc_files"] is True
+
+
+def test_every_notebook_is_in_the_table_of_contents_once():
+    patterns = [chapter["glob"] for chapter in CHAPTERS if "glob" in chapter]
+    for name in notebook_names():
+        hits = [pattern for pattern in patterns if fnmatchcase(f"notebooks/{name}", pattern)]
+        assert len(hits) == 1, f"notebooks/{name}: its number must begin with 0, 1, 2 or 3; matches {hits}"
+
+
+def test_every_page_is_in_the_table_of_contents_once():
+    listed = [TOC["root"], *(chapter["file"] for chapter in CHAPTERS if "file" in chapter)]
+    written = [str(path.relative_to(ROOT).with_suffix("")) for path in (ROOT / "book").rglob("*.md")]
+    assert sorted(listed) == sorted(written)
+
+
+def test_each_page_is_built(built, pages):
+    for chapter in CHAPTERS:
+        if "file" in chapter:
+            assert built / f"{chapter['file']}.html" in pages
+    for name in notebook_names():
+        assert (built / "notebooks" / f"{name}.html" in pages) == (name != LEFT_OUT)
+    assert (built / "index.html").is_file()
+
+
+def test_links_inside_the_book_lead_somewhere(built, pages):
+    broken = []
+    for path, page in pages.items():
+        for link in page.links:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = (path.parent / unquote(parts.path)).resolve() if parts.path else path
+            ids = pages[target].ids if target in pages else None
+            lost = parts.fragment and ids is not None and unquote(parts.fragment) not in ids
+            if lost or not target.exists():
+                broken.append((path.name, link))
+    assert not broken
+
+
+def test_pictures_have_alternative_text(pages):
+    assert not [(path.name, found) for path, page in pages.items() for found in page.without_alt]
+
+
+def test_a_page_that_is_not_in_the_build_is_named_and_not_linked(built):
+    text = (built / "book" / "results" / "questions.html").read_text(encoding="utf-8")
+    assert f"{LEFT_OUT}</span></code><em>(not in this build)" in re.sub(r"\s*<em>\s*", "<em>", text)
+    assert f"{LEFT_OUT}.html" not in text
+    assert 'href="../../notebooks/10_pruning_sweep.html"' in text
+
+
+def test_a_notebook_page_links_to_colab_and_to_its_executed_self(built, pages):
+    links = pages[built / "notebooks" / "10_pruning_sweep.html"].links
+    colab = "https://colab.research.google.com/github/lmcompress/lmcompress/blob/main/notebooks/10_pruning_sweep.ipynb"
+    assert colab in links
+    assert "../_sources/notebooks/10_pruning_sweep.ipynb" in links
+    notebook = json.loads((built / "_sources" / "notebooks" / "10_pruning_sweep.ipynb").read_text())
+    assert any(cell.get("outputs") for cell in notebook["cells"])
+
+
+def test_progress_bars_do_not_show(built):
+    text = (built / "notebooks" / "10_pruning_sweep.html").read_text(encoding="utf-8")
+    assert "3/3" not in text
+
+
+def test_formulas_need_no_network(built):
+    for path in built.rglob("book/**/*.html"):
+        assert not re.search(r"<script[^>]*mathjax", path.read_text(encoding="utf-8"), re.IGNORECASE), (
+            path.name
+        )
+
+
+def test_an_unknown_formula_is_a_warning_that_names_it():
+    import sys
+
+    sys.path.insert(0, str(ROOT / "book" / "_ext"))
+    import lmcompress_book
+    from docutils import nodes
+    from sphinx.util import logging
+
+    seen = []
+    logger = logging.getLogger("lmcompress_book").logger
+    logger.addFilter(lambda message: seen.append(message.getMessage()) or False)
+    text = lmcompress_book.mathml(nodes.math(text=r"\nosuch < 1"), as_block=False)
+    logger.filters.clear()
+    assert text == r"<code>\nosuch &lt; 1</code>"
+    assert r"\\nosuch" in seen[0]
