@@ -92,9 +92,12 @@ def linear_outputs(
 
 
 def _pick(outputs, rows: list[Tensor]) -> Tensor:
-    return torch.cat(
-        [x.flatten(0, -2)[index.to(x.device)] for x, index in zip(outputs, rows, strict=True)]
-    ).double()
+    """The chosen tokens [n, D] in float64, on the CPU: its decompositions are faster than a GPU's at these sizes."""
+    return (
+        torch.cat([x.flatten(0, -2)[index.to(x.device)] for x, index in zip(outputs, rows, strict=True)])
+        .double()
+        .cpu()
+    )
 
 
 def _measure(measure: str, ridge: float) -> Callable[[Basis, Basis], float]:
@@ -148,7 +151,7 @@ def cmpq(
         )
     energy, similar = (0.99 if measure == "svcca" else 1.0), _measure(measure, ridge)
     bases = [_basis(name, x, energy) for name, x in zip(["embeddings", *blocks(model)], states, strict=True)]
-    matrix = [[similar(a, b) for b in bases] for a in bases]
+    matrix = _similarities(bases, similar, symmetric=measure != "pwcca")
     names = list(blocks(model))
     if per == "block":
         scores = {name: 1 - _mean_but(matrix[i + 1], i + 1) for i, name in enumerate(names)}
@@ -187,6 +190,17 @@ def _basis(name: str, x: Tensor, energy: float) -> Basis:
     if not torch.isfinite(x).all():
         raise NumericError(name, "non-finite output")
     return basis(x, energy)
+
+
+def _similarities(
+    bases: list[Basis], similar: Callable[[Basis, Basis], float], symmetric: bool
+) -> list[list[float]]:
+    """Similarity of every pair; of a symmetric measure each pair is computed once."""
+    matrix = [[0.0] * len(bases) for _ in bases]
+    for i, a in enumerate(bases):
+        for j, b in enumerate(bases):
+            matrix[i][j] = matrix[j][i] if symmetric and j < i else similar(a, b)
+    return matrix
 
 
 def _mean_but(values: list[float], left_out: int) -> float:
