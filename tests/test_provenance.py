@@ -72,7 +72,7 @@ def test_a_changed_constant_or_function_counts(code_of, old, new):
 
 
 def test_modules_are_followed_through_their_imports_and_pages_are_not():
-    found = provenance.code_of(pruning_sweep.Pruning)
+    found = provenance.code_of(pruning_sweep.PrunedModel)
     assert {
         "lmcompress.prune.sparsegpt",
         "lmcompress.stream",

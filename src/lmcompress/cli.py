@@ -141,7 +141,7 @@ def _compute(options: argparse.Namespace) -> int:
     if options.workers < 1:
         raise ParameterError("workers", options.workers, "a whole number of at least 1")
     experiments = [one for name in options.notebooks for one in _study(name, options)[0].experiments()]
-    experiments = list(dict.fromkeys(experiments_key(one) for one in experiments))
+    experiments = list(dict.fromkeys(run_of(one) for one in experiments))
     end = time.time() + options.seconds if options.seconds else None
     context = multiprocessing.get_context("spawn")
     queue, done = context.Queue(), context.Queue()
@@ -149,12 +149,13 @@ def _compute(options: argparse.Namespace) -> int:
         queue.put((number, about))
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     gpus = devices.split(",") if devices else [str(index) for index in range(_gpus())]
+    threads = max(1, (os.cpu_count() or 1) // options.workers)
     workers = []
     for index in range(options.workers):
         queue.put(None)
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = gpus[index % len(gpus)]
-        workers.append(context.Process(target=_work, args=(queue, done, end, options.force)))
+        workers.append(context.Process(target=_work, args=(queue, done, end, options.force, threads)))
         workers[-1].start()
     failed = left = 0
     for place in range(len(experiments)):
@@ -169,7 +170,7 @@ def _compute(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def experiments_key(experiment) -> tuple[str, str]:
+def run_of(experiment) -> tuple[str, str]:
     """``(module:Class, parameters as JSON)``: what another process needs to make the same experiment."""
     cls = type(experiment)
     return f"{cls.__module__}:{cls.__qualname__}", experiment.model_dump_json()
@@ -181,13 +182,13 @@ def _gpus() -> int:
     return torch.cuda.device_count()
 
 
-def _work(queue, done, end: float | None, force: bool) -> None:
+def _work(queue, done, end: float | None, force: bool, threads: int) -> None:
     """One worker process: experiments from the queue until it gives None."""
     import torch
 
     from lmcompress import records
 
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // max(1, _gpus() * 4)) if _gpus() else 1)
+    torch.set_num_threads(threads)
     while (item := queue.get()) is not None:
         number, (path, parameters) = item
         if end is not None and time.time() > end:
@@ -261,11 +262,11 @@ def _publish(options: argparse.Namespace) -> None:
     from lmcompress import records
 
     wanted = {
-        experiments_key(one)
+        run_of(one)
         for name in options.notebooks
         for one in records.study_class(name)(**records.profile("full", Path(name).stem)).experiments()
     }
-    found = [record for record in records.computed_records() if experiments_key(record.again()) in wanted]
+    found = [record for record in records.computed_records() if run_of(record.again()) in wanted]
     for path in records.publish(found):
         print(path)
 
