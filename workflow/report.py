@@ -71,7 +71,8 @@ def main() -> None:
     for name, value in seconds(profile).items():
         print(f"{name:<32}{value:>9.1f}")
     print(f"{'this call of make':<32}{time.time() - start:>9.1f}")
-    print(f"\nOpen {BOOK.resolve()}")
+    if BOOK.exists():
+        print(f"\nOpen {BOOK.resolve()}")
 
 
 if __name__ == "__main__":

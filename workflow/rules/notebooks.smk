@@ -13,8 +13,7 @@ rule assets:
         "build/assets.log",
     shell:
         """
-        {LMCOMPRESS} assets fetch > {log} 2>&1 || {{ echo "Failed: $(tail -n 1 {log})" >> {log}; exit 1; }}
-        cp {log} {output}
+        {LMCOMPRESS} assets fetch > {output} 2> {log} || {{ echo "Failed: $(tail -n 1 {log})" >> {log}; exit 1; }}
         """
 
 
