@@ -7,6 +7,7 @@ from cptquant_tiny import tiny  # noqa: F401
 
 from lmcompress.records import obtain
 from lmcompress.studies import bit_allocation as study
+from lmcompress.studies import cptquant
 
 
 @pytest.fixture(scope="module")
@@ -22,6 +23,8 @@ def records(tiny):  # noqa: F811
         classifier_scores=[study.MEASURED, "TDMPQ, Fisher", "CMPQ"],
         clustered=["CMPQ"],
         gptq_language=True,
+        gptq_widths=[4],
+        language_widths=[2, 4, 8],
         test=24,
         test_windows=4,
     )
@@ -41,6 +44,10 @@ def test_budgets_hold_and_predictions_fall_with_more_bits(records):
     frontiers = [record for record in records if record.kind == "frontier"]
     assert len(frontiers) == 2 * 4
     for record in frontiers:
+        if record.parameters["method"] == "gptq":
+            (point,) = record.result["points"]
+            assert point["bytes"] <= uniform_bytes(records, record.parameters["task"], 4)
+            continue
         small, large, as_uniform = record.result["points"]
         assert small["bits"] <= 6
         assert large["bits"] <= 7
@@ -81,3 +88,5 @@ def test_pages_tables_and_verdict(records):
     sentences = study.verdict(records)
     assert len(sentences) == 2
     assert "bits" in sentences[0]
+    assert len(cptquant.page(records, study.pieces, "the runs")) >= 6
+    assert "Not run here" in cptquant.page([], study.pieces, "the runs")[0]

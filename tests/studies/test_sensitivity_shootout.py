@@ -7,14 +7,14 @@ from cptquant_tiny import tiny  # noqa: F401
 from lmcompress.errors import ParameterError
 from lmcompress.records import obtain
 from lmcompress.studies.scoring import SCORES, as_scores
-from lmcompress.studies.sensitivity_shootout import Study, agreement_table, truth_table, verdict
+from lmcompress.studies.sensitivity_shootout import Study, agreement_table, pieces, truth_table, verdict
 
 NEEDS_MANY_TOKENS = {"CMPQ", "CMPQ, SVCCA", "CMPQ, PWCCA", "CMPQ, CKA"}
 
 
 @pytest.fixture(scope="module")
 def records(tiny):  # noqa: F811
-    return obtain(Study(**tiny, group=8).experiments(), progress=False)
+    return obtain(Study(**tiny, group=8, language_widths=[2, 3, 4]).experiments(), progress=False)
 
 
 def test_every_score_covers_the_layers_of_the_truth(records):
@@ -52,6 +52,10 @@ def test_the_table_ranks_scores_and_the_sentence_names_the_best(records):
     best = table[table["task"] == "classification"].iloc[0]
     assert best["score"] in sentences[0]
     assert f"{best['Spearman']:.2f}" in sentences[0]
+
+
+def test_the_page_has_sentence_figures_and_tables(records):
+    assert len(pieces(records, bits=3)) == 4
 
 
 def test_a_verdict_by_hand():

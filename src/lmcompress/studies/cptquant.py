@@ -3,10 +3,12 @@ are called.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from html import escape
 from typing import Literal
 
 from lmcompress.errors import ParameterError
+from lmcompress.html import Html, not_run, provenance
 from lmcompress.parameters import CorpusName, ModelName
 from lmcompress.records import Record, Study
 
@@ -42,6 +44,11 @@ class SubjectStudy(Study):
         return found
 
 
+def seeds_of(score: str, seeds: Sequence[int]) -> Sequence[int]:
+    """All seeds; only the first for a score that looks at no calibration windows."""
+    return seeds[:1] if score in ("measured truth", "weight error", "ends high", "middle high") else seeds
+
+
 def readable(task: str) -> str:
     """How a task is called in figures."""
     return {"language": "language modelling", "classification": "classification"}[task]
@@ -60,3 +67,23 @@ def mean(values: Sequence[float]) -> float:
 def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
     """Records of one kind of experiment."""
     return [record for record in records if record.kind == kind]
+
+
+def says(sentences: Sequence[str]) -> Html:
+    """Sentences that were made of records, as paragraphs of the page."""
+    return Html("".join(f"<p><strong>{escape(sentence)}</strong></p>" for sentence in sentences))
+
+
+def page(records: Sequence[Record], make: Callable[[Sequence[Record]], list], what: str) -> list:
+    """What a notebook shows of ``records``: the pieces that ``make`` returns and the run block; or what was
+    not run.
+    """
+    if not records:
+        return [
+            not_run(what, "one GPU for some minutes: `make full`, or the profile `full` of this notebook")
+        ]
+    stale = sorted({module for record in records for module in record.changed_since})
+    note = [
+        says([f"Computed before changes to {', '.join(stale)}; the numbers are those of the older code."])
+    ]
+    return [*(note if stale else []), *make(records), provenance(records)]

@@ -5,10 +5,11 @@ from typing import Literal
 
 import pandas as pd
 
+from lmcompress import figures
 from lmcompress.errors import ParameterError
 from lmcompress.records import Record
 from lmcompress.sensitivity import measured
-from lmcompress.studies.cptquant import SubjectStudy, of_kind, readable
+from lmcompress.studies.cptquant import SubjectStudy, of_kind, readable, says, seeds_of
 from lmcompress.studies.scoring import SCORES, Per, Score, Truth, as_scores, check_score
 from lmcompress.studies.subjects import FineTuned
 
@@ -21,6 +22,7 @@ class Study(SubjectStudy):
     classifier_per: Per = "linear"
     classifier_scores: tuple[str, ...] = tuple(SCORES)
     widths: tuple[int, ...] = (2, 3, 4)
+    language_widths: tuple[int, ...] = (3,)
     group: int | Literal["row", "tensor"] = 128
     symmetric: bool = False
     seeds: tuple[int, ...] = (0,)
@@ -37,7 +39,10 @@ class Study(SubjectStudy):
             for name in chosen if names is None else names:
                 check_score(name)
                 common = self._common(on)
-                found += [Score(**on, **common, score=name, windows=count, seed=seed) for seed in self.seeds]
+                found += [
+                    Score(**on, **common, score=name, windows=count, seed=seed)
+                    for seed in seeds_of(name, self.seeds)
+                ]
         return found
 
     def fine_tuned(self) -> list[FineTuned]:
@@ -50,8 +55,10 @@ class Study(SubjectStudy):
         return [*self.fine_tuned(), *self.truths(), *self.scores()]
 
     def _common(self, on: dict) -> dict:
-        per = self.language_per if on["task"] == "language" else self.classifier_per
-        return {"per": per, "widths": self.widths, "group": self.group, "symmetric": self.symmetric}
+        language = on["task"] == "language"
+        per = self.language_per if language else self.classifier_per
+        widths = self.language_widths if language else self.widths
+        return {"per": per, "widths": widths, "group": self.group, "symmetric": self.symmetric}
 
 
 def truth_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -111,3 +118,42 @@ def verdict(agreement: pd.DataFrame) -> list[str]:
             f"95 % interval {best['low']:.2f} to {best['high']:.2f}); the paper's scores reach {', '.join(ours)}."
         )
     return sentences
+
+
+def pieces(records: Sequence[Record], bits: int = 3) -> list:
+    """Sentence, figures and table of the page: what the truth looks like, and how well each score ranks
+    it.
+    """
+    agreement = agreement_table(records, bits)
+    truth = truth_table(records)
+    order = list(dict.fromkeys(agreement["score"]))
+    shown = agreement.assign(score=agreement["score"].astype("category").cat.set_categories(order))
+    return [
+        says(verdict(agreement)),
+        figures.bars(
+            shown,
+            "score",
+            "Spearman",
+            low="low",
+            high="high",
+            panels="task",
+            title=f"Rank agreement of every score with the measured loss increase at {bits} bits",
+            caption="Spearman's rho over the layers; bars are 95 % bootstrap intervals over layers and windows. 1: the "
+            "score orders the layers as the truth does; 0: as well as chance.",
+            alt="Horizontal bars, one a score and panel a task: Spearman correlation with the truth, best on top.",
+        ),
+        figures.table(
+            agreement, f"Rank agreement with the truth at {bits} bits, and what each score cost in seconds"
+        ),
+        figures.lines(
+            truth,
+            "layer",
+            "loss increase (nats)",
+            "width",
+            panels="task",
+            title="The truth: what quantizing one layer alone costs",
+            caption="Mean loss increase over the windows or texts of the validation split. Layers in order of depth: "
+            "blocks, or single Linears in the order in which the model holds them.",
+            alt="Lines over the layers in order of depth, one for each bit-width, one panel a task.",
+        ),
+    ]
