@@ -59,16 +59,47 @@ def main(argv: list[str] | None = None) -> dict:
     layers = official.load(options.perp, "customLayers")
     checks = [row for name in options.models for row in check(layers, name, options)]
     print(bench.table(checks))
-    limit = None if options.tiny else bench.machine(options.device)
+    on_gpu = torch.device(options.device).type == "cuda"
+    limit = bench.machine(options.device) if on_gpu else None  # memory and rates are told of a GPU only
     rows = [row for name in options.models for row in compare(layers, name, options, limit)]
+    ratios = compared(rows)
+    print(bench.table(ratios))
     return bench.finish(
         "adapter_step",
         options,
         rows,
+        ratios=ratios,
         checks=checks,
         ceilings=limit,
         agrees=all(row["agrees"] for row in checks),
     )
+
+
+def compared(rows: list[dict]) -> list[dict]:
+    """Ours over official: with equal checkpointing, and ours without against the official default with it."""
+    found = {(row["model"], row["adapter"], row["checkpointing"], row["code"]): row for row in rows}
+    ratios = []
+    for model, adapter in dict.fromkeys((row["model"], row["adapter"]) for row in rows):
+        for mine, other in ((False, False), (True, True), (False, True)):
+            ours = found[model, adapter, mine, "ours"]
+            theirs = found[model, adapter, other, "official"]
+            ratios.append(
+                {
+                    "model": model,
+                    "adapter": adapter,
+                    "ours checkpointing": mine,
+                    "official checkpointing": other,
+                    "tokens/s ratio": ours["tokens/s"] / theirs["tokens/s"],
+                    "peak ratio": over(ours["peak GiB"], theirs["peak GiB"]),
+                    "extra ratio": over(ours["extra GiB"], theirs["extra GiB"]),
+                }
+            )
+    return ratios
+
+
+def over(ours: float | None, theirs: float | None) -> float | None:
+    """Ratio of two memory figures, which a CPU does not have."""
+    return None if ours is None or not theirs else ours / theirs
 
 
 def pruned_model(
@@ -142,6 +173,8 @@ class Side:
         """A function that does one optimizer step on ``parameters``."""
         for value in parameters.values():
             value.requires_grad_(True)
+            if self.name == "official":
+                value.data = value.data.float()  # as PERP does with all that it trains
         if self.name == "ours":
             optimizer = MaskedAdamW(parameters, {}, lr=LR, steps=10**6, warmup=0.0)
 
@@ -179,33 +212,15 @@ def check(layers, name: str, options) -> list[dict]:
     errors.
     """
     rows = []
-    vocabulary = 128 if name == "opt-tiny" else 50272
-    tokens = torch.randint(3, vocabulary, (1, 64 if name != "opt-tiny" else 16), device=options.device)
     for kind in KINDS:
-        exact: dict[str, Tensor] = {}
+        loss, gradient = gradients("official", layers, name, kind, False, options.device)
         for half in (False, True):
-            found = {}
+            loss_error, errors = 0.0, {}
             for side in ("official", "ours"):
-                dtype = torch.float32 if not half else torch.bfloat16 if side == "ours" else torch.float16
-                if half and side == "official" and options.device == "cpu":
-                    dtype = torch.bfloat16
-                model, masks = pruned_model(name, dtype, options.device, blocks=2)
-                made = Side(side, model, masks, layers, half)
-                parameters = made.attach(kind)
-                with torch.no_grad():
-                    for key, value in random_start(parameters, kind).items():
-                        parameters[key].copy_(value)
-                loss = made.loss(tokens)
-                scale = 1024.0 if half and side == "official" else 1.0  # as the gradient scaler does
-                gradients = torch.autograd.grad(loss * scale, list(parameters.values()))
-                found[side] = loss.item(), torch.cat([g.flatten() / scale for g in gradients]).double()
-            if not half:
-                exact = {"loss": found["official"][0], "gradient": found["official"][1]}
-            errors = {
-                side: float((gradient - exact["gradient"]).norm() / exact["gradient"].norm())
-                for side, (_, gradient) in found.items()
-            }
-            loss_error = abs(found["ours"][0] - exact["loss"]) / exact["loss"]
+                found, own = gradients(side, layers, name, kind, half, options.device)
+                loss_error = abs(found - loss) / loss
+                errors[side] = float((own - gradient).norm() / gradient.norm())
+            close = errors["ours"] < (0.1 if half else SAME) and loss_error < (0.01 if half else SAME)
             rows.append(
                 {
                     "model": f"{name}, 2 blocks",
@@ -214,28 +229,46 @@ def check(layers, name: str, options) -> list[dict]:
                     "loss error of ours": loss_error,
                     "gradient error of ours": errors["ours"],
                     "gradient error of official": errors["official"],
-                    "agrees": errors["ours"] < (0.1 if half else SAME)
-                    and loss_error < (0.01 if half else SAME),
+                    "agrees": close,
                 }
             )
     return rows
 
 
+def gradients(side: str, layers, name: str, kind: str, half: bool, device: str) -> tuple[float, Tensor]:
+    """Loss and all adapter gradients, in one vector, of one side with two blocks."""
+    dtype = half_of(side, device) if half else torch.float32
+    model, masks = pruned_model(name, dtype, device, blocks=2)
+    made = Side(side, model, masks, layers, half)
+    parameters = made.attach(kind)
+    with torch.no_grad():
+        for key, value in random_start(parameters, kind).items():
+            parameters[key].copy_(value)
+    torch.manual_seed(0)
+    tokens = torch.randint(3, model.config.vocab_size, (1, min(64, model.config.max_position_embeddings)))
+    loss = made.loss(tokens.to(device))
+    scale = 1024.0 if half and side == "official" else 1.0  # as its gradient scaler does
+    found = torch.autograd.grad(loss * scale, list(parameters.values()))
+    return loss.item(), torch.cat([gradient.flatten() / scale for gradient in found]).double()
+
+
+def half_of(side: str, device: str) -> torch.dtype:
+    """The half precision of a side; fp16 has no autocast worth the name on a CPU."""
+    return torch.float16 if side == "official" and torch.device(device).type == "cuda" else torch.bfloat16
+
+
 def compare(layers, name: str, options, limit: dict | None) -> list[dict]:
     """Tokens per second and memory of both sides, with both adapters, with and without checkpointing."""
-    device, cuda = options.device, torch.device(options.device).type == "cuda"
+    device = options.device
     sides, resident = {}, {}
     for side in ("official", "ours"):
         before = held(device)
-        model, masks = pruned_model(
-            name, torch.float16 if side == "official" and cuda else torch.bfloat16, device
-        )
+        model, masks = pruned_model(name, half_of(side, device), device)
         sides[side] = Side(side, model, masks, layers, half=True)
         resident[side] = held(device) - before
     config = sides["ours"].model.config
     tokens = torch.randint(3, config.vocab_size, (options.batch, options.length), device=device)
-    norms_only = r"layer_norm"
-    counted = flops(config, options.batch, options.length, trained=norms_only)
+    counted = flops(config, options.batch, options.length, trained="layer_norm")
     weights = sum(linear.weight.numel() for linear in block_linears(sides["ours"].model).values())
     operations = counted.total + 2 * tokens.numel() * weights  # and dY^T X for every adapted weight
     rows = []
@@ -244,21 +277,18 @@ def compare(layers, name: str, options, limit: dict | None) -> list[dict]:
         for side, made in sides.items():
             set_checkpointing(made, checkpointing)
             norms = {key: value for key, value in made.model.named_parameters() if "layer_norm" in key}
-            base[side] = peak(made.stepper(norms, tokens), device) - others(resident, side)
+            base[side], _ = peak(lambda made=made, norms=norms: made.stepper(norms, tokens), device)
             made.model.requires_grad_(False)
         for kind in KINDS:
             steps, peaks = {}, {}
             for side, made in sides.items():
-                steps[side] = made.stepper(made.attach(kind), tokens)
-                peaks[side] = peak(steps[side], device) - others(resident, side)
-                if side == "official" and cuda:  # what it keeps between steps is not ours
-                    kept_by_official = held(device) - sum(resident.values())
-            peaks["ours"] -= kept_by_official if cuda else 0
+                peaks[side], steps[side] = peak(
+                    lambda made=made, kind=kind: made.stepper(made.attach(kind), tokens), device
+                )
             times = paired(steps, device, options.repeats)
-            for made in sides.values():
-                made.detach()
             steps.clear()
-            for side in sides:
+            for side, made in sides.items():
+                made.detach()
                 seconds = times[side].median
                 rows.append(
                     {
@@ -270,8 +300,8 @@ def compare(layers, name: str, options, limit: dict | None) -> list[dict]:
                         "ms": 1e3 * seconds,
                         "ms low": 1e3 * times[side].low,
                         "ms high": 1e3 * times[side].high,
-                        "peak GiB": peaks[side] / GIB,
-                        "extra GiB": (peaks[side] - base[side]) / GIB,
+                        "peak GiB": (resident[side] + peaks[side]) / GIB if limit else None,
+                        "extra GiB": (peaks[side] - base[side]) / GIB if limit else None,
                         "share of peak rate": None if limit is None else share(operations, seconds, limit),
                     }
                 )
@@ -285,15 +315,8 @@ def share(operations: float, seconds: float, limit: dict) -> float:
     return share_of_peak(operations, seconds, Ceilings(**limit))
 
 
-def others(resident: dict[str, int], side: str) -> int:
-    """Bytes of the other side's model, which is in memory at the same time so that the steps can take
-    turns.
-    """
-    return sum(size for name, size in resident.items() if name != side)
-
-
 def held(device: str) -> int:
-    """Bytes that tensors take of the GPU now; 0 on a CPU, where only the process as a whole is known."""
+    """Bytes that tensors take of the GPU now; 0 on a CPU, where nothing is told of memory."""
     release(device)
     return torch.cuda.memory_allocated(device) if torch.device(device).type == "cuda" else 0
 
@@ -304,8 +327,13 @@ def release(device: str) -> None:
         torch.cuda.empty_cache()
 
 
-def peak(step: Callable[[], None], device: str) -> int:
-    """Most bytes during a step, after one that allocates the optimizer's state."""
+def peak(make: Callable[[], Callable[[], None]], device: str) -> tuple[int, Callable[[], None]]:
+    """Most bytes that ``step = make()`` and a call of it take beyond what was held before, and the step.
+
+    Measured at the second call: the first allocates the optimizer's state.
+    """
+    before = held(device)
+    step = make()
     step()
     release(device)
     synchronize(device)
@@ -313,7 +341,7 @@ def peak(step: Callable[[], None], device: str) -> int:
         torch.cuda.reset_peak_memory_stats(device)
     step()
     synchronize(device)
-    return peak_bytes(device)
+    return peak_bytes(device) - before, step
 
 
 def set_checkpointing(side: Side, on: bool) -> None:

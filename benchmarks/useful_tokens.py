@@ -184,7 +184,8 @@ def train_padded(rows: list[dict], options) -> tuple[int, int, float]:
 
 
 class CountingTrainer(transformers.Trainer):
-    """The trainer as it is, with the tokens of its steps counted and the time of its preparations left out."""
+    """The trainer as it is, with the tokens of its steps counted and the time of its preparations left out.
+    """
 
     useful = computed = 0
     start: float | None = None
