@@ -14,6 +14,7 @@ second.
     python benchmarks/useful_tokens.py --documents documents.txt --out records
 """
 
+import hashlib
 import time
 from pathlib import Path
 
@@ -49,9 +50,8 @@ def main(argv: list[str] | None = None) -> dict:
     if options.tiny:
         options.model, options.length, options.batch, options.steps = "opt-tiny", 64, 2, 3
         options.repeats, options.vocabulary = 1, 300
-    documents = [
-        line.strip() for line in options.documents.read_text(encoding="utf-8").splitlines() if line.strip()
-    ]
+    text = options.documents.read_bytes()
+    documents = [line.strip() for line in text.decode("utf-8").splitlines() if line.strip()]
     tokenizer = learnt(documents, options.vocabulary)
     padded, packed = (
         padded_documents(documents, tokenizer, options),
@@ -81,7 +81,8 @@ def main(argv: list[str] | None = None) -> dict:
         )
     gain = rows[1]["useful tokens/s"] / rows[0]["useful tokens/s"]
     print(f"{len(documents)} documents, gain {gain:.2f}")
-    return bench.finish("useful_tokens", options, rows, documents=len(documents), gain=gain)
+    about = {"count": len(documents), "sha256": hashlib.sha256(text).hexdigest()}
+    return bench.finish("useful_tokens", options, rows, documents=about, gain=gain)
 
 
 def learnt(documents: list[str], size: int) -> PreTrainedTokenizerFast:
@@ -184,8 +185,7 @@ def train_padded(rows: list[dict], options) -> tuple[int, int, float]:
 
 
 class CountingTrainer(transformers.Trainer):
-    """The trainer as it is, with the tokens of its steps counted and the time of its preparations left out.
-    """
+    """The trainer as it is, with the tokens of its steps counted and the time of its preparations left out."""
 
     useful = computed = 0
     start: float | None = None

@@ -110,6 +110,14 @@ def test_packed_windows_have_no_padding_and_padded_documents_do(tmp_path):
     assert ours["padding"] == 0
 
 
+def test_a_copy_without_git_may_carry_its_commit(tmp_path):
+    import bench
+
+    assert bench.commit(tmp_path) is None
+    (tmp_path / "COMMIT").write_text("abc123\n")
+    assert bench.commit(tmp_path) == "abc123"
+
+
 def test_what_is_missing_is_said_and_left_out(tmp_path, capsys):
     sys.modules.pop("all", None)
     import all as everything
