@@ -1,10 +1,12 @@
 """Three small things that the book needs of Sphinx.
 
-* ``{page}`10_pruning_sweep``` links to a notebook's page, and says so when this build does not hold it.
+* ``{page}`10_pruning_sweep``` links to a notebook's page by its title, and says so when this build does not hold it.
+  Markdown links to a notebook, such as ``[pruning](10_pruning_sweep.md)``, do the same with their own words.
 * Formulas become MathML while building: they are read by screen readers, and need no network and no script.
 * Scripts of live cells, which Jupyter Book puts into every page (twice, which is an error), are left out.
 """
 
+import re
 from html import escape
 
 from docutils import nodes
@@ -12,22 +14,37 @@ from docutils.utils.math import MathError
 from docutils.utils.math.latex2mathml import tex2mathml
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
+
+NOTEBOOK = re.compile(r"(?:\S*/)?(\d\d_\w+)(?:\.md|\.ipynb)?")
 
 
 class PageRole(SphinxRole):
     """A link to ``notebooks/NAME``, with the page's title as its text."""
 
     def run(self):
-        target = f"/notebooks/{self.text}"
-        if target[1:] not in self.env.found_docs:
-            return [nodes.literal(text=self.text), nodes.emphasis(text=" (not in this build)")], []
-        link = addnodes.pending_xref(
-            "", refdomain="std", reftype="doc", reftarget=target, refdoc=self.env.docname, refexplicit=False
-        )
-        link += nodes.inline(text=self.text)
-        return [link], []
+        return link(self.env, self.text, []), []
+
+
+def link(env: BuildEnvironment, name: str, words: list[nodes.Node]) -> list[nodes.Node]:
+    """A reference to a notebook's page that shows ``words`` (none: its title); words alone if there is no page."""
+    if f"notebooks/{name}" not in env.found_docs:
+        return [*(words or [nodes.literal(text=name)]), nodes.emphasis(text=" (not in this build)")]
+    target = {"refdomain": "std", "reftype": "doc", "reftarget": f"/notebooks/{name}", "refdoc": env.docname}
+    reference = addnodes.pending_xref("", **target, refexplicit=bool(words))
+    reference += nodes.inline("", "", *(words or [nodes.Text(name)]))
+    return [reference]
+
+
+def link_notebooks(app: Sphinx, document: nodes.document) -> None:
+    """Resolve Markdown links to notebooks, which name a source: there it is text, here an executed notebook."""
+    for node in list(document.findall(addnodes.pending_xref)):
+        match = NOTEBOOK.fullmatch(node["reftarget"])
+        if match and node["reftype"] == "myst":
+            words = list(node[0].children) if node.astext() else []
+            node.parent.replace(node, link(app.env, match[1], words))
 
 
 def inline(translator, node: nodes.math) -> None:
@@ -63,6 +80,7 @@ def without_live_cells(app: Sphinx, pagename: str, template: str, context: dict,
 
 def setup(app: Sphinx) -> dict:
     app.add_role("page", PageRole())
+    app.connect("doctree-read", link_notebooks)
     app.connect("html-page-context", without_live_cells, priority=900)
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}

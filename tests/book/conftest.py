@@ -55,7 +55,9 @@ def executed(name: str) -> nbformat.NotebookNode:
         figures.not_run("the 30B models", "one GPU with 80 GB"),
         figures.verdicts([("It holds.", "holds", f"see [the page]({name}.html)")]),
     ]
-    cells = [nb.new_markdown_cell(f"# Page {name}\n\nA sentence with $x^2$ in it.\n\n$$ \\sum_i x_i $$")]
+    links = f"[with](20_retrain_subsets.md), [without](20_retrain_subsets), [the absent]({LEFT_OUT}.md)"
+    words = f"# Page {name}\n\nA sentence with $x^2$ in it. See {links}.\n\n$$ \\sum_i x_i $$"
+    cells = [nb.new_markdown_cell(words)]
     for piece in shown:
         out = nb.new_output("display_data", {"text/html": piece._repr_html_(), "text/plain": "a piece"})
         progress = nb.new_output("stream", name="stderr", text="100%|#####| 3/3\n")

@@ -16,6 +16,26 @@ CONFIG = yaml.safe_load((ROOT / "_config.yml").read_text(encoding="utf-8"))
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 CHAPTERS = [chapter for part in TOC["parts"] for chapter in part["chapters"]]
 
+PLAN = [
+    *("00_dense_baseline", "10_pruning_sweep"),
+    *(
+        "20_retrain_subsets",
+        "21_reconstruction",
+        "22_iterative_or_one_shot",
+        "23_cost_of_retraining",
+        "29_perp_claims",
+    ),
+    *(
+        "30_cmpq",
+        "31_pmpq",
+        "32_tdmpq",
+        "33_sensitivity_shootout",
+        "34_bit_allocation",
+        "35_real_size_and_speed",
+    ),
+    *("36_prune_and_quantize", "39_cptquant_claims"),
+]
+
 
 class Page(HTMLParser):
     """Links, ids and pictures of one HTML file."""
@@ -96,6 +116,21 @@ def test_a_page_that_is_not_in_the_build_is_named_and_not_linked(built):
     assert f"{LEFT_OUT}</span></code><em>(not in this build)" in re.sub(r"\s*<em>\s*", "<em>", text)
     assert f"{LEFT_OUT}.html" not in text
     assert 'href="../../notebooks/10_pruning_sweep.html"' in text
+
+
+def test_links_between_notebooks_work_with_and_without_an_extension(built):
+    text = (built / "notebooks" / "10_pruning_sweep.html").read_text(encoding="utf-8")
+    for words in ("with", "without"):
+        assert re.search(rf'href="20_retrain_subsets.html">\s*<span[^>]*>{words}</span>', text)
+    assert "the absent<em> (not in this build)</em>" in text
+
+
+def test_links_to_notebooks_name_notebooks_of_the_plan():
+    pages = [*(ROOT / "book").rglob("*.md"), *(ROOT / "notebooks").glob("*.md")]
+    for page in pages:
+        linked = re.findall(r"\]\((?:[\w./]*/)?(\d\d_\w+)", page.read_text(encoding="utf-8"))
+        assert set(linked) <= set(PLAN), page.name
+    assert set(notebook_names()) <= set(PLAN)
 
 
 def test_a_notebook_page_links_to_colab_and_to_its_executed_self(built, pages):
