@@ -18,7 +18,7 @@ def tiny_place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(records, "project_root", lambda: place)
         patch.setattr(fine_tune, "project_root", lambda: place)
-        for cached in (perp._language, perp._classifier, perp._pruned, perp._reference):
+        for cached in (perp._language, perp._classifier, perp._windows, perp._pruned, perp._reference):
             cached.cache_clear()
         yield place
 

@@ -7,6 +7,7 @@ says about the test texts are kept for the next run of the same process.
 
 import copy
 import math
+from dataclasses import asdict
 from functools import lru_cache
 from typing import Annotated, Literal
 
@@ -14,7 +15,8 @@ import torch
 from pydantic import BeforeValidator
 from torch import Tensor, nn
 
-from lmcompress import data, models
+from lmcompress import data, models, zeroshot
+from lmcompress.assets import resolve
 from lmcompress.errors import LmcompressError, NumericError
 from lmcompress.evaluate import Reference, accuracy, compare, reference
 from lmcompress.models import block_linears
@@ -78,7 +80,7 @@ class OnPruned(Experiment):
         tokenizer, name = self.dense()[1], corpus or self.data
         seed = self.seed if split in ("calibration", "retraining") else 0  # all runs are judged on the same
         if self.task == "language":
-            return data.windows(name, tokenizer, split, self.length, number, seed)
+            return _windows(name, tokenizer, split, self.length, number, seed)
         return data.classification(name, tokenizer, split, self.length, self.batch, number, seed)
 
     def calibration_batches(self) -> list[dict[str, Tensor]]:
@@ -103,6 +105,7 @@ class OnPruned(Experiment):
 
 
 _language = lru_cache(maxsize=1)(models.load)
+_windows = lru_cache(maxsize=8)(data.windows)  # tokenising a corpus takes as long as many training steps
 _classifier = lru_cache(maxsize=1)(classifier)
 
 
@@ -220,7 +223,7 @@ def _reference(name: str, dtype: str, corpus: str, length: int, number: int, bat
     seed).
     """
     model, tokenizer = _language(name, dtype)
-    return reference(model, data.windows(corpus, tokenizer, "test", length, number), batch)
+    return reference(model, _windows(corpus, tokenizer, "test", length, number, 0), batch)
 
 
 class Retrain(Evaluated):
@@ -298,6 +301,30 @@ class Retrain(Evaluated):
         targets = ladder(parse_pattern(self.pattern).sparsity, self.rounds)
         masks, reports = prune_and_retrain(model, windows, self.subset, prune, targets, **options)
         return model, masks, reports
+
+
+class ZeroShot(Retrain):
+    """:class:`Retrain`, evaluated by zero-shot accuracy instead of test texts (``tests`` is empty).
+
+    ``tasks``: lm-eval's name of a task -> an asset with its local files, or "" for the hub; ``questions``: only
+    the first so many of each, None for all. Pruning to 0 % without retraining is the dense model.
+    """
+
+    tasks: dict[str, str]
+    questions: int | None = None
+
+    def assets(self) -> list[tuple[str, str]]:
+        return [*super().assets(), *((name, "data") for name in self.tasks.values() if name)]
+
+    def run(self) -> dict:
+        lr, windows = self.rate(), self.texts("retraining", self.retraining)
+        model, masks, _ = self._trained(lr, windows)
+        folders = {task: resolve(name, "data").path if name else None for task, name in self.tasks.items()}
+        found = zeroshot.evaluate(
+            model, self.dense()[1], folders, limit=self.questions, batch_size=self.batch
+        )
+        sparsity = mask.sparsity(masks)
+        return {"lr": lr, "sparsity": sparsity, "tasks": {task: asdict(one) for task, one in found.items()}}
 
 
 class Reconstruct(Evaluated):

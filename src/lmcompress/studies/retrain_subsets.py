@@ -2,14 +2,16 @@
 criterion.
 """
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from lmcompress.parameters import CorpusName, ModelName, PatternText
-from lmcompress.records import Experiment
+from lmcompress.records import Experiment, Record
 from lmcompress.studies.perp import Criterion, Retrain, SubsetText
 from lmcompress.studies.perp_study import Grid, PerpStudy, with_rates
+from lmcompress.studies.perp_tables import corpora, perplexities
 
 
 class Study(PerpStudy):
@@ -71,3 +73,23 @@ class Study(PerpStudy):
             for seed in self.seeds
             for subset in self.classifier_subsets
         ]
+
+
+def answers(records: Sequence[Record]) -> list[str]:
+    """A sentence for each criterion and pattern on the first corpus: pruned, and what each subset makes of it."""
+    found = corpora(records)
+    if not found:
+        return []
+    frame = perplexities(records, found[0]).dropna(subset=["perplexity"])
+    sentences = []
+    for (criterion, pattern), rows in frame.groupby(["criterion", "pattern"], observed=True):
+        there = {row["subset"]: row for _, row in rows.iterrows()}
+        pruned = there.pop("nothing", None)
+        start = f"{pattern} by {criterion}: perplexity {rows['dense'].iloc[0]:.2f} dense"
+        start += f", {pruned['perplexity']:,.2f} pruned" if pruned is not None else ""
+        each = ", ".join(
+            f"{subset} {row['perplexity']:,.2f} ({row['low']:,.2f} to {row['high']:,.2f}; {row['trained %']:.3g} %)"
+            for subset, row in there.items()
+        )
+        sentences.append(f"{start}; retrained: {each}." if each else f"{start}.")
+    return sentences

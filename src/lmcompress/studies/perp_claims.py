@@ -1,0 +1,338 @@
+"""Each claim of PERP (arXiv 2312.15230) with a verdict made of records, by the rule that its text states."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+import pandas as pd
+from pydantic import Field
+
+from lmcompress.prune.pattern import parse
+from lmcompress.records import Experiment, Record, profile, study_class
+from lmcompress.studies import cost_of_retraining, iterative_or_one_shot, reconstruction
+from lmcompress.studies.perp import SubsetText, ZeroShot
+from lmcompress.studies.perp_study import PerpStudy
+from lmcompress.studies.perp_tables import accuracies, against_full, corpora, of_task, perplexities
+
+NOTEBOOKS = ("20_retrain_subsets", "21_reconstruction", "22_iterative_or_one_shot", "23_cost_of_retraining")
+HOLDS, PART, FAILS, NOT_RUN = "holds", "holds in part", "does not hold here", "not run here"
+MATCHES = 1.05  # a perplexity within 5 % of full retraining's counts as matching it
+Claim = tuple[str, str, str]
+
+
+class Study(PerpStudy):
+    """The runs of the other PERP notebooks in ``runs_of`` (a profile), and zero-shot ``tasks`` (lm-eval's name
+    -> local asset, or "" for the hub) for the dense model, the pruned one and each of ``zero_shot``.
+    """
+
+    runs_of: str = "quick"
+    tasks: dict[str, str] = Field(default_factory=dict)
+    questions: int | None = None
+    zero_shot: tuple[SubsetText, ...] = ("norms", "masklora", "full")
+
+    def experiments(self) -> list[Experiment]:
+        found = [
+            experiment
+            for notebook in NOTEBOOKS
+            for experiment in study_class(notebook)(**profile(self.runs_of, notebook)).experiments()
+        ]
+        if self.tasks:
+            cases = [("0%", "nothing"), *(("50%", subset) for subset in ("nothing", *self.zero_shot))]
+            for pattern, subset in cases:
+                run = self.retrain("magnitude", pattern, subset, self.seeds[0]).model_dump()
+                about = {"tests": (), "test": 0, "tasks": self.tasks, "questions": self.questions}
+                found.append(ZeroShot(**run | about))
+        return experiments_once(found)
+
+
+def experiments_once(experiments: Sequence[Experiment]) -> list[Experiment]:
+    """Equal runs of several notebooks once."""
+    seen: dict[tuple[str, str], Experiment] = {}
+    for experiment in experiments:
+        seen.setdefault((experiment.kind, experiment.model_dump_json()), experiment)
+    return list(seen.values())
+
+
+def claims(records: Sequence[Record]) -> list[Claim]:
+    """``(claim, verdict, evidence)`` of every claim."""
+    language = of_task(records, "language")
+    one_shot = usual_steps([record for record in language if record.parameters["rounds"] == 1])
+    corpus = (corpora(one_shot) or [""])[0]
+    close = against_full(one_shot, corpus)
+    levels = perplexities(one_shot, corpus)
+    return [
+        _repairs(close),
+        _matches(close),
+        _biases(of_task(records, "classification")),
+        _new_biases(close),
+        _masklora_at_high_sparsity(levels),
+        _masking_in_training(levels),
+        _merges(one_shot),
+        _reconstruction(records, corpus),
+        _granularity(records, corpus),
+        _one_shot(language, corpus),
+        _memory(records),
+        _tiny_share(records),
+        _zero_shot(records),
+        (
+            "A model of 30 billion parameters is retrained in minutes on one GPU",
+            NOT_RUN,
+            "OPT-30B and a GPU of 80 GB",
+        ),
+    ]
+
+
+def usual_steps(records: Sequence[Record]) -> list[Record]:
+    """Those with the number of steps that most have: runs of other budgets are for the page about costs."""
+    steps = Counter(record.parameters["steps"] for record in records)
+    return [record for record in records if record.parameters["steps"] == steps.most_common(1)[0][0]]
+
+
+def _verdict(good: int, of: int) -> str:
+    return HOLDS if good == of else PART if good else FAILS
+
+
+def _rows(frame: pd.DataFrame, subset: str, criterion: str = "magnitude") -> pd.DataFrame:
+    if frame.empty:
+        return frame
+    return frame[(frame["subset"] == subset) & (frame["criterion"] == criterion)]
+
+
+def _repairs(close: pd.DataFrame) -> Claim:
+    claim = "Magnitude pruning to 50 % ruins a model, and retraining its norms alone repairs most of it"
+    rows = _rows(close, "norms")
+    rows = rows[rows["pattern"] == "50%"] if len(rows) else rows
+    if rows.empty:
+        return claim, NOT_RUN, "`norms` and `full` at 50 %"
+    row = rows.iloc[0]
+    share, low, high = row["recovered"], row["recovered low"], row["recovered high"]
+    evidence = (
+        f"norms win back {share:.0%} ({low:.0%} to {high:.0%}) of the loss that full retraining wins back"
+    )
+    return (
+        claim,
+        HOLDS if low >= 0.9 else PART if share >= 0.5 else FAILS,
+        evidence + "; rule: 90 %, in part 50 %",
+    )
+
+
+def _matches(close: pd.DataFrame) -> Claim:
+    claim = "0.01 to 0.05 % of the parameters (here: the norms) match full retraining at various sparsities"
+    rows = _rows(close, "norms")
+    if rows.empty:
+        return claim, NOT_RUN, "`norms` and `full` at several patterns"
+    good = rows["times full"] <= MATCHES
+    each = ", ".join(f"{row['pattern']}: {row['times full']:.2f}" for _, row in rows.iterrows())
+    return (
+        claim,
+        _verdict(int(good.sum()), len(rows)),
+        f"perplexity over that of full retraining: {each}; rule: 1.05",
+    )
+
+
+def _biases(labelled: Sequence[Record]) -> Claim:
+    claim = "Biases alone are enough (on a model that has them)"
+    frame = accuracies(labelled, corpora(labelled)[0]) if labelled else pd.DataFrame()
+    if frame.empty or not {"biases", "full"} <= set(frame["subset"]):
+        return claim, NOT_RUN, "a classifier with `biases` and `full`"
+    wide = frame.pivot(index="pattern", columns="subset", values="accuracy").dropna(subset=["biases", "full"])
+    good = wide["biases"] >= wide["full"] - 0.01
+    each = ", ".join(
+        f"{pattern}: {row['biases']:.3f} and {row['full']:.3f}" for pattern, row in wide.iterrows()
+    )
+    return (
+        claim,
+        _verdict(int(good.sum()), len(wide)),
+        f"accuracy with biases and with all: {each}; rule: within 0.01",
+    )
+
+
+def _new_biases(close: pd.DataFrame) -> Claim:
+    claim = "Our question: does it carry over to a model without biases, given new ones?"
+    rows = _rows(close, "new-biases")
+    if rows.empty:
+        return claim, NOT_RUN, "`new-biases` and `full`"
+    good = rows["times full"] <= MATCHES
+    each = ", ".join(f"{row['pattern']}: {row['times full']:.2f}" for _, row in rows.iterrows())
+    return (
+        claim,
+        _verdict(int(good.sum()), len(rows)),
+        f"perplexity over that of full retraining: {each}; rule: 1.05",
+    )
+
+
+def _compared(levels: pd.DataFrame, first: str, second: str, least: float = 0.0) -> pd.DataFrame:
+    """Perplexities of two subsets side by side, for each criterion and pattern that has both."""
+    if levels.empty or not {first, second} <= set(levels["subset"]):
+        return pd.DataFrame()
+    wide = levels.pivot_table(
+        index=["criterion", "pattern"], columns="subset", values="perplexity", observed=True
+    ).dropna(subset=[first, second])
+    return wide[[parse(pattern).sparsity >= least for _, pattern in wide.index]]
+
+
+def _side_by_side(claim: str, wide: pd.DataFrame, first: str, second: str) -> Claim:
+    if wide.empty:
+        return claim, NOT_RUN, f"`{first}` and `{second}` on the same pruned models"
+    good = int((wide[first] < wide[second]).sum())
+    each = ", ".join(
+        f"{pattern} {criterion}: {row[first]:.1f} and {row[second]:.1f}"
+        for (criterion, pattern), row in wide.iterrows()
+    )
+    return claim, _verdict(good, len(wide)), f"perplexity with {first} and with {second}: {each}"
+
+
+def _masklora_at_high_sparsity(levels: pd.DataFrame) -> Claim:
+    claim = "From 60 % on, MaskLoRA repairs more than the norms"
+    return _side_by_side(claim, _compared(levels, "masklora", "norms", 0.6), "masklora", "norms")
+
+
+def _masking_in_training(levels: pd.DataFrame) -> Claim:
+    claim = "Masking during training (MaskLoRA) is better than only at the merge (LoRA-Prune)"
+    return _side_by_side(claim, _compared(levels, "masklora", "lora-prune"), "masklora", "lora-prune")
+
+
+def _merges(one_shot: Sequence[Record]) -> Claim:
+    claim = "LoRA-Prune, MaskLoRA and ScaleLoRA merge without losing a zero"
+    names = {"lora-prune", "masklora", "scalelora", "scalelora-free"}
+    found = [record for record in one_shot if names & set(record.parameters["subset"].split("+"))]
+    if not found:
+        return claim, NOT_RUN, "any of these adapters"
+    good = sum(record.result["merged"] for record in found)
+    return (
+        claim,
+        _verdict(good, len(found)),
+        f"{good} of {len(found)} runs merged, every mask checked afterwards",
+    )
+
+
+def _reconstruction(records: Sequence[Record], corpus: str) -> Claim:
+    claim = "Reconstruction with adapters improves the model after magnitude, Wanda and SparseGPT"
+    frame = reconstruction.methods(
+        [r for r in records if r.kind == reconstruction.KIND or _is_pruned(r)], corpus
+    )
+    if frame.empty or not frame["method"].str.contains(" by ").any():
+        return claim, NOT_RUN, "the reconstruction notebook"
+    good, parts = 0, []
+    groups = [
+        g
+        for _, g in frame.groupby(["criterion", "pattern"], sort=False)
+        if g["method"].str.contains(" by ").any()
+    ]
+    for rows in groups:
+        pruned = rows.loc[rows["method"] == "pruned", "perplexity"].min()
+        best = rows.loc[rows["method"].str.startswith("masklora by"), "perplexity"].min()
+        good += best < pruned
+        parts.append(f"{rows['pattern'].iloc[0]} {rows['criterion'].iloc[0]}: {pruned:,.1f} to {best:,.1f}")
+    return claim, _verdict(good, len(groups)), "perplexity pruned and reconstructed: " + ", ".join(parts)
+
+
+def _is_pruned(record: Record) -> bool:
+    about = record.parameters
+    return record.kind == "retrain" and about["task"] == "language" and about["subset"] == "nothing"
+
+
+def _granularity(records: Sequence[Record], corpus: str) -> Claim:
+    claim = "The granularity of reconstruction hardly matters (follow-up, arXiv 2510.14444)"
+    frame = reconstruction.methods(
+        [record for record in records if record.kind == reconstruction.KIND], corpus
+    )
+    if not frame.empty:
+        frame = frame[frame["method"].str.startswith("masklora by") & ~frame["method"].str.contains("dense")]
+    groups = (
+        []
+        if frame.empty
+        else [g for _, g in frame.groupby(["criterion", "pattern"], sort=False) if len(g) > 1]
+    )
+    if not groups:
+        return claim, NOT_RUN, "several granularities"
+    spreads = [rows["perplexity"].max() / rows["perplexity"].min() for rows in groups]
+    good = sum(spread <= MATCHES for spread in spreads)
+    evidence = "worst over best granularity: " + ", ".join(f"{spread:.2f}" for spread in spreads)
+    return claim, _verdict(good, len(groups)), evidence + "; rule: 1.05"
+
+
+def _one_shot(language: Sequence[Record], corpus: str) -> Claim:
+    claim = "One-shot pruning with retraining is as good as iterative pruning"
+    frame = iterative_or_one_shot.against_one_shot(language, corpus)
+    frame = frame.dropna(subset=["times one-shot"]) if len(frame) else frame
+    if frame.empty:
+        return claim, NOT_RUN, "several rounds at equal steps"
+    good = int((frame["ratio high"] >= 1).sum())
+    each = ", ".join(
+        f"{row['pattern']} {row['subset']} x{row['rounds']}: {row['times one-shot']:.2f}"
+        for _, row in frame.iterrows()
+    )
+    evidence = f"perplexity of rounds over one-shot at equal steps: {each}; rule: the interval reaches 1"
+    return claim, _verdict(good, len(frame)), evidence
+
+
+def _memory(records: Sequence[Record]) -> Claim:
+    claim = "Retraining a tiny subset takes a fraction of the memory and time of full retraining"
+    frame = cost_of_retraining.costs([record for record in records if record.kind == "step_cost"])
+    if frame.empty or not {"norms", "full"} <= set(frame["subset"]):
+        return claim, NOT_RUN, "timed steps of `norms` and `full`"
+    rows = frame.set_index("subset")
+    memory = rows.loc["norms", "peak memory (GiB)"] / rows.loc["full", "peak memory (GiB)"]
+    speed = rows.loc["norms", "tokens/s"] / rows.loc["full", "tokens/s"]
+    good = (memory <= 0.5) + (speed >= 1.5)
+    return (
+        claim,
+        _verdict(good, 2),
+        f"norms: {memory:.2f} of the peak memory, {speed:.2f} times the tokens a second; "
+        + ("rule: 0.5 and 1.5"),
+    )
+
+
+def _tiny_share(records: Sequence[Record]) -> Claim:
+    claim = "Biases or norms are 0.01 to 0.05 % of OPT-2.7B to 30B"
+    frame = cost_of_retraining.trained_shares(records)
+    models = ("OPT-2.7B", "OPT-6.7B", "OPT-13B", "OPT-30B")
+    chosen = (
+        frame[frame["model"].isin(models) & frame["subset"].isin(["biases", "norms"])]
+        if len(frame)
+        else frame
+    )
+    if chosen.empty:
+        return claim, NOT_RUN, "counted parameters"
+    good = int(chosen["percent"].between(0.005, 0.05).sum())  # 0.01 as rounded
+    each = ", ".join(f"{row['model']} {row['subset']} {row['percent']:.4f}" for _, row in chosen.iterrows())
+    return claim, _verdict(good, len(chosen)), f"percent: {each}"
+
+
+def _zero_shot(records: Sequence[Record]) -> Claim:
+    claim = "Zero-shot accuracy comes back, too"
+    found = zero_shot_table(records)
+    if found.empty:
+        return claim, NOT_RUN, "zero-shot tasks in the parameter `tasks`"
+    wide = found.pivot(index="task", columns="state", values="accuracy")
+    if not {"pruned", "norms", "full"} <= set(wide):
+        return claim, NOT_RUN, "the pruned model, `norms` and `full`"
+    error = found.groupby("task")["standard error"].max()
+    good = int((wide["norms"] >= wide["full"] - 2 * error).sum())
+    each = ", ".join(
+        f"{task}: " + ", ".join(f"{state} {value:.3f}" for state, value in row.dropna().items())
+        for task, row in wide.iterrows()
+    )
+    return claim, _verdict(good, len(wide)), f"{each}; rule: norms within two standard errors of full"
+
+
+def zero_shot_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Accuracy and standard error of every task for the dense, pruned and retrained models."""
+    rows = []
+    for record in records:
+        if record.kind != ZeroShot.kind:
+            continue
+        about = record.parameters
+        state = (
+            about["subset"]
+            if about["subset"] != "nothing"
+            else "dense"
+            if about["pattern"] == "0%"
+            else "pruned"
+        )
+        rows += [
+            {"task": task, "state": state, "accuracy": found["accuracy"], "standard error": found["error"]}
+            | {"questions": found["questions"]}
+            for task, found in record.result["tasks"].items()
+        ]
+    return pd.DataFrame(rows)

@@ -1,0 +1,218 @@
+"""Figures that the PERP pages draw twice: of the runs computed on the spot and of the published ones."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lmcompress import figures
+from lmcompress.figures import Figure
+from lmcompress.records import Record
+from lmcompress.studies import cost_of_retraining, iterative_or_one_shot, perp_tables, reconstruction
+
+PATTERN = "sparsity pattern"
+NAMES = {"pattern": PATTERN, "subset": "retrained", "criterion": "pruned by"}
+INTERVAL = "Error bars: 95 % bootstrap intervals over the test texts and, where there are several, the seeds."
+
+
+def convention(records: Sequence[Record], corpus: str) -> str:
+    """The perplexity convention of the records, the seeds and the budget, for a caption."""
+    found = [record for record in records if record.result["tests"].get(corpus, {}).get("convention")]
+    if not found:
+        return INTERVAL
+    about, test = found[0].parameters, found[0].result["tests"][corpus]
+    seeds = len({record.parameters["seed"] for record in found})
+    return (
+        f"{about['model']}, test split of {corpus}: {test['convention']}. {about['steps']} steps of "
+        f"{about['batch'] * about['length']:,} tokens, {seeds} seed{'s' * (seeds > 1)}. {INTERVAL}"
+    )
+
+
+def _drawn(
+    frame: pd.DataFrame, value: str, titles: dict[str, str], log: bool, reference: dict | None
+) -> Figure:
+    """Lines over the patterns, or bars where there is only one; a panel for each criterion if several."""
+    frame = frame.rename(columns=NAMES)
+    for name in (PATTERN, "retrained"):
+        frame[name] = frame[name].cat.remove_unused_categories()
+    panels = "pruned by" if frame["pruned by"].nunique() > 1 else None
+    if frame[PATTERN].nunique() > 1:
+        options = {"low": "low", "high": "high", "panels": panels, "log_y": log, "reference": reference}
+        return figures.lines(frame, PATTERN, value, "retrained", **options, **titles)
+    return figures.bars(frame, "retrained", value, low="low", high="high", panels=panels, log=log, **titles)
+
+
+def perplexity(records: Sequence[Record], corpus: str) -> Figure:
+    """Test perplexity by pattern for every subset, the dense model as a line."""
+    frame = perp_tables.perplexities(records, corpus)
+    return _drawn(
+        frame,
+        "perplexity",
+        {
+            "title": f"Perplexity after pruning and retraining, {corpus}",
+            "caption": f"Lower is better; dense model: {frame['dense'].iloc[0]:.2f}. {convention(records, corpus)}",
+            "alt": "Test perplexity against the sparsity pattern, one line or bar for each retrained subset, on a "
+            "logarithmic scale, so that the collapse without retraining and what each subset repairs can be read.",
+        },
+        True,
+        {"dense": float(frame["dense"].iloc[0])},
+    )
+
+
+def close_to_full(records: Sequence[Record], corpus: str) -> Figure:
+    """The main figure: perplexity of each subset over that of full retraining, on the same windows."""
+    frame = perp_tables.against_full(records, corpus)
+    frame = frame[frame["subset"] != "nothing"]
+    return _drawn(
+        frame,
+        "times full",
+        {
+            "title": f"How close each subset comes to full retraining, {corpus}",
+            "caption": "Perplexity divided by that of retraining all weights from the same pruned model with the same "
+            f"steps: 1 is as good, below 1 better. Pairs of runs on the same windows. {convention(records, corpus)}",
+            "alt": "Ratio of the perplexity of each retrained subset to that of full retraining, against the sparsity "
+            "pattern, with a line at one where both are equally good.",
+        },
+        True,
+        {"full retraining": 1.0},
+    )
+
+
+def recovered(records: Sequence[Record], corpus: str) -> Figure:
+    """Share of what full retraining wins back that each subset wins back."""
+    frame = perp_tables.against_full(records, corpus)
+    frame = frame[frame["subset"] != "nothing"].drop(columns=["low", "high"])
+    frame = frame.rename(columns={"recovered low": "low", "recovered high": "high"})
+    return _drawn(
+        frame,
+        "recovered",
+        {
+            "title": f"Share of the damage repaired, {corpus}",
+            "caption": "(loss pruned - loss retrained) / (loss pruned - loss after full retraining); 1: as much "
+            f"as full retraining repairs. {convention(records, corpus)}",
+            "alt": "For each retrained subset and sparsity pattern, the share of the loss that full retraining takes "
+            "away which the subset takes away as well.",
+        },
+        False,
+        {"full retraining": 1.0},
+    )
+
+
+def accuracy(records: Sequence[Record], texts: str) -> Figure:
+    """Test accuracy of the pruned and retrained classifier."""
+    frame = perp_tables.accuracies(records, texts)
+    about = records[0].parameters
+    return _drawn(
+        frame,
+        "accuracy",
+        {
+            "title": f"Accuracy after pruning and retraining, {texts}",
+            "caption": f"{about['model']} fine-tuned on {texts} for {about['fine_tune_steps']} steps, then pruned by "
+            f"magnitude and retrained for {about['steps']} steps of {about['batch']} texts; dense: "
+            f"{frame['dense'].iloc[0]:.3f}, {about['test']} test texts. {INTERVAL}",
+            "alt": "Share of test texts that are classified rightly for each retrained subset and sparsity pattern, "
+            "beside the dense classifier.",
+        },
+        False,
+        {"dense": float(frame["dense"].iloc[0])},
+    )
+
+
+def methods(records: Sequence[Record], corpus: str) -> Figure:
+    """Perplexity of the pruned model, of every reconstruction and of the retrainings beside them."""
+    frame = reconstruction.methods(records, corpus)
+    frame["pruned"] = frame["pattern"] + " by " + frame["criterion"]
+    return figures.bars(
+        frame,
+        "method",
+        "perplexity",
+        low="low",
+        high="high",
+        panels="pruned" if frame["pruned"].nunique() > 1 else None,
+        log=True,
+        title=f"Perplexity after reconstruction, {corpus}",
+        caption=f"Lower is better; dense model: {frame['dense'].iloc[0]:.2f}. "
+        f"Reconstructions see {frame['texts seen (tokens)'].max():,} tokens at most. {convention(records, corpus)}",
+        alt="Test perplexity of the pruned model, after reconstruction at each granularity, and after retraining.",
+    )
+
+
+def block_errors(records: Sequence[Record]) -> Figure:
+    """Relative error of every block's output before and after, of the first criterion and pattern."""
+    frame = reconstruction.block_errors(records)
+    first = frame.iloc[0]
+    frame = frame[(frame["criterion"] == first["criterion"]) & (frame["pattern"] == first["pattern"])]
+    return figures.lines(
+        frame,
+        "block",
+        "relative error",
+        "state",
+        panels="method" if frame["method"].nunique() > 1 else None,
+        log_y=True,
+        title=f"Error of every block, {first['pattern']} by {first['criterion']}",
+        caption="Squared difference of the block's output from its target over the squared target, on the calibration "
+        "texts, before the block is trained and after. First seed.",
+        alt="Relative error against the number of the block, one line before and one after reconstruction.",
+    )
+
+
+def rounds(records: Sequence[Record], corpus: str) -> Figure:
+    """Perplexity by the number of rounds of pruning and retraining."""
+    frame = iterative_or_one_shot.against_one_shot(records, corpus).rename(columns=NAMES)
+    frame["rounds"] = frame["rounds"].astype(str)
+    return figures.lines(
+        frame,
+        "rounds",
+        "perplexity",
+        "retrained",
+        low="low",
+        high="high",
+        panels=PATTERN if frame[PATTERN].nunique() > 1 else None,
+        log_y=True,
+        title=f"Rounds of pruning and retraining at equal steps, {corpus}",
+        caption=f"1 round is one-shot pruning. {convention(records, corpus)}",
+        alt="Test perplexity against the number of rounds, one line for each retrained subset.",
+    )
+
+
+def speed(records: Sequence[Record]) -> Figure:
+    """Tokens per second of every subset's steps."""
+    about = records[0].parameters
+    return figures.bars(
+        cost_of_retraining.costs(records).rename(columns=NAMES),
+        "retrained",
+        "tokens/s",
+        title="Tokens retrained on per second",
+        caption=f"{about['model']} in {about['dtype']}, {about['batch']} windows of {about['length']} tokens a step, "
+        f"{about['steps']} steps, {records[0].provenance['device']}.",
+        alt="Bars of the training speed of each subset, full retraining among them.",
+    )
+
+
+def budgets(records: Sequence[Record], corpus: str) -> Figure:
+    """Perplexity by the number of steps."""
+    frame = perp_tables.perplexities(records, corpus)
+    pruned = frame.loc[frame["subset"] == "nothing", "perplexity"]
+    frame = frame[frame["subset"] != "nothing"].rename(columns=NAMES)
+    frame["retrained"] = frame["retrained"].cat.remove_unused_categories()
+    reference = {"dense": float(frame["dense"].iloc[0])}
+    return figures.lines(
+        frame,
+        "steps",
+        "perplexity",
+        "retrained",
+        low="low",
+        high="high",
+        log_x=True,
+        log_y=True,
+        reference=reference | ({"pruned": float(pruned.iloc[0])} if len(pruned) else {}),
+        title=f"What a larger budget buys, {corpus}",
+        caption=f"The numbers of steps are on the axis. {convention(records, corpus).split('. ', 1)[0]}. {INTERVAL}",
+        alt="Test perplexity against the number of retraining steps for each subset, between the pruned and the dense "
+        "model.",
+    )
+
+
+def table(frame: pd.DataFrame, caption: str):
+    """A table of the page with the columns' reader names, seeds and empty columns left to the records."""
+    columns = [name for name in frame if name not in ("rounds",) and not frame[name].isna().all()]
+    return figures.table(frame[columns].rename(columns=NAMES), caption)

@@ -1,0 +1,146 @@
+"""Reconstruction block by block, at every granularity, beside retraining the whole model."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from lmcompress.parameters import Parameters, PatternText
+from lmcompress.records import Experiment, Record
+from lmcompress.retrain.subsets import parse
+from lmcompress.studies.perp import Criterion, Reconstruct, SubsetText
+from lmcompress.studies.perp_study import PerpStudy, with_rates
+from lmcompress.studies.perp_tables import exp, interval
+
+Granularity = Literal["block", "attention-and-mlp", "linear"]
+KIND = "reconstruct"
+
+
+class ReconstructionGrid(Parameters):
+    """All combinations of its values; what is not given is taken from the notebook's own parameters."""
+
+    criteria: tuple[Criterion, ...] | None = None
+    patterns: tuple[PatternText, ...] | None = None
+    subsets: tuple[SubsetText, ...] | None = None
+    granularities: tuple[Granularity, ...] | None = None
+    targets: tuple[Literal["sparse", "dense"], ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+class Study(PerpStudy):
+    """Reconstructions (``block_steps`` steps for each block, on the ``calibration`` windows) beside the
+    pruned model and the retrainings of ``retrained``. Learning rates: ``block_rates`` by subset; else chosen
+    after magnitude pruning to ``block_rate_pattern``, or, with an empty one, the middle of the grid.
+    """
+
+    criteria: tuple[Criterion, ...] = ("magnitude",)
+    patterns: tuple[PatternText, ...] = ("50%",)
+    block_subsets: tuple[SubsetText, ...] = ("masklora",)
+    granularities: tuple[Granularity, ...] = ("block", "attention-and-mlp", "linear")
+    targets: tuple[Literal["sparse", "dense"], ...] = ("sparse",)
+    block_steps: int = 10
+    block_rates: dict[SubsetText, float] = Field(default_factory=dict)
+    block_rate_pattern: PatternText | Literal[""] = ""
+    retrained: tuple[SubsetText, ...] = ("nothing", "norms")
+    more: tuple[ReconstructionGrid, ...] = ()
+
+    def experiments(self) -> list[Experiment]:
+        runs: list = []
+        for grid in (ReconstructionGrid(), *self.more):
+            for criterion in grid.criteria or self.criteria:
+                for pattern in grid.patterns or self.patterns:
+                    for seed in grid.seeds or self.seeds:
+                        runs += [self.retrain(criterion, pattern, subset, seed) for subset in self.retrained]
+                        runs += self._reconstructions(grid, criterion, pattern, seed)
+        return with_rates(runs)
+
+    def _reconstructions(self, grid: ReconstructionGrid, criterion, pattern, seed) -> list[Reconstruct]:
+        about = {"criterion": criterion, "pattern": pattern, "seed": seed, "steps": self.block_steps}
+        return [
+            Reconstruct(
+                **self.evaluated() | about,
+                subset=subset,
+                granularity=granularity,
+                targets=target,
+                lr=self.block_rates.get(subset),
+                rate_pattern="" if subset in self.block_rates else self.block_rate_pattern,
+            )
+            for subset in grid.subsets or self.block_subsets
+            for granularity in grid.granularities or self.granularities
+            for target in grid.targets or self.targets
+            if granularity != "linear" or (target == "sparse" and "norms" not in parse(subset).names)
+        ]
+
+
+def method(record: Record) -> str:
+    """What was done after pruning, in words."""
+    about = record.parameters
+    if record.kind == KIND:
+        dense = ", dense targets" if about["targets"] == "dense" else ""
+        return f"{about['subset']} by {about['granularity'].replace('-', ' ')}{dense}"
+    return "pruned" if about["subset"] == "nothing" else f"{about['subset']} retrained"
+
+
+def methods(records: Sequence[Record], corpus: str) -> pd.DataFrame:
+    """One row for each criterion, pattern and method: perplexity with its interval, tokens seen, seconds."""
+    groups: dict[tuple, list[Record]] = {}
+    for record in records:
+        if "tests" in record.result:
+            about = record.parameters
+            groups.setdefault((about["criterion"], about["pattern"], method(record)), []).append(record)
+    rows = []
+    for (criterion, pattern, name), group in groups.items():
+        losses = [record.result["tests"][corpus]["nll"] for record in group]
+        losses = [loss for loss in losses if loss is not None]
+        level = interval(np.array(losses, dtype=float), exp) if losses else (np.nan,) * 3
+        result = group[0].result
+        rows.append(
+            {"criterion": criterion, "pattern": pattern, "method": name}
+            | dict(zip(("perplexity", "low", "high"), level, strict=True))
+            | {
+                "dense": result["tests"][corpus]["dense"],
+                "texts seen (tokens)": result["tokens"],
+                "rate": result["lr"] if name != "pruned" else np.nan,
+                "seconds": result.get("reconstruct_seconds", result.get("train_seconds")),
+                "seeds": len(losses),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def block_errors(records: Sequence[Record]) -> pd.DataFrame:
+    """Relative error of every block before and after, of the first seed of every reconstruction."""
+    rows = []
+    seen = set()
+    for record in records:
+        about = record.parameters
+        key = (about["criterion"], about["pattern"], method(record))
+        if record.kind != KIND or key in seen:
+            continue
+        seen.add(key)
+        for index, block in enumerate(record.result["blocks"]):
+            rows += [
+                dict(zip(("criterion", "pattern", "method"), key, strict=True))
+                | {
+                    "block": index,
+                    "state": state,
+                    "relative error": block[name],
+                    "improved": block["improved"],
+                }
+                for state, name in (("pruned", "before"), ("reconstructed", "after"))
+            ]
+    return pd.DataFrame(rows)
+
+
+def answers(records: Sequence[Record], corpus: str) -> list[str]:
+    """A sentence for each criterion and pattern: what reconstruction makes of the pruned model."""
+    sentences = []
+    for (criterion, pattern), rows in methods(records, corpus).groupby(["criterion", "pattern"], sort=False):
+        each = ", ".join(
+            f"{row['method']} {row['perplexity']:,.2f} ({row['low']:,.2f} to {row['high']:,.2f})"
+            for _, row in rows.iterrows()
+        )
+        sentences.append(f"{pattern} by {criterion}, dense {rows['dense'].iloc[0]:.2f}: {each}.")
+    return sentences
