@@ -4,8 +4,9 @@ The same class serves a notebook's variables, ``papermill -p``, a YAML file and 
 not text is read as YAML, since ``papermill -p sparsities "[0.5]"`` passes the list as text.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
@@ -16,6 +17,15 @@ from lmcompress.prune.pattern import parse
 
 _NOT_PARAMETERS = {"In", "Out"}  # what IPython itself puts among a notebook's variables
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
+
+
+class _Yaml(yaml.SafeLoader):
+    """YAML where ``2:4`` is a text. YAML 1.1 takes it for a number to base 60, 124."""
+
+    yaml_implicit_resolvers: ClassVar = {
+        first: [("tag:yaml.org,2002:str", re.compile(r"\d+:\d+$")), *known]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def _model(name: str) -> str:
@@ -60,7 +70,7 @@ class Parameters(BaseModel):
         if field is None or not isinstance(value, str) or _takes_text(field.annotation):
             return value
         try:
-            return yaml.safe_load(value)
+            return yaml.load(value, _Yaml)
         except yaml.YAMLError:
             return value
 
