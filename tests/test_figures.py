@@ -106,10 +106,26 @@ def test_nothing_to_draw_is_refused():
             figures.lines(data, "sparsity", "perplexity", **TEXTS)
 
 
-def test_more_series_than_colours_are_refused():
-    data = pd.DataFrame({"x": range(9), "y": range(9), "name": [f"s{i}" for i in range(9)]})
+def many(count: int) -> pd.DataFrame:
+    return pd.DataFrame({"x": range(count), "y": range(count), "name": [f"s{i}" for i in range(count)]})
+
+
+def test_the_second_eight_series_are_dashed_and_hollow():
+    svg = figures.lines(pd.concat([many(9), many(9).assign(x=20)]), "x", "y", "name", **TEXTS).svg
+    assert "stroke-dasharray" in svg
+    assert "stroke-dasharray" not in figures.lines(many(8), "x", "y", "name", **TEXTS).svg
+    hollow = [
+        f"fill: none; stroke: {colour}" in figures.bars(many(9), "x", "y", "name", **TEXTS).svg
+        for colour in PALETTE
+    ]
+    assert hollow == [True] + [False] * 7
+
+
+@pytest.mark.parametrize("draw", [figures.lines, figures.scatter, figures.bars])
+def test_more_series_than_can_be_told_apart_are_refused(draw):
+    assert draw(many(16), "x", "y", "name", **TEXTS)
     with pytest.raises(ParameterError, match="use panels"):
-        figures.lines(data, "x", "y", "name", **TEXTS)
+        draw(many(17), "x", "y", "name", **TEXTS)
 
 
 def test_two_values_for_one_cell_are_refused():

@@ -70,8 +70,8 @@ class Layout:
 def draw_panels(data: pd.DataFrame, draw: Draw, layout: Layout, title: str, alt: str) -> str:
     """Have ``draw`` fill one panel for each value of ``layout.panels``, and return the SVG."""
     names = levels(data[layout.series]) if layout.series else [None]
-    if len(names) > len(PALETTE):
-        raise ParameterError(layout.series, f"{len(names)} series", f"at most {len(PALETTE)}; use panels")
+    if len(names) > 2 * len(PALETTE):
+        raise ParameterError(layout.series, f"{len(names)} series", f"at most {2 * len(PALETTE)}; use panels")
     shown = levels(data[layout.panels]) if layout.panels else [None]
     across = min(2, len(shown))
     down = -(-len(shown) // across)
@@ -109,8 +109,16 @@ def levels(column: pd.Series) -> list:
 
 
 def style(index: int) -> dict:
-    """How the series at this place in the order is drawn, in every figure."""
-    return {"color": PALETTE[index], "marker": MARKERS[index], "capsize": 2.5}
+    """How the series at this place in the order is drawn: the second eight dashed, with hollow markers."""
+    again, place = divmod(index, len(PALETTE))
+    line = {"linestyle": "--", "fillstyle": "none"} if again else {"linestyle": "-"}
+    return line | {"color": PALETTE[place], "marker": MARKERS[place], "capsize": 2.5}
+
+
+def bar_style(index: int) -> dict:
+    """The same for bars: the second eight are hollow."""
+    again, place = divmod(index, len(PALETTE))
+    return {"color": "none" if again else PALETTE[place], "edgecolor": PALETTE[place]}
 
 
 def split(rows: pd.DataFrame, series: str | None, names: list) -> Iterator[tuple[int, str, pd.DataFrame]]:

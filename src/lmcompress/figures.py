@@ -24,6 +24,7 @@ from lmcompress.canvas import (
     PLAIN,
     Draw,
     Layout,
+    bar_style,
     draw_panels,
     levels,
     name_positions,
@@ -133,7 +134,7 @@ def scatter(
     def draw(axes: Axes, rows: pd.DataFrame, names: list) -> None:
         for index, name, part in split(rows, series, names):
             error = spread(part, y, low, high)
-            axes.errorbar(part[x], part[y], yerr=error, label=name, linestyle="none", **style(index))
+            axes.errorbar(part[x], part[y], yerr=error, label=name, **style(index) | {"linestyle": "none"})
         if frontier:
             best = unbeaten(rows, x, y)
             axes.step(best[x], best[y], where="post", color=INK, linewidth=1, label="frontier", zorder=1)
@@ -172,7 +173,7 @@ def bars(
         thickness = 0.8 / len(names)
         for index, name, part in split(rows, series, names):
             at = positions(part[category], data[category], always=True) - 0.4 + thickness * (index + 0.5)
-            bar = {"height": thickness * 0.92, "color": style(index)["color"], "label": name}
+            bar = {"height": thickness * 0.92, "label": name} | bar_style(index)
             axes.barh(at, part[value], xerr=spread(part, value, low, high), ecolor=INK, **bar)
         name_positions(axes.yaxis, data[category], always=True)
         axes.set_ylim(len(levels(data[category])) - 0.5, -0.5)
