@@ -73,10 +73,15 @@ class Problem:
             self.cost[layer], key=lambda choice: (self.cost[layer][choice], self.loss[layer][choice])
         )
 
+    @property
+    def least_bytes(self) -> int:
+        """Bytes of the cheapest choice everywhere."""
+        return sum(min(offered.values()) for offered in self.cost.values())
+
     def require_feasible(self, budget: int) -> None:
         """Raise :class:`ParameterError` naming the least number of bytes when ``budget`` (bytes) is below
         it.
         """
-        least = sum(min(offered.values()) for offered in self.cost.values())
-        if not budget >= least:
-            raise ParameterError("budget", budget, f"at least {least} bytes, the cheapest choice everywhere")
+        if not budget >= self.least_bytes:
+            what = f"at least {self.least_bytes} bytes, the cheapest choice everywhere"
+            raise ParameterError("budget", budget, what)

@@ -62,11 +62,11 @@ class Frontier(Scored):
     def run(self) -> dict:
         scores, subject = self.scores(), self.subject()
         palette = Palette(subject.model, self.per, self.group, self.symmetric)
-        problem = _problem(palette, subject, scores, self)
+        problem = problem_of(palette, subject, scores, self)
         solve = {"exact": exact, "greedy": greedy}[self.solver]
         budgets = _budgets(palette, self.averages, self.as_uniform)
         found = [solve(problem, budget) for budget in budgets.values()]
-        tried = _tried(subject, self, [_bits(one) for one in found], palette)
+        tried = _tried(subject, self, [widths_of(one) for one in found], palette)
         predicted = [
             {"budget": name, "predicted": one.objective, "gap": one.gap}
             for name, one in zip(budgets, found, strict=True)
@@ -98,7 +98,7 @@ class RandomBand(OnModel):
             for name, budget in _budgets(palette, self.averages, self.as_uniform).items()
             for one in random_allocations(problem, budget, self.draws, self.seed)
         ]
-        tried = _tried(subject, self, [_bits(one) for _, one in drawn], palette)
+        tried = _tried(subject, self, [widths_of(one) for _, one in drawn], palette)
         points = [{"budget": name} | point for (name, _), point in zip(drawn, tried["points"], strict=True)]
         return {**tried, "points": points}
 
@@ -171,12 +171,14 @@ def _budgets(palette: Palette, averages: Sequence[float], as_uniform: Sequence[i
     return bytes_of
 
 
-def _problem(palette: Palette, subject: Subject, scores: Scores, of: Scored) -> Problem:
+def problem_of(palette: Palette, subject: Subject, scores: Scores, of: Scored) -> Problem:
+    """Bytes and predicted losses of every width of every layer."""
     errors = relative_errors(subject.model, quantizer(of.group, of.symmetric), of.widths, of.per)
     return Problem(_costs(palette, of.widths), loss_table(scores, of.widths, errors))
 
 
-def _bits(allocation: Allocation) -> dict[str, int]:
+def widths_of(allocation: Allocation) -> dict[str, int]:
+    """Layer -> width of an allocation whose choices are widths."""
     return {layer: int(choice) for layer, choice in allocation.choice.items()}
 
 

@@ -1,0 +1,316 @@
+"""What a mixed-precision model weighs on disk, how good it is after reloading, and how fast real kernels
+are.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from typing import Literal
+
+import pandas as pd
+import torch
+from torch import nn
+
+from lmcompress import cost, figures, models
+from lmcompress.allocate.solve import budget_for, exact
+from lmcompress.errors import ParameterError
+from lmcompress.prune import magnitude, mask
+from lmcompress.prune.pattern import NofM
+from lmcompress.quantize import pack
+from lmcompress.quantize.formats import Bits, parse
+from lmcompress.quantize.kernels import generate_speed, use_kernel
+from lmcompress.quantize.model import quantize_model
+from lmcompress.records import Experiment, Record
+from lmcompress.studies.allocating import Group, Scored, problem_of, widths_of
+from lmcompress.studies.cptquant import SubjectStudy, of_kind, perplexity, readable, says
+from lmcompress.studies.scoring import Per
+from lmcompress.studies.subjects import Measured, Palette, measure, outcome
+
+UNIFORM = "uniform"
+
+
+class Packed(Scored):
+    """Quantize to ``average`` bits a weight of the blocks, save, weigh, load, and measure what was loaded.
+
+    ``score`` decides the widths; ``uniform`` gives every layer ``average`` bits (a whole number).
+    ``embeddings``: the format of embedding (and tied head), and of a head of its own.
+    """
+
+    average: float
+    embeddings: str
+    method: Literal["rtn", "gptq"] = "rtn"
+
+    def run(self) -> dict:
+        subject = self.subject()
+        model, test = subject.model, subject.texts("test", self.test)
+        dense = measure(model, test)
+        formats = self._formats(model, subject) | self._outside(model)
+        calibration = subject.texts("calibration", self.windows, self.seed) if self.method == "gptq" else None
+        report = quantize_model(model, formats, self.method, calibration, progress=False)
+        before = measure(model, test)
+        with tempfile.TemporaryDirectory() as folder:
+            found = pack.save(model, subject.tokenizer, folder + "/packed", report.quantized)
+            loaded, _, _ = pack.load(folder + "/packed")
+        after = measure(loaded, test)
+        return {
+            **outcome(dense, after),
+            "dense": outcome(dense, dense),
+            "same": _same(before, after),
+            "file_bytes": found.bytes,
+            "fp16_bytes": found.fp16,
+            "over_fp16": found.over_fp16,
+            "over_fp32": found.over_fp32,
+            "block_bits": _average_bits(report.layers, model),
+        }
+
+    def _formats(self, model: nn.Module, subject) -> dict[str, Bits]:
+        palette = Palette(model, self.per, self.group, self.symmetric)
+        if self.score == UNIFORM:
+            return palette.formats(dict.fromkeys(palette.layers, int(self.average)))
+        problem = problem_of(palette, subject, self.scores(), self)
+        return palette.formats(widths_of(exact(problem, budget_for(self.average, palette.numbers))))
+
+    def _outside(self, model: nn.Module) -> dict[str, Bits]:
+        """Formats of the token embedding and of a language head that does not share its matrix."""
+        format = parse(self.embeddings)
+        embedding, head = model.get_input_embeddings(), models.head(model)
+        names = {id(module): name for name, module in model.named_modules()}
+        found = {names[id(embedding)]: format}
+        if head is not None and head.weight is not embedding.weight:
+            found[names[id(head)]] = format
+        return found
+
+
+def _same(before: Measured, after: Measured) -> bool:
+    return torch.equal(before.losses, after.losses) and torch.equal(before.right, after.right)
+
+
+def _average_bits(layers: dict, model: nn.Module) -> float:
+    inside = models.block_linears(model)
+    numbers = sum(linear.weight.numel() for linear in inside.values())
+    return 8 * sum(layers[name].bytes for name in inside) / numbers
+
+
+class Speed(Experiment):
+    """Tokens per second of one kernel at one batch, and the loss of the very model that was timed.
+
+    ``kernel``: bf16 (the model as it is), int8, int4 or 2:4 (magnitude-pruned first). Where a kernel cannot
+    be had the record holds the reason under ``refused``.
+    """
+
+    model: str
+    data: str
+    kernel: Literal["bf16", "int8", "int4", "2:4"]
+    batch: int
+    prompt: int
+    new_tokens: int
+    compile: bool
+    length: int
+    test: int
+    group: int = 64
+
+    def assets(self) -> list[tuple[str, str]]:
+        return [(self.model, "model"), (self.data, "data")]
+
+    def run(self) -> dict:
+        from lmcompress import data
+
+        model, tokenizer = models.load(self.model, dtype="bf16")
+        try:
+            if self.kernel == "2:4":
+                weights = {name: layer.weight for name, layer in models.block_linears(model).items()}
+                mask.apply(model, magnitude.per_row(weights, NofM(2, 4)))
+            if self.kernel != "bf16":
+                use_kernel(model, self.kernel, group=self.group)
+        except (ParameterError, RuntimeError) as error:
+            return {"refused": str(error).splitlines()[0]}
+        limits = cost.ceilings(model.device) if model.device.type == "cuda" else None
+        found = generate_speed(
+            model,
+            self.batch,
+            self.prompt,
+            self.new_tokens,
+            compile=self.compile,
+            bandwidth=limits.copy_bytes_per_s if limits else None,
+        )
+        torch.compiler.reset()
+        windows = data.windows(self.data, tokenizer, "test", self.length, self.test)
+        measured = measure(model, data.batches(windows, 4))
+        return {
+            "refused": None,
+            "prefill": found.prefill_tokens_per_s,
+            "decode": found.decode_tokens_per_s,
+            "peak_bytes": found.peak_bytes,
+            "weight_bytes": found.weight_bytes,
+            "bandwidth_share": found.bandwidth_share,
+            "loss": float(measured.losses.mean()),
+        }
+
+
+class Study(SubjectStudy):
+    """Packed files of both models at several widths, and the speed of real kernels on the language model."""
+
+    language_per: Per = "block"
+    classifier_per: Per = "linear"
+    score: str = "TDMPQ, Fisher"
+    widths: tuple[int, ...] = (2, 3, 4, 8)
+    language_widths: tuple[int, ...] = (3, 4, 8)
+    group: Group = 128
+    symmetric: bool = False
+    average: float = 4.0
+    uniform: tuple[int, ...] = (16, 8, 4)
+    embeddings: tuple[str, ...] = ("16bit", "8bit")
+    gptq: bool = False
+    test: int = 128
+    test_windows: int = 8
+    kernels: tuple[Literal["bf16", "int8", "int4", "2:4"], ...] = ()
+    speed_batches: tuple[int, ...] = (1, 32)
+    prompt: int = 128
+    new_tokens: int = 64
+    compile: bool = True
+
+    def experiments(self) -> list[Experiment]:
+        found: list[Experiment] = []
+        for on, count in self.subjects():
+            language = on["task"] == "language"
+            common = {
+                **on,
+                "per": self.language_per if language else self.classifier_per,
+                "widths": self.language_widths if language else self.widths,
+                "group": self.group,
+                "symmetric": self.symmetric,
+                "windows": count,
+                "seed": 0,
+                "test": self.test_windows if language else self.test,
+            }
+            for embeddings in self.embeddings:
+                for bits in self.uniform:
+                    if bits != 16 or embeddings == "16bit":
+                        found.append(Packed(**common, score=UNIFORM, average=bits, embeddings=embeddings))
+                found.append(Packed(**common, score=self.score, average=self.average, embeddings=embeddings))
+                if self.gptq:
+                    mixed = {"score": self.score, "average": self.average, "embeddings": embeddings}
+                    found.append(Packed(**common, **mixed, method="gptq"))
+        return [*found, *self._speeds()]
+
+    def _speeds(self) -> list[Speed]:
+        on = {"model": self.language, "data": self.corpus, "length": self.length, "test": self.test_windows}
+        times = {"prompt": self.prompt, "new_tokens": self.new_tokens, "compile": self.compile}
+        return [
+            Speed(**on, **times, kernel=kernel, batch=batch)
+            for kernel in self.kernels
+            for batch in self.speed_batches
+        ]
+
+
+def size_table(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a saved model: bytes of the file, how many times smaller than FP16, quality after reloading."""
+    rows = []
+    for record in of_kind(records, "packed"):
+        about, result = record.parameters, record.result
+        language = about["task"] == "language"
+        name = f"{about['average']:g} bits, {about['score']}" + (
+            ", GPTQ" if about["method"] == "gptq" else ""
+        )
+        rows.append(
+            {
+                "task": readable(about["task"]),
+                "blocks": "FP16" if about["average"] == 16 else name,
+                "embeddings": about["embeddings"],
+                "bits a block weight": result["block_bits"],
+                "file MB": result["file_bytes"] / 1e6,
+                "times smaller than FP16": result["over_fp16"],
+                "than FP32": result["over_fp32"],
+                "perplexity": perplexity(result["loss"]) if language else None,
+                "accuracy": None if language else result["right"],
+                "accuracy low": None if language else result["right_low"],
+                "accuracy high": None if language else result["right_high"],
+                "loss increase (nats)": result["increase"],
+                "low": result["low"],
+                "high": result["high"],
+                "same after reloading": result["same"],
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def speed_table(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a kernel and batch: tokens per second, share of the measured bandwidth, loss of that very
+    model.
+    """
+    rows = [
+        {
+            "kernel": record.parameters["kernel"],
+            "batch": record.parameters["batch"],
+            "device": record.provenance["device"],
+            "decode tokens/s": record.result.get("decode"),
+            "prefill tokens/s": record.result.get("prefill"),
+            "share of bandwidth": record.result.get("bandwidth_share"),
+            "weights read (MB)": record.result["weight_bytes"] / 1e6
+            if "weight_bytes" in record.result
+            else None,
+            "perplexity": perplexity(record.result.get("loss")),
+            "why not": record.result["refused"] or "",
+        }
+        for record in of_kind(records, "speed")
+    ]
+    return pd.DataFrame(rows)
+
+
+def verdict(records: Sequence[Record]) -> list[str]:
+    """For each task: how much smaller than FP16 the mixed model's file is, and what it costs; kernels that
+    are slower.
+    """
+    sentences = []
+    sizes = size_table(records)
+    for task, rows in sizes.groupby("task", sort=False) if len(sizes) else ():
+        mixed = rows[~rows["blocks"].str.contains("uniform|FP16")]
+        row = mixed.sort_values("times smaller than FP16").iloc[-1]
+        quality = (
+            f"perplexity {row['perplexity']:.2f}"
+            if task == "language modelling"
+            else f"accuracy {row['accuracy']:.3f} ({row['accuracy low']:.3f} to {row['accuracy high']:.3f})"
+        )
+        sentences.append(
+            f"{task.capitalize()}: at {row['bits a block weight']:.2f} bits in the blocks and embeddings in "
+            f"{row['embeddings']} the file is {row['times smaller than FP16']:.2f} times smaller than FP16 "
+            f"({row['than FP32']:.2f} times smaller than FP32), with {quality} after reloading."
+        )
+    speeds = speed_table(records)
+    if len(speeds) and (speeds["kernel"] == "bf16").any():
+        base = speeds[speeds["kernel"] == "bf16"].set_index("batch")["decode tokens/s"]
+        for _, row in speeds[speeds["kernel"] != "bf16"].dropna(subset=["decode tokens/s"]).iterrows():
+            ratio = row["decode tokens/s"] / base[row["batch"]]
+            word = "faster" if ratio > 1 else "slower"
+            sentences.append(
+                f"{row['kernel']} at batch {row['batch']}: {ratio:.2f} times the decode speed of bf16, so {word}."
+            )
+    return sentences
+
+
+def pieces(records: Sequence[Record]) -> list:
+    """Sentences, the table of files, and the table of speeds or what it needs."""
+    sizes, speeds = size_table(records), speed_table(records)
+    found: list = [says(verdict(records))]
+    if len(sizes):
+        found.append(figures.table(sizes, "Saved models: measured files, quality after reloading"))
+        found.append(
+            figures.scatter(
+                sizes.assign(saved=sizes["blocks"] + ", embeddings " + sizes["embeddings"]),
+                "file MB",
+                "loss increase (nats)",
+                "blocks",
+                low="low",
+                high="high",
+                panels="task",
+                title="What the file weighs and what that costs",
+                caption="Everything in the file counts: scales, zero points, embeddings, head. Loss on the test split "
+                "after reloading, over the FP16 model; bars are paired 95 % intervals.",
+                alt="Points: megabytes of the file against loss increase, one colour a choice of widths.",
+            )
+        )
+    if len(speeds):
+        found.append(figures.table(speeds, "Real kernels: tokens per second of the language model"))
+    else:
+        what = "tokens per second of int8, int4 and 2:4 kernels at batch 1 and 32"
+        found.append(figures.not_run(what, "a CUDA GPU with torchao: `-p kernels [bf16,int8,int4,2:4]`"))
+    return found
