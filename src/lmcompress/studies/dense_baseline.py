@@ -20,7 +20,7 @@ CONVENTIONS = {"ours": perplexity, "GPTQ": gptq_perplexity}
 
 
 class DensePerplexity(Experiment):
-    """Perplexity on ``spans`` pieces of ``span`` tokens of the test split, each cut into windows of ``length``.
+    """Perplexity on ``spans`` pieces (None: all) of ``span`` tokens of the test split, cut into windows of ``length``.
 
     Runs with the same spans read the same text, so that lengths compare. ``bos`` puts the tokenizer's first token
     before every window, whose last token makes room for it.
@@ -30,7 +30,7 @@ class DensePerplexity(Experiment):
     data: str
     dtype: Literal["fp32", "bf16"]
     convention: Literal["ours", "GPTQ"] = "ours"
-    spans: int
+    spans: int | None
     span: int
     length: int
     bos: bool = False
@@ -91,7 +91,7 @@ class Study(BaseStudy):
     dtype: Literal["fp32", "bf16"] = "bf16"
     length: int = 512
     lengths: tuple[int, ...] = (128, 512, 2048)
-    spans: int = 4
+    spans: int | None = 4
     span: int = 2048
 
     def experiments(self) -> list[Experiment]:

@@ -243,8 +243,8 @@ class Study(BaseStudy):
         for criterion in self.criteria:
             seeds = self.seeds if criterion in ("random", "wanda", "sparsegpt") else self.seeds[:1]
             for pattern in (*self.sparsities, *self.patterns):
-                if criterion == "magnitude-global" and isinstance(parse(pattern), NofM):
-                    continue  # N:M fixes every layer's sparsity: there is nothing to share out
+                if criterion in ("magnitude-global", "magnitude-row") and isinstance(parse(pattern), NofM):
+                    continue  # N:M compares within groups of m: no scope to choose, all would be "magnitude"
                 found += [self._pruned({**on, "seed": seed}, criterion, pattern) for seed in seeds]
         found.append(self._pruned(first, "magnitude", self.spared_at))
         found.append(InputNorms(**first, share=self.share))
