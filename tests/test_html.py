@@ -1,8 +1,10 @@
 """Pieces of HTML: numbers as a reader wants them, nothing unescaped, the run attached, honest verdicts."""
 
 import base64
+import gzip
 import json
 import re
+from dataclasses import asdict
 from html import unescape
 
 import numpy as np
@@ -79,21 +81,42 @@ def test_table_without_caption_is_refused(caption):
         html.table(pd.DataFrame({"a": [1]}), caption)
 
 
-def test_provenance_says_how_to_redo_it_and_carries_the_records():
-    other = record(
-        key="fedc" * 16, provenance=record().provenance | {"seconds": 0.5, "date": "2026-11-25T01:00"}
-    )
-    text = html.provenance([record(), other])
-    assert "[run] 2 records · CPU · 13 s · 2026-11-24 to 2026-11-25" in text
+def attached(text: str, kind: str) -> list[bytes]:
+    return [
+        base64.b64decode(data) for data in re.findall(rf'href="data:application/{kind};base64,([^"]+)"', text)
+    ]
+
+
+def test_provenance_says_how_to_redo_it_and_carries_the_record():
+    text = html.provenance([record()])
+    assert "[run] 1 record · CPU · 12.5 s · 2026-11-24<" in text
     for words in ("9f45524", "torch 2.13.0", "smollm2-135m sha256 abababababab", "sparsity 0.5"):
         assert words in text
     assert record().provenance["command"] in unescape(text)
-    attached = [
-        json.loads(base64.b64decode(data))
-        for data in re.findall(r'href="data:application/json;base64,([^"]+)"', text)
-    ]
-    assert attached == [vars(record()), vars(other)]
+    assert [json.loads(content) for content in attached(text, "json")] == [asdict(record())]
     assert 'download="pruning_run-0123456789ab.json"' in text
+
+
+def test_what_several_records_share_is_said_once():
+    later = record().provenance | {"seconds": 0.5, "date": "2026-11-25T01:00"}
+    later["command"] = "lmcompress records redo 'fedcfedcfedc'"
+    other = record(key="fedc" * 16, provenance=later, parameters={"model": "smollm2-135m", "sparsity": 0.7})
+    text = html.provenance([record(), other])
+    assert "[run] 2 records · CPU · 13 s · 2026-11-24 to 2026-11-25<" in text
+    assert text.count("model smollm2-135m") == 1
+    assert text.count("sparsity 0.5") == text.count("sparsity 0.7") == 1
+    assert unescape(text).count("lmcompress records redo 'RECORD'") == 1
+    assert [json.loads(content) for content in attached(text, "json")] == [asdict(record()), asdict(other)]
+
+
+def test_many_records_are_attached_as_one_file():
+    records = [record(key=f"{i:064x}"[::-1]) for i in range(html.ATTACHED + 1)]
+    text = html.provenance(records)
+    assert not attached(text, "json")
+    (packed,) = attached(text, "gzip")
+    read = [json.loads(line) for line in gzip.decompress(packed).decode().splitlines()]
+    assert read == [asdict(one) for one in records]
+    assert text == html.provenance(records)  # the same bytes
 
 
 def test_provenance_of_nothing_is_refused():

@@ -5,6 +5,7 @@ and dark), in JupyterLab and on Colab alike.
 """
 
 import base64
+import gzip
 import json
 import math
 import numbers
@@ -23,6 +24,7 @@ VERDICTS = {
     "does not hold here": "✗",
     "not run here": "–",
 }
+ATTACHED = 40  # records that are attached to a page one by one: a few kilobytes each
 _SCROLL = "overflow:auto;max-width:100%;max-height:28rem"
 _CELL = "padding:.2rem .6rem;border-bottom:1px solid rgba(128,128,128,.35)"
 
@@ -86,16 +88,19 @@ def details(summary: str, content: str) -> Html:
 def provenance(records: Sequence) -> Html:
     """The "[run]" block of the records behind a figure: computed by what, where, when, and how to redo it.
 
-    ``records``: of :class:`lmcompress.records.Record`. Each is attached to its line in the page as a JSON
-    file to download.
+    ``records``: of :class:`lmcompress.records.Record`. They are attached to the page: each as a JSON file, or
+    all of more than ``ATTACHED`` as one file of compressed JSON lines. Parameters that all share stand above.
     Raises :class:`ParameterError` when there is none: a page without records says :func:`not_run`.
     """
     if not records:
         raise ParameterError("records", records, "at least one record; use not_run for what was not computed")
     plain = [asdict(record) for record in records]
     runs = [record["provenance"] for record in plain]
-    seconds = sum(float(run.get("seconds") or 0) for run in runs)
-    dates = sorted({str(run["date"])[:10] for run in runs if run.get("date")})
+    shared = dict(plain[0]["parameters"].items())
+    for record in plain:
+        shared = {
+            k: v for k, v in shared.items() if k in record["parameters"] and record["parameters"][k] == v
+        }
     facts = {
         "commit": _distinct(run.get("commit") for run in runs),
         "device": _distinct(run.get("device") for run in runs),
@@ -103,26 +108,29 @@ def provenance(records: Sequence) -> Html:
         "assets": _distinct(
             f"{name} sha256 {digest[:12]}" for record in plain for name, digest in record["assets"].items()
         ),
-        "computed": f"{number(seconds)} s in all, {_span(dates)}",
-        "again": _distinct(run.get("command") for run in runs),
+        "parameters": [_pairs(shared)],
+        "again": _distinct(_command(record, len(plain)) for record in plain),
     }
     lines = "".join(
-        f'<dt style="float:left;clear:left;width:6rem">{name}</dt>'
-        f'<dd style="margin:0 0 .2rem 6.2rem;overflow-wrap:anywhere">{"<br>".join(map(_code, values))}</dd>'
-        for name, values in ((n, [v] if isinstance(v, str) else v) for n, v in facts.items())
-        if values
+        f'<dt style="float:left;clear:left;width:6.2rem">{name}</dt>'
+        f'<dd style="margin:0 0 .2rem 6.4rem;overflow-wrap:anywhere">{"<br>".join(map(_code, values))}</dd>'
+        for name, values in facts.items()
+        if any(values)
     )
-    rows = "".join(_record_row(record) for record in plain)
+    if many := len(plain) > ATTACHED:
+        content = "".join(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n" for record in plain)
+        packed = gzip.compress(content.encode(), mtime=0)
+        lines += "<dt>all records</dt><dd>" + _attached("records.jsonl.gz", "gzip", packed) + "</dd>"
+    rows = "".join(_record_row(record, shared, not many) for record in plain)
     heads = "".join(
         f'<th scope="col" style="{_CELL};text-align:left">{name}</th>'
         for name in ("record", "parameters", "seconds")
     )
-    device = ", ".join(facts["device"][:2])
-    summary = (
-        f"[run] {len(plain)} record{'s' * (len(plain) > 1)} · {device} · {number(seconds)} s · {_span(dates)}"
-    )
+    seconds = number(sum(float(run.get("seconds") or 0) for run in runs))
+    dates = sorted({str(run["date"])[:10] for run in runs if run.get("date")})
+    count = f"{number(len(plain))} record{'s' * (len(plain) > 1)}"
     return details(
-        summary,
+        f"[run] {count} · {', '.join(facts['device'][:2])} · {seconds} s · {_span(dates)}",
         f'<dl style="margin:.4rem 0;font-size:.85em">{lines}</dl>'
         f'<div style="{_SCROLL};font-size:.85em" tabindex="0" role="region" aria-label="records of this run">'
         f'<table style="border-collapse:collapse"><thead><tr>{heads}</tr></thead>'
@@ -141,7 +149,9 @@ def not_run(what: str, needs: str) -> Html:
     )
 
 
-def verdicts(claims: Iterable[tuple[str, str, str]]) -> Html:
+def verdicts(
+    claims: Iterable[tuple[str, str, str]], caption: str = "Claims and what became of them here"
+) -> Html:
     """Table of ``(claim, verdict, evidence)``, each verdict one of ``VERDICTS``.
 
     ``[text](address)`` becomes a link and `` `code` `` code, as in all tables here.
@@ -156,7 +166,7 @@ def verdicts(claims: Iterable[tuple[str, str, str]]) -> Html:
     if not rows:
         raise ParameterError("claims", rows, "at least one claim")
     frame = pd.DataFrame(rows, columns=["Claim", "Verdict", "Evidence"])
-    return table(frame, "Claims of the paper and what became of them here")
+    return table(frame, caption)
 
 
 def require_text(field: str, value: object) -> None:
@@ -174,17 +184,29 @@ def _code(text: str) -> str:
     return f'<code style="white-space:pre-wrap">{escape(text)}</code>'
 
 
-def _record_row(record: dict) -> str:
-    text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
-    address = "data:application/json;base64," + base64.b64encode(text.encode()).decode()
-    key = str(record["key"])
-    name = escape(f"{record['kind']}-{key[:12]}.json")
-    link = f'<a download="{name}" href="{address}">{escape(key[:12])}</a>'
+def _command(record: dict, count: int) -> str:
+    """The command that computes the record again; of several records one line stands for all."""
+    command = str(record["provenance"].get("command") or "")
+    return command if count == 1 else command.replace(record["key"][:12], "RECORD")
+
+
+def _attached(name: str, kind: str, content: bytes, words: str | None = None) -> str:
+    """A link that downloads ``content``, which the page itself holds."""
+    address = f"data:application/{kind};base64,{base64.b64encode(content).decode()}"
+    return f'<a download="{escape(name)}" href="{address}">{escape(words or name)}</a>'
+
+
+def _record_row(record: dict, shared: dict, attach: bool) -> str:
+    short = record["key"][:12]
+    name = escape(short)
+    if attach:
+        text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
+        name = _attached(f"{record['kind']}-{short}.json", "json", text.encode(), short)
+    own = {k: v for k, v in record["parameters"].items() if k not in shared}
     cell = f'<td style="{_CELL};vertical-align:top'
-    seconds = number(record["provenance"].get("seconds"))
     return (
-        f'<tr>{cell}">{escape(record["kind"])}<br>{link}</td>{cell}">{escape(_pairs(record["parameters"]))}</td>'
-        f'{cell};text-align:right">{seconds}</td></tr>'
+        f'<tr>{cell}">{escape(record["kind"])}<br>{name}</td>{cell}">{escape(_pairs(own))}</td>'
+        f'{cell};text-align:right">{number(record["provenance"].get("seconds"))}</td></tr>'
     )
 
 
