@@ -6,6 +6,7 @@ import pytest
 from perp_tiny import language, tiny_place  # noqa: F401
 
 from lmcompress import html
+from lmcompress.files import project_root
 from lmcompress.records import Record, obtain
 from lmcompress.studies import perp_claims
 from lmcompress.studies.perp_claims import FAILS, HOLDS, NOT_RUN, PART, Study, claims
@@ -26,10 +27,10 @@ def found(records, words):
 
 def test_without_records_nothing_is_claimed():
     assert {verdict for _, verdict, _ in claims([])} == {NOT_RUN}
-    assert "Needs" in html.verdicts(claims([])) or claims([])
+    assert html.verdicts(claims([])).count("not run here") >= len(claims([]))
 
 
-@pytest.mark.parametrize(("norms", "verdict"), [(2.05, HOLDS), (3.0, PART), (3.9, FAILS)])
+@pytest.mark.parametrize(("norms", "verdict"), [(2.05, HOLDS), (2.9, PART), (3.9, FAILS)])
 def test_how_much_the_norms_repair(norms, verdict):
     records = [run("nothing", 4.0), run("norms", norms), run("full", 2.0)]
     assert found(records, "ruins a model")[1] == verdict
@@ -91,7 +92,8 @@ def test_zero_shot_of_dense_pruned_and_retrained(language, tiny_place, monkeypat
     assert found(records, "Zero-shot")[1] == NOT_RUN  # without full retraining
 
 
-def test_the_runs_of_the_other_notebooks_are_judged():
+def test_the_runs_of_the_other_notebooks_are_judged(monkeypatch):
+    monkeypatch.setattr("lmcompress.records.project_root", project_root)  # the checkout, with its config
     study = Study(runs_of="quick")
     kinds = {experiment.kind for experiment in study.experiments()}
     assert {"retrain", "reconstruct", "share_trained", "step_cost"} <= kinds

@@ -274,7 +274,7 @@ def _memory(records: Sequence[Record]) -> Claim:
     rows = frame.set_index("subset")
     memory = rows.loc["norms", "peak memory (GiB)"] / rows.loc["full", "peak memory (GiB)"]
     speed = rows.loc["norms", "tokens/s"] / rows.loc["full", "tokens/s"]
-    good = (memory <= 0.5) + (speed >= 1.5)
+    good = int(memory <= 0.5) + int(speed >= 1.5)
     return (
         claim,
         _verdict(good, 2),

@@ -35,10 +35,10 @@ class PerpStudy(Study):
     tests: tuple[CorpusName, ...] = ("wikipedia-vital",)
     dtype: Literal["fp32", "bf16"] = "bf16"
     length: int = 128
-    batch: int = 8
-    steps: int = 30
+    batch: int = 4
+    steps: int = 20
     calibration: int = 16
-    retraining: int = 240
+    retraining: int = 100
     validation: int = 8
     test: int = 24
     rates: dict[SubsetText, float] = Field(default_factory=dict)

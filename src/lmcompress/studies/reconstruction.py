@@ -40,7 +40,7 @@ class Study(PerpStudy):
     block_subsets: tuple[SubsetText, ...] = ("masklora",)
     granularities: tuple[Granularity, ...] = ("block", "attention-and-mlp", "linear")
     targets: tuple[Literal["sparse", "dense"], ...] = ("sparse",)
-    block_steps: int = 10
+    block_steps: int = 8
     block_rates: dict[SubsetText, float] = Field(default_factory=dict)
     block_rate_pattern: PatternText | Literal[""] = ""
     retrained: tuple[SubsetText, ...] = ("nothing", "norms")

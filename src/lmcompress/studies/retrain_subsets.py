@@ -28,9 +28,9 @@ class Study(PerpStudy):
     text_length: int = 64
     text_batch: int = 16
     fine_tune_steps: int = 60
-    text_retraining: int = 400
+    text_retraining: int = 240
     text_test: int = 200
-    classifier_steps: int = 30
+    classifier_steps: int = 15
     classifier_patterns: tuple[PatternText, ...] = ("70%",)
     classifier_subsets: tuple[SubsetText, ...] = ("nothing", "biases", "norms", "full")
     classifier_rates: dict[SubsetText, float] = Field(default_factory=dict)
