@@ -161,8 +161,19 @@ def test_tables_and_figures_say_what_the_records_say(found):
     ):
         assert figure.svg.startswith("<svg")
     figures.table(tables.outlier_summary(found), "caption")
+    figures.table(table, tables.about(found))
     figures.verdicts(tables.claims(found))
     assert "2 draws" in tables.about(found)
+
+
+def test_the_page_stands_without_patterns_and_with_few_criteria(given, found):
+    study = sweep.Study(**{**given, "criteria": ["wanda"], "patterns": [], "seeds": [0]})
+    wanted = [experiment.model_dump(mode="json") for experiment in study.experiments()]
+    few = [record for record in found if record.parameters in wanted]
+    assert len(few) == len(wanted) == 7
+    assert len(tables.claims(few)) == 3
+    assert draw.patterns(few).svg
+    assert draw.perplexity(few).svg
 
 
 def test_verdicts_follow_the_numbers(found):
@@ -201,5 +212,8 @@ def test_impossible_parameters_are_refused(given):
     ):
         with pytest.raises(ParameterError, match=message):
             sweep.Study(**{**given, **change})
+    for errors_at in ([], ["60%"]):
+        with pytest.raises(ParameterError, match="at least one of 50%, 2:4"):
+            sweep.Study(**{**given, "errors_at": errors_at}).experiments()
     assert sweep.Study(**{**given, "sparsities": "[0.5]"}).sparsities == ("50%",)
     assert sweep.Study(**{**given, "patterns": "[2:4, 4:8]"}).patterns == ("2:4", "4:8")

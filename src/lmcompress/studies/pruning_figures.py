@@ -29,10 +29,10 @@ def perplexity(records: Sequence[Record]) -> figures.Figure:
 
 
 def patterns(records: Sequence[Record]) -> figures.Figure:
-    """What the pattern costs: KL to the dense model for all patterns of one sparsity."""
+    """What the pattern costs: KL to the dense model for all patterns of the sparsities that N:M patterns have."""
     found = tables.sweep(records).dropna(subset="perplexity")
     shares = found[found["kind"] == "N:M"]["sparsity (%)"].unique()
-    found = found[found["sparsity (%)"].isin(shares)]
+    found = found[found["sparsity (%)"].isin(shares)] if len(shares) else found
     best = found.loc[found["KL (nats a token)"].idxmin()]
     return figures.bars(
         found,

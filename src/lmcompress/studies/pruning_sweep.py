@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lmcompress import data, models
-from lmcompress.errors import NumericError
+from lmcompress.errors import NumericError, ParameterError
 from lmcompress.evaluate import Comparison, Estimate, Reference, compare, reference
 from lmcompress.models import block_linears
 from lmcompress.parameters import CorpusName, ModelName, PatternText
@@ -235,6 +235,9 @@ class Study(BaseStudy):
     spared_at: PatternText = "50%"
 
     def experiments(self) -> list[Experiment]:
+        there = tuple(dict.fromkeys((*self.sparsities, *self.patterns, self.spared_at)))
+        if not self.errors_at or not set(self.errors_at) <= set(there):
+            raise ParameterError("errors_at", self.errors_at, f"at least one of {', '.join(there)}")
         on = {
             name: getattr(self, name) for name in ("model", "data", "dtype", "length", "test", "calibration")
         }
