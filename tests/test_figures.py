@@ -158,6 +158,28 @@ def test_series_axes_and_reference_are_named():
     assert texts.index("dense") > texts.index("wanda")  # measured series first
 
 
+def height(figure: figures.Figure) -> float:
+    return float(ET.fromstring(figure.svg).get("viewBox").split()[3])
+
+
+def test_a_long_legend_takes_no_room_from_the_lines():
+    short, long = (figures.lines(many(count), "x", "y", "name", **TEXTS) for count in (3, 16))
+    assert height(long) > height(short)
+
+
+def test_panels_that_are_the_series_need_no_legend():
+    data = sweep()
+    figure = figures.lines(data, "sparsity", "perplexity", "criterion", panels="criterion", **TEXTS)
+    assert {"criterion wanda", "criterion magnitude"} <= set(svg_texts(figure))
+    assert "wanda" not in svg_texts(figure)
+
+
+def test_every_column_of_panels_has_numbers_below_it():
+    data = pd.concat([sweep().assign(model=f"m{i}") for i in range(3)])
+    texts = svg_texts(figures.lines(data, "criterion", "perplexity", "sparsity", panels="model", **TEXTS))
+    assert texts.count("magnitude") == 2
+
+
 def test_heatmap_writes_the_value_of_each_cell():
     texts = svg_texts(every_figure()[6])
     for value in sweep().perplexity:

@@ -26,7 +26,7 @@ from lmcompress.html import number
 PALETTE = ("#5895cd", "#e67400", "#a9388d", "#769e5f", "#673cff", "#cc0629", "#bb8490", "#a976fe")
 MARKERS = "osD^vPX*"
 INK = "#010203"  # drawn in this, written out as currentColor
-WIDTH, HEIGHT = 5.6, 3.4  # inches; narrow, so that text is still readable at the width of a phone
+WIDTH, HEIGHT = 5.0, 3.2  # inches; narrow, so that text is still readable at the width of a phone
 STYLE = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
@@ -93,10 +93,13 @@ def draw_panels(data: pd.DataFrame, draw: Draw, layout: Layout, title: str, alt:
                 axes.set_title(f"{layout.panels} {number(level)}", fontsize=9.5, loc="left")
         for axes in grid[len(shown) :]:
             axes.remove()
+        for axes in grid[len(shown) - across : len(shown)]:
+            axes.tick_params(labelbottom=True)  # also of the one that stands above a gap
         canvas.supxlabel(layout.labels[0], fontsize=9.5)
         if layout.labels[1]:
             canvas.supylabel(layout.labels[1], fontsize=9.5)
-        _legend(canvas)
+        if layout.series != layout.panels or not layout.series:
+            _legend(canvas)
         return _svg(canvas, title, alt)
 
 
@@ -176,6 +179,7 @@ def _legend(canvas: Canvas) -> None:
         columns = max(1, min(len(handles), int(WIDTH * 13 / (max(map(len, handles)) + 5))))
         options = {"loc": "outside upper left", "ncols": columns, "fontsize": 9}
         canvas.legend([handles[label] for label in order], order, **options)
+        canvas.set_figheight(canvas.get_figheight() + 0.19 * -(-len(order) // columns))
 
 
 def _svg(canvas: Canvas, title: str, alt: str) -> str:
@@ -190,6 +194,6 @@ def _svg(canvas: Canvas, title: str, alt: str) -> str:
     box = re.search(r'viewBox="[^"]*"', text)[0]
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} role="img"'
-        f' aria-label="{escape(alt)}" style="width:100%;max-width:40rem;height:auto"><title>{escape(title)}'
+        f' aria-label="{escape(alt)}" style="width:100%;max-width:36rem;height:auto"><title>{escape(title)}'
         f"</title>{body}"
     )

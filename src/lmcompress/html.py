@@ -71,7 +71,7 @@ def table(frame: pd.DataFrame, caption: str) -> Html:
     )
     return Html(
         f'<div class="lm-table" style="{_SCROLL}" tabindex="0" role="region" aria-label="{escape(caption)}">'
-        f'<table style="border-collapse:collapse;margin:.3rem 0;font-size:.9em">'
+        f'<table style="border-collapse:collapse;margin:.3rem 0;width:auto;font-size:.9em">'
         f'<caption style="text-align:left;caption-side:top">{_inline(caption)}</caption>'
         f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
     )
@@ -133,7 +133,7 @@ def provenance(records: Sequence) -> Html:
         f"[run] {count} · {', '.join(facts['device'][:2])} · {seconds} s · {_span(dates)}",
         f'<dl style="margin:.4rem 0;font-size:.85em">{lines}</dl>'
         f'<div style="{_SCROLL};font-size:.85em" tabindex="0" role="region" aria-label="records of this run">'
-        f'<table style="border-collapse:collapse"><thead><tr>{heads}</tr></thead>'
+        f'<table style="border-collapse:collapse;margin:0"><thead><tr>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>",
     )
 
