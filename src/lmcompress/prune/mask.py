@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.files import atomic_path
+from lmcompress.prune import ranking
 from lmcompress.prune.pattern import NofM, Pattern
 
 Masks = dict[str, Tensor]
@@ -35,9 +36,13 @@ def mask(scores: Tensor, pattern: Pattern, per: str = "tensor") -> Tensor:
     """
     if per not in SCOPES:
         raise ParameterError("per", per, SCOPES)
-    scores = scores.detach().to(torch.promote_types(scores.dtype, torch.float32))
+    scores = scores.detach()
     if isinstance(pattern, NofM):
         require_divisible(scores.shape[-1], pattern)
+        if ranking.usable(scores, pattern.m):
+            return ranking.keep(scores, pattern.n, pattern.m)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if isinstance(pattern, NofM):
         groups = scores.reshape(-1, pattern.m)
         return _keep_of_few(groups, pattern.n).reshape(scores.shape)
     if per == "row":
