@@ -30,6 +30,7 @@ class Study(PerpStudy):
     fine_tune_steps: int = 60
     text_retraining: int = 240
     text_test: int = 200
+    text_validation: int = 100
     classifier_steps: int = 15
     classifier_patterns: tuple[PatternText, ...] = ("70%",)
     classifier_subsets: tuple[SubsetText, ...] = ("nothing", "biases", "norms", "full")
@@ -53,7 +54,7 @@ class Study(PerpStudy):
             steps=self.classifier_steps,
             calibration=32,
             retraining=self.text_retraining,
-            validation=100,
+            validation=self.text_validation,
             test=self.text_test,
             rates=self.classifier_rates,
             rate_patterns=self.rate_patterns,
