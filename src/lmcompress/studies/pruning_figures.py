@@ -109,7 +109,7 @@ def cost(records: Sequence[Record]) -> figures.Figure:
         "seconds",
         "part",
         title="Time to prune the model",
-        caption="Wall time, mean over patterns and seeds. Forward passes of the calibration windows and their "
-        "statistics (here also where only the layer errors need them), and decisions with updates of the weights.",
+        caption="Wall time, mean over patterns and seeds, of runs without layer errors. Passes: the calibration "
+        "windows through the model, with statistics. Decisions: masks and updates of the weights.",
         alt=f"Two bars for each criterion; the longest is {slowest['part']} of {slowest['criterion']}.",
     )

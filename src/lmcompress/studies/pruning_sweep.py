@@ -225,7 +225,7 @@ class Study(BaseStudy):
     dtype: Literal["fp32", "bf16"] = "bf16"
     length: int = 512
     test: int | None = 8
-    calibration: int = 4
+    calibration: int = 8
     criteria: tuple[Criterion, ...] = ("random", "magnitude", "magnitude-row", "wanda", "sparsegpt")
     sparsities: tuple[PatternText, ...] = ("50%", "70%")
     patterns: tuple[PatternText, ...] = ("2:4",)

@@ -56,12 +56,22 @@ def about(records: Sequence[Record]) -> str:
 
 
 def costs(records: Sequence[Record]) -> pd.DataFrame:
-    """Mean seconds of each criterion: in forward passes and statistics, and in deciding and updating."""
+    """Mean seconds of each criterion, in forward passes with their statistics, and in deciding and updating; over the
+    runs that did not measure layer errors (where there are such).
+    """
+    runs: dict[str, list[Record]] = {}
+    for (criterion, _), some in _groups(records).items():
+        runs.setdefault(criterion, []).extend(run for run in some if "failed" not in run.result)
     rows = []
-    for criterion, some in sweep(records).dropna(subset="seconds").groupby("criterion", observed=True):
-        deciding = some["of which deciding"].mean()
-        rows.append({"criterion": criterion, "part": "passes", "seconds": some["seconds"].mean() - deciding})
-        rows.append({"criterion": criterion, "part": "decisions", "seconds": deciding})
+    for criterion, some in runs.items():
+        lean = [run.result for run in some if not run.parameters["layer_errors"]] or [
+            run.result for run in some
+        ]
+        if lean:
+            deciding = _mean(result["deciding"] for result in lean)
+            passes = _mean(result["seconds"] for result in lean) - deciding
+            rows.append({"criterion": criterion, "part": "passes", "seconds": passes})
+            rows.append({"criterion": criterion, "part": "decisions", "seconds": deciding})
     frame = pd.DataFrame(rows)
     frame["criterion"] = _ordered(frame["criterion"])
     return frame
