@@ -11,6 +11,7 @@ from lmcompress.studies import cost_of_retraining, iterative_or_one_shot, perp_t
 
 PATTERN = "sparsity pattern"
 NAMES = {"pattern": PATTERN, "subset": "retrained", "criterion": "pruned by"}
+FEW = 2
 INTERVAL = "Error bars: 95 % bootstrap intervals over the test texts and, where there are several, the seeds."
 
 
@@ -36,6 +37,10 @@ def _drawn(
         frame[name] = frame[name].cat.remove_unused_categories()
     panels = "pruned by" if frame["pruned by"].nunique() > 1 else None
     if frame[PATTERN].nunique() > 1:
+        reach = frame.groupby("retrained", observed=True)[PATTERN].nunique()
+        if reach.max() > FEW:  # what was run at few patterns only is in `every_subset`
+            frame = frame[frame["retrained"].isin(reach[reach > FEW].index)].copy()
+            frame["retrained"] = frame["retrained"].cat.remove_unused_categories()
         options = {"low": "low", "high": "high", "panels": panels, "log_y": log, "reference": reference}
         return figures.lines(frame, PATTERN, value, "retrained", **options, **titles)
     return figures.bars(frame, "retrained", value, low="low", high="high", panels=panels, log=log, **titles)
@@ -74,6 +79,29 @@ def close_to_full(records: Sequence[Record], corpus: str) -> Figure:
         },
         True,
         {"full retraining": 1.0},
+    )
+
+
+def every_subset(records: Sequence[Record], corpus: str) -> Figure:
+    """Every subset over full retraining, after the first criterion, at the patterns where most were run."""
+    frame = perp_tables.against_full(records, corpus)
+    frame = frame[(frame["subset"] != "nothing") & (frame["criterion"] == frame["criterion"].iloc[0])]
+    number = frame.groupby("pattern", observed=True)["subset"].transform("nunique")
+    frame = frame[number == number.max()].rename(columns=NAMES)
+    for name in (PATTERN, "retrained"):
+        frame[name] = frame[name].cat.remove_unused_categories()
+    return figures.bars(
+        frame,
+        "retrained",
+        "times full",
+        low="low",
+        high="high",
+        panels=PATTERN if frame[PATTERN].nunique() > 1 else None,
+        log=True,
+        title=f"Every subset beside full retraining, {corpus}",
+        caption="Perplexity divided by that of retraining all weights: 1 is as good. Pruned by "
+        f"{frame['pruned by'].iloc[0]}. {convention(records, corpus)}",
+        alt="Bars: for each subset, its perplexity over that of full retraining from the same pruned model.",
     )
 
 

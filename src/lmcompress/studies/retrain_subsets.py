@@ -77,20 +77,25 @@ class Study(PerpStudy):
 
 
 def answers(records: Sequence[Record]) -> list[str]:
-    """A sentence for each criterion and pattern on the first corpus: pruned, and what each subset makes of it."""
+    """A sentence for each criterion and pattern on the first corpus: pruned, norms, full, and what comes closest."""
     found = corpora(records)
     if not found:
         return []
     frame = perplexities(records, found[0]).dropna(subset=["perplexity"])
     sentences = []
     for (criterion, pattern), rows in frame.groupby(["criterion", "pattern"], observed=True):
-        there = {row["subset"]: row for _, row in rows.iterrows()}
-        pruned = there.pop("nothing", None)
-        start = f"{pattern} by {criterion}: perplexity {rows['dense'].iloc[0]:.2f} dense"
-        start += f", {pruned['perplexity']:,.2f} pruned" if pruned is not None else ""
-        each = ", ".join(
-            f"{subset} {row['perplexity']:,.2f} ({row['low']:,.2f} to {row['high']:,.2f}; {row['trained %']:.3g} %)"
-            for subset, row in there.items()
-        )
-        sentences.append(f"{start}; retrained: {each}." if each else f"{start}.")
+        there = {str(row["subset"]): row for _, row in rows.iterrows()}
+        others = {name: row for name, row in there.items() if name not in ("nothing", "full")}
+        parts = [f"dense {rows['dense'].iloc[0]:.2f}"]
+        if "nothing" in there:
+            parts.append(f"pruned {there['nothing']['perplexity']:,.2f}")
+        named = [name for name in ("norms", "full") if name in there]
+        if others:
+            best = min(others, key=lambda name: others[name]["perplexity"])
+            named += [best] if best not in named else []
+        for name in named:
+            row = there[name]
+            level = f"{row['perplexity']:,.2f} ({row['low']:,.2f} to {row['high']:,.2f})"
+            parts.append(f"{name} ({row['trained %']:.2g} % of the parameters) {level}")
+        sentences.append(f"{pattern} by {criterion}, perplexity: " + ", ".join(parts) + ".")
     return sentences
