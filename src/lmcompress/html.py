@@ -1,6 +1,6 @@
 """Pieces of HTML for the pages: tables, the run behind a number, what was not run, verdicts on claims.
 
-All text is escaped. Styles are inline and colours inherited, so that a piece looks right in the book (light
+All text is escaped. Pieces bring their style and inherit their colours, so that a piece looks right in the book (light
 and dark), in JupyterLab and on Colab alike.
 """
 
@@ -25,8 +25,16 @@ VERDICTS = {
     "not run here": "–",
 }
 ATTACHED = 40  # records that are attached to a page one by one: a few kilobytes each
-_SCROLL = "overflow:auto;max-width:100%;max-height:28rem"
-_CELL = "padding:.2rem .6rem;border-bottom:1px solid rgba(128,128,128,.35)"
+_STYLE = """<style>
+.lm-table { overflow: auto; max-width: 100%; max-height: 28rem; font-size: .9em }
+.lm-table table { border-collapse: collapse; width: auto; margin: .3rem 0 }
+.lm-table caption { text-align: left; caption-side: top }
+.lm-table :is(td, th) { padding: .2rem .6rem; text-align: left; vertical-align: top;
+  border-bottom: 1px solid rgba(128, 128, 128, .35) }
+.lm-table .n { text-align: right; white-space: nowrap }
+.lm-run dt { float: left; clear: left; width: 6.2rem }
+.lm-run dd { margin: 0 0 .2rem 6.4rem; overflow-wrap: anywhere }
+</style>"""
 
 
 class Html(str):
@@ -53,27 +61,26 @@ def table(frame: pd.DataFrame, caption: str) -> Html:
     """A table that scrolls sideways on a phone. Column names are the heads; the index is not shown."""
     require_text("caption", caption)
     frame = frame.reset_index(drop=True)
-    numeric = [
-        all(v is None or isinstance(v, numbers.Real) for v in frame.iloc[:, i]) for i in range(frame.shape[1])
-    ]
-    align = [f"{_CELL};text-align:{'right' if is_number else 'left'}" for is_number in numeric]
-    heads = "".join(
-        f'<th scope="col" style="{style}">{escape(str(name))}</th>'
-        for name, style in zip(frame.columns, align, strict=True)
-    )
-    rows = "".join(
-        "<tr>"
-        + "".join(
-            f'<td style="{style}">{_inline(number(v))}</td>' for v, style in zip(row, align, strict=True)
-        )
-        + "</tr>"
+    columns = [frame.iloc[:, i] for i in range(frame.shape[1])]
+    marks = [" class=n" if all(v is None or isinstance(v, numbers.Real) for v in c) else "" for c in columns]
+    heads = [(str(name), mark) for name, mark in zip(frame.columns, marks, strict=True)]
+    rows = [
+        [(_inline(number(value)), mark) for value, mark in zip(row, marks, strict=True)]
         for row in frame.astype(object).itertuples(index=False)
-    )
+    ]
+    return _grid(heads, rows, caption, caption)
+
+
+def _grid(
+    heads: list[tuple[str, str]], rows: list[list[tuple[str, str]]], label: str, caption: str = ""
+) -> Html:
+    """A table that scrolls: ``heads`` (texts) and ``rows`` (HTML), each with the attributes of its cells."""
+    top = "".join(f'<th scope="col"{mark}>{escape(name)}</th>' for name, mark in heads)
+    body = "".join(f"<tr>{''.join(f'<td{mark}>{cell}</td>' for cell, mark in row)}</tr>" for row in rows)
+    above = f"<caption>{_inline(caption)}</caption>" if caption else ""
     return Html(
-        f'<div class="lm-table" style="{_SCROLL}" tabindex="0" role="region" aria-label="{escape(caption)}">'
-        f'<table style="border-collapse:collapse;margin:.3rem 0;width:auto;font-size:.9em">'
-        f'<caption style="text-align:left;caption-side:top">{_inline(caption)}</caption>'
-        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>"
+        f'{_STYLE}<div class="lm-table" tabindex="0" role="region" aria-label="{escape(label)}"><table>{above}'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
 
@@ -112,8 +119,7 @@ def provenance(records: Sequence) -> Html:
         "again": _distinct(_command(record, len(plain)) for record in plain),
     }
     lines = "".join(
-        f'<dt style="float:left;clear:left;width:6.2rem">{name}</dt>'
-        f'<dd style="margin:0 0 .2rem 6.4rem;overflow-wrap:anywhere">{"<br>".join(map(_code, values))}</dd>'
+        f"<dt>{name}</dt><dd>{'<br>'.join(map(_code, values))}</dd>"
         for name, values in facts.items()
         if any(values)
     )
@@ -121,21 +127,13 @@ def provenance(records: Sequence) -> Html:
         content = "".join(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n" for record in plain)
         packed = gzip.compress(content.encode(), mtime=0)
         lines += "<dt>all records</dt><dd>" + _attached("records.jsonl.gz", "gzip", packed) + "</dd>"
-    rows = "".join(_record_row(record, shared, not many) for record in plain)
-    heads = "".join(
-        f'<th scope="col" style="{_CELL};text-align:left">{name}</th>'
-        for name in ("record", "parameters", "seconds")
-    )
+    heads = [("record", ""), ("parameters", ""), ("seconds", " class=n")]
+    rows = _grid(heads, [_record_row(record, shared, not many) for record in plain], "records of this run")
     seconds = number(sum(float(run.get("seconds") or 0) for run in runs))
     dates = sorted({str(run["date"])[:10] for run in runs if run.get("date")})
     count = f"{number(len(plain))} record{'s' * (len(plain) > 1)}"
-    return details(
-        f"[run] {count} · {', '.join(facts['device'][:2])} · {seconds} s · {_span(dates)}",
-        f'<dl style="margin:.4rem 0;font-size:.85em">{lines}</dl>'
-        f'<div style="{_SCROLL};font-size:.85em" tabindex="0" role="region" aria-label="records of this run">'
-        f'<table style="border-collapse:collapse;margin:0"><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{rows}</tbody></table></div>",
-    )
+    summary = f"[run] {count} · {', '.join(facts['device'][:2])} · {seconds} s · {_span(dates)}"
+    return details(summary, f'<dl class="lm-run" style="margin:.4rem 0;font-size:.85em">{lines}</dl>{rows}')
 
 
 def not_run(what: str, needs: str) -> Html:
@@ -196,18 +194,15 @@ def _attached(name: str, kind: str, content: bytes, words: str | None = None) ->
     return f'<a download="{escape(name)}" href="{address}">{escape(words or name)}</a>'
 
 
-def _record_row(record: dict, shared: dict, attach: bool) -> str:
+def _record_row(record: dict, shared: dict, attach: bool) -> list[tuple[str, str]]:
     short = record["key"][:12]
     name = escape(short)
     if attach:
         text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
         name = _attached(f"{record['kind']}-{short}.json", "json", text.encode(), short)
     own = {k: v for k, v in record["parameters"].items() if k not in shared}
-    cell = f'<td style="{_CELL};vertical-align:top'
-    return (
-        f'<tr>{cell}">{escape(record["kind"])}<br>{name}</td>{cell}">{escape(_pairs(own))}</td>'
-        f'{cell};text-align:right">{number(record["provenance"].get("seconds"))}</td></tr>'
-    )
+    seconds = number(record["provenance"].get("seconds"))
+    return [(f"{escape(record['kind'])}<br>{name}", ""), (escape(_pairs(own)), ""), (seconds, " class=n")]
 
 
 def _pairs(mapping: dict | None) -> str:
