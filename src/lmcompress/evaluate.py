@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from lmcompress import models
 from lmcompress.errors import NumericError, ParameterError
 
-ROWS = 64  # rows of logits that are in fp32 at one time: 12 MiB at a vocabulary of 49,152, near the size of a cache
+ROWS = {"cpu": 64, "cuda": 2048}  # rows of logits that are in fp32 at one time: 12 MiB at a vocabulary of 49,152, near
+# the size of a processor's cache; a GPU wants few large pieces
 
 
 @dataclass(frozen=True)
@@ -282,10 +283,11 @@ def _same_choice(dense: Tensor, compressed: Tensor) -> Tensor:
 
 
 def _by_rows(each: Callable[[Tensor, Tensor], Tensor], first: Tensor, second: Tensor) -> Tensor:
-    """Mean over the positions of ``each``, computed for :data:`ROWS` positions at a time; [B, P, ...] ->
+    """Mean over the positions of ``each``, computed for some positions (:data:`ROWS`) at a time; [B, P, ...] ->
     [B] (fp64).
     """
-    pieces = zip(first.flatten(0, 1).split(ROWS), second.flatten(0, 1).split(ROWS), strict=True)
+    rows = ROWS.get(first.device.type, ROWS["cpu"])
+    pieces = zip(first.flatten(0, 1).split(rows), second.flatten(0, 1).split(rows), strict=True)
     values = torch.cat([each(*piece) for piece in pieces])
     return values.double().cpu().view(first.shape[:2]).mean(1)
 
