@@ -1,9 +1,14 @@
 """The code that pages show is true: examples run, solutions pass their checks, and unsolved exercises fail them."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+
+from lmcompress import cli
+from lmcompress.errors import ParameterError
+from lmcompress.prune.pattern import parse
 
 BOOK = Path(__file__).parents[2] / "book"
 PAGES = sorted(BOOK.rglob("*.md"))
@@ -64,6 +69,30 @@ def test_solution_passes_and_the_start_does_not(name, parts):
     execute([start, solution, check], name)
     with pytest.raises((AssertionError, NotImplementedError)):
         execute([start, check], name)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        line
+        for page in PAGES
+        for block in re.findall(
+            r"^```bash\n(.*?)^```$", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL
+        )
+        for line in block.splitlines()
+        if line.startswith("lmcompress ")
+    ],
+)
+def test_commands_are_ones_that_the_program_knows(line):
+    assert cli._parser().parse_args(shlex.split(line)[1:]).act
+
+
+def test_the_message_that_reproduce_shows_is_the_real_one():
+    page = (BOOK / "reproduce.md").read_text(encoding="utf-8")
+    shown = " ".join(re.search(r"```text\nsparsities\.0: (.*?)```", page, re.DOTALL)[1].split())
+    with pytest.raises(ParameterError) as refused:
+        parse(1.5)
+    assert str(refused.value) == f"sparsity: {shown}"
 
 
 def test_there_are_exercises_for_all_three_parts():
