@@ -38,7 +38,7 @@ def damaged(family="llama", factor=0.5):
 
 @pytest.mark.parametrize("family", CAUSAL)
 def test_perplexity_is_the_float64_formula_whatever_the_batch(family, monkeypatch):
-    monkeypatch.setattr(evaluate, "ROWS", 7)
+    monkeypatch.setitem(evaluate.ROWS, "cpu", 7)
     model, windows = tiny_model(family), tiny_tokens(5, 16)
     nll = expected_nll(model, windows)
     for size in (1, 2, 8):
@@ -76,7 +76,7 @@ def test_convention_names_the_token_that_begins_every_window():
 
 @pytest.mark.parametrize("family", CAUSAL)
 def test_comparison_is_the_float64_formula(family, monkeypatch):
-    monkeypatch.setattr(evaluate, "ROWS", 5)
+    monkeypatch.setitem(evaluate.ROWS, "cpu", 5)
     dense, compressed, windows = tiny_model(family), damaged(family), tiny_tokens(5, 16)
     found = compare(compressed, reference(dense, windows, batch_size=2), windows, batch_size=3)
     p, q = log_probabilities(dense, windows), log_probabilities(compressed, windows)

@@ -18,7 +18,10 @@ from tqdm.auto import tqdm
 from lmcompress import models
 from lmcompress.errors import NumericError, ParameterError
 
-ROWS = {"cpu": 64, "cuda": 2048}  # rows of logits that are in fp32 at one time: 12 MiB at a vocabulary of 49,152, near
+ROWS = {
+    "cpu": 64,
+    "cuda": 2048,
+}  # rows of logits that are in fp32 at one time: 12 MiB at a vocabulary of 49,152, near
 # the size of a processor's cache; a GPU wants few large pieces
 
 
