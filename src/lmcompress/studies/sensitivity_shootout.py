@@ -1,64 +1,30 @@
 """Which score foresees what quantizing a layer costs? Every score against the measured truth."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import pandas as pd
 
 from lmcompress import figures
 from lmcompress.errors import ParameterError
-from lmcompress.records import Record
+from lmcompress.records import Experiment, Record
 from lmcompress.sensitivity import measured
-from lmcompress.studies.cptquant import SubjectStudy, of_kind, readable, says, seeds_of
-from lmcompress.studies.scoring import SCORES, Per, Score, Truth, as_scores, check_score
-from lmcompress.studies.subjects import FineTuned
+from lmcompress.studies.cptquant import of_kind, readable, says
+from lmcompress.studies.score_study import ScoreStudy
+from lmcompress.studies.scoring import SCORES, as_scores
 
 
-class Study(SubjectStudy):
+class Study(ScoreStudy):
     """All scores and the truth on both models."""
 
-    language_per: Per = "block"
     language_scores: tuple[str, ...] = tuple(SCORES)
-    classifier_per: Per = "linear"
     classifier_scores: tuple[str, ...] = tuple(SCORES)
-    widths: tuple[int, ...] = (2, 3, 4)
-    language_widths: tuple[int, ...] = (3,)
-    group: int | Literal["row", "tensor"] = 128
-    symmetric: bool = False
-    seeds: tuple[int, ...] = (0,)
 
-    def truths(self) -> list[Truth]:
-        """One for each model."""
-        return [Truth(**on, **self._common(on), windows=count) for on, count in self.subjects()]
-
-    def scores(self, names: Sequence[str] | None = None) -> list[Score]:
-        """Every score (or those of ``names``) of every model and seed."""
-        found = []
-        for on, count in self.subjects():
-            chosen = self.language_scores if on["task"] == "language" else self.classifier_scores
-            for name in chosen if names is None else names:
-                check_score(name)
-                common = self._common(on)
-                found += [
-                    Score(**on, **common, score=name, windows=count, seed=seed)
-                    for seed in seeds_of(name, self.seeds)
-                ]
-        return found
-
-    def fine_tuned(self) -> list[FineTuned]:
-        """The classifier, if there is one."""
+    def experiments(self) -> list[Experiment]:
         return [
-            FineTuned(**on, test=count) for on, count in self.subjects() if on["task"] == "classification"
+            *self.fine_tuned(),
+            *self.truths(),
+            *self.scores(self.language_scores, self.classifier_scores),
         ]
-
-    def experiments(self) -> list:
-        return [*self.fine_tuned(), *self.truths(), *self.scores()]
-
-    def _common(self, on: dict) -> dict:
-        language = on["task"] == "language"
-        per = self.language_per if language else self.classifier_per
-        widths = self.language_widths if language else self.widths
-        return {"per": per, "widths": widths, "group": self.group, "symmetric": self.symmetric}
 
 
 def truth_table(records: Sequence[Record]) -> pd.DataFrame:

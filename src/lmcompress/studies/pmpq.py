@@ -1,0 +1,172 @@
+"""PMPQ: prune one layer and look at the loss. At which sparsity, by which criterion, and what the released
+code does.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from scipy.stats import spearmanr
+
+from lmcompress import data, figures, models
+from lmcompress.records import Experiment, Record
+from lmcompress.sensitivity import pruning
+from lmcompress.studies.cptquant import mean, of_kind, readable, says
+from lmcompress.studies.score_study import ScoreStudy
+from lmcompress.studies.scoring import Per
+from lmcompress.studies.sensitivity_shootout import agreement_table
+from lmcompress.studies.subjects import SIZE, OnModel
+
+
+class RandomHead(OnModel):
+    """The released score of classifiers whose head was never trained, as in the authors' scripts: one for
+    each seed.
+    """
+
+    texts: int
+    seeds: tuple[int, ...]
+
+    def run(self) -> dict:
+        scores, base = [], []
+        for seed in self.seeds:
+            torch.manual_seed(seed)
+            count = len(data.classes(self.data))
+            model, tokenizer = models.load(self.model, task="classification", num_labels=count)
+            batches = data.classification(
+                self.data, tokenizer, "calibration", self.length, SIZE[self.task], self.texts, 0
+            )
+            found = pruning.pmpq_as_released(model, batches)
+            scores.append(list(found.per_layer.values()))
+            base.append(found.detail["base"])
+        return {"scores": scores, "base": base, "classes": count}
+
+
+class Study(ScoreStudy):
+    """PMPQ by magnitude, by Wanda and as released, the truth, and classifiers without a trained head."""
+
+    classifier_per: Per = "block"
+    language_scores: tuple[str, ...] = ("PMPQ", "PMPQ as released")
+    classifier_scores: tuple[str, ...] = ("PMPQ", "PMPQ, Wanda", "PMPQ as released")
+    head_seeds: tuple[int, ...] = (0, 1, 2)
+
+    def experiments(self) -> list[Experiment]:
+        found: list[Experiment] = [*self.truths(), *self.scores(self.language_scores, self.classifier_scores)]
+        for on, count in self.subjects():
+            if on["task"] == "classification":
+                found.append(RandomHead(**on | {"steps": 0}, texts=count, seeds=self.head_seeds))
+        return found
+
+
+def sparsity_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Loss increase of every layer at every sparsity; the first seed of each score."""
+    found = {}
+    for record in of_kind(records, "score"):
+        about = record.parameters
+        if "per_pattern" in record.result:
+            found.setdefault((about["task"], about["score"]), record)
+    rows = [
+        (readable(task), f"{score} at {pattern}", layer, increase)
+        for (task, score), record in found.items()
+        for pattern, table in record.result["per_pattern"].items()
+        for layer, increase in enumerate(table.values())
+    ]
+    return pd.DataFrame(rows, columns=["task", "pruned", "layer", "loss increase (nats)"])
+
+
+def head_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Classifiers with an untrained head: accuracy, chance, how far scores reach, agreement of one seed's
+    with another's.
+    """
+    rows = []
+    for record in of_kind(records, "random_head"):
+        scores, base = record.result["scores"], record.result["base"]
+        pairs = [(a, b) for index, a in enumerate(scores) for b in scores[index + 1 :]]
+        agreements = [
+            float(spearmanr(a, b).statistic) for a, b in pairs if len(set(a)) > 1 and len(set(b)) > 1
+        ]
+        rows.append(
+            {
+                "model": record.parameters["model"],
+                "heads": len(base),
+                "accuracy before pruning": mean(base),
+                "chance": 1 / record.result["classes"],
+                "least score": min(map(min, scores)),
+                "greatest score": max(map(max, scores)),
+                "Spearman between heads": mean(agreements) if agreements else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def sign_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Rank correlation of the released score with ours: below 0 where its sign is the wrong way round."""
+    rows = []
+    for task in ("language", "classification"):
+        first = {
+            record.parameters["score"]: record.result["per_layer"]
+            for record in reversed(of_kind(records, "score"))
+            if record.parameters["task"] == task
+        }
+        if {"PMPQ", "PMPQ as released"} <= first.keys():
+            ours, theirs = first["PMPQ"], first["PMPQ as released"]
+            value = float(spearmanr([ours[name] for name in ours], [theirs[name] for name in ours]).statistic)
+            rows.append((readable(task), value, None if value != value else value < 0))
+    return pd.DataFrame(rows, columns=["task", "Spearman of released with ours", "reversed"])
+
+
+def verdict(records: Sequence[Record]) -> list[str]:
+    """What the signs and the untrained heads show."""
+    sentences = [
+        f"{row['task'].capitalize()}: the released score ranks the layers "
+        + (
+            "the wrong way round"
+            if row["Spearman of released with ours"] < 0
+            else "the same way round as ours"
+        )
+        + f" (Spearman with ours {row['Spearman of released with ours']:.2f})."
+        for _, row in sign_table(records).dropna().iterrows()
+    ]
+    for _, row in head_table(records).iterrows():
+        agreement = row["Spearman between heads"]
+        sentences.append(
+            f"With an untrained head the accuracy is {row['accuracy before pruning']:.2f} (chance "
+            f"{row['chance']:.2f}) and "
+            + (
+                f"the scores of two heads agree with a Spearman of {agreement:.2f}: what is ranked is chance."
+                if agreement is not None and agreement < 0.5
+                else f"the scores of two heads agree with a Spearman of {agreement}."
+            )
+        )
+    return sentences
+
+
+def pieces(records: Sequence[Record]) -> list:
+    """Sentences, loss over depth at every sparsity, the flaws, agreement with the truth."""
+    found: list = [
+        says(verdict(records)),
+        figures.lines(
+            sparsity_table(records),
+            "layer",
+            "loss increase (nats)",
+            "pruned",
+            panels="task",
+            title="What pruning one layer costs, at every sparsity",
+            caption="Calibration split; layers in order of depth. The released code knows one sparsity, 30 %.",
+            alt="Lines over the layers, one a criterion and sparsity, one panel a task: loss increase.",
+        ),
+    ]
+    for frame, caption in (
+        (
+            sign_table(records),
+            "The released score beside ours: perplexity before minus after has the wrong sign",
+        ),
+        (head_table(records), "Classifiers without a trained head"),
+    ):
+        if len(frame):
+            found.append(figures.table(frame, caption))
+    for width in sorted({min(record.parameters["widths"]) for record in of_kind(records, "truth")}):
+        chosen = [record for record in records if width in record.parameters.get("widths", ())]
+        found.append(
+            figures.table(agreement_table(chosen, width), f"Rank agreement with the truth at {width} bits")
+        )
+    return found

@@ -1,0 +1,154 @@
+"""TDMPQ: an expansion of the loss as a score, order by order, and the noise that the released code measures
+instead.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from scipy.stats import spearmanr
+
+from lmcompress import figures
+from lmcompress.records import Experiment, Record
+from lmcompress.sensitivity import taylor
+from lmcompress.studies.cptquant import mean, of_kind, readable, says
+from lmcompress.studies.score_study import ScoreStudy
+from lmcompress.studies.scoring import as_scores
+from lmcompress.studies.sensitivity_shootout import agreement_table
+from lmcompress.studies.subjects import OnModel
+
+ORDERS = ("TDMPQ", "TDMPQ, Fisher", "TDMPQ, Gauss-Newton", "TDMPQ, second order")
+
+
+class ReleasedDraws(OnModel):
+    """The released score again and again, with other noise: nothing else changes from draw to draw."""
+
+    windows: int
+    draws: int
+    seed: int
+
+    def run(self) -> dict:
+        subject = self.subject()
+        batches = subject.texts("calibration", self.windows, self.seed)
+        found = taylor.tdmpq_as_released(subject.model, batches, seed=self.seed, draws=self.draws)
+        return {
+            "scores": [list(one.per_layer.values()) for one in found],
+            "seconds": [one.seconds for one in found],
+        }
+
+
+class Study(ScoreStudy):
+    """Expansions of first and second order, the truth, and draws of the released score."""
+
+    language_scores: tuple[str, ...] = ("TDMPQ", "TDMPQ, Fisher")
+    classifier_scores: tuple[str, ...] = (*ORDERS, "TDMPQ, input perturbation", "TDMPQ as released")
+    draws: int = 4
+    draws_language: bool = False
+
+    def experiments(self) -> list[Experiment]:
+        found: list[Experiment] = [*self.truths(), *self.scores(self.language_scores, self.classifier_scores)]
+        for on, count in self.subjects():
+            if on["task"] == "classification" or self.draws_language:
+                found.append(ReleasedDraws(**on, windows=count, draws=self.draws, seed=0))
+        return found
+
+
+def predicted_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Predicted and measured loss increase of every layer and width, for scores in nats; first seeds."""
+    truths = {record.parameters["task"]: as_scores(record) for record in of_kind(records, "truth")}
+    rows, seen = [], set()
+    for record in of_kind(records, "score"):
+        about = record.parameters
+        key = (about["task"], about["score"])
+        if about["score"] not in ORDERS or about["task"] not in truths or key in seen:
+            continue
+        seen.add(key)
+        scores = as_scores(record)
+        for bits in about["widths"]:
+            measured = truths[about["task"]].at(bits)
+            rows += [
+                (readable(about["task"]), about["score"], bits, value, measured[layer])
+                for layer, value in scores.at(bits).items()
+            ]
+    return pd.DataFrame(rows, columns=["task", "score", "bits", "predicted (nats)", "measured (nats)"])
+
+
+def size_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Median of predicted over measured increase: 1 where the expansion is right about sizes, not only about
+    order.
+    """
+    rows = predicted_table(records)
+    rows = rows[rows["measured (nats)"] > 0]
+    rows = rows.assign(ratio=rows["predicted (nats)"] / rows["measured (nats)"])
+    found = rows.groupby(["task", "score", "bits"], as_index=False, sort=False)["ratio"].median()
+    return found.rename(columns={"ratio": "median of predicted over measured"})
+
+
+def draws_table(records: Sequence[Record]) -> pd.DataFrame:
+    """The released score between draws of its noise: rank agreement, and its spread over layers against its
+    size.
+    """
+    rows = []
+    for record in of_kind(records, "released_draws"):
+        scores = record.result["scores"]
+        pairs = [(a, b) for index, a in enumerate(scores) for b in scores[index + 1 :]]
+        level = mean([mean(one) for one in scores])
+        spread = mean([max(one) - min(one) for one in scores])
+        agreement = mean([float(spearmanr(a, b).statistic) for a, b in pairs])
+        rows.append((readable(record.parameters["task"]), len(scores), level, spread, agreement))
+    names = ["task", "draws", "mean score", "spread over the blocks", "Spearman between draws"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def verdict(records: Sequence[Record]) -> list[str]:
+    """What the orders predict of the sizes, and whether the released score repeats itself."""
+    sentences = []
+    for (task, bits), rows in size_table(records).groupby(["task", "bits"], sort=False):
+        parts = [
+            f"{row['score']} {row['median of predicted over measured']:.2g}" for _, row in rows.iterrows()
+        ]
+        sentences.append(
+            f"{task.capitalize()}, {bits} bits: predicted over measured increase (median): {', '.join(parts)}."
+        )
+    for _, row in draws_table(records).iterrows():
+        sentences.append(
+            f"{row['task'].capitalize()}: two draws of the released score agree with a Spearman of "
+            f"{row['Spearman between draws']:.2f}."
+        )
+    return sentences
+
+
+def pieces(records: Sequence[Record]) -> list:
+    """Sentences, predicted against measured, the released draws, agreement with the truth at every width."""
+    predicted = predicted_table(records)
+    shown = predicted[(predicted["predicted (nats)"] > 0) & (predicted["measured (nats)"] > 0)]
+    found: list = [says(verdict(records))]
+    if len(shown):
+        found.append(
+            figures.scatter(
+                shown,
+                "predicted (nats)",
+                "measured (nats)",
+                "score",
+                panels="task",
+                log_x=True,
+                log_y=True,
+                title="Predicted and measured cost of quantizing one layer",
+                caption="Each point is a layer at one width (all widths together); layers whose measured increase is "
+                "not above 0 are left out here, and in the table's medians.",
+                alt="Points on logarithmic axes: predicted against measured loss increase, one colour an order.",
+            )
+        )
+        found.append(
+            figures.table(size_table(records), "Are the sizes right? Median of predicted over measured")
+        )
+    draws = draws_table(records)
+    if len(draws):
+        found.append(figures.table(draws, "The released score: what another draw of its noise leaves of it"))
+    for width in sorted(
+        {bits for record in of_kind(records, "truth") for bits in record.parameters["widths"]}
+    ):
+        chosen = [record for record in records if width in record.parameters.get("widths", ())]
+        found.append(
+            figures.table(agreement_table(chosen, width), f"Rank agreement with the truth at {width} bits")
+        )
+    return found

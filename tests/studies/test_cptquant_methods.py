@@ -1,0 +1,51 @@
+"""The pages on CMPQ, PMPQ and TDMPQ on tiny models: flaws show, tables follow from records."""
+
+import pytest
+from cptquant_tiny import tiny  # noqa: F401
+
+from lmcompress.records import obtain
+from lmcompress.studies import cmpq, pmpq, tdmpq
+
+
+@pytest.fixture(scope="module")
+def common(tiny):  # noqa: F811
+    return {**tiny, "group": 8, "language_widths": [2, 3, 4]}
+
+
+def test_cmpq(common):
+    study = cmpq.Study(**common, counts=[8, 120], padding=8)
+    records = obtain(study.experiments(), progress=False)
+    table = cmpq.flaw_table(records)
+    few = table[table["released CMPQ with"].str.startswith("8 texts")]
+    assert few["most of the blocks"].iloc[0] == pytest.approx(0, abs=1e-6)  # fewer texts than features
+    plain, padded = table["most of the blocks"].iloc[-2:]
+    assert abs(padded / plain - 1) > 0.01  # masked tokens move it
+    nulls = cmpq.null_table(records)
+    assert set(nulls["score"]) == set(cmpq.MEASURES)
+    assert (nulls["explained by depth"] <= 1).all()
+    assert len(cmpq.verdict(records)) == 2
+    assert len(cmpq.check_table(records)) == 3
+    assert len(cmpq.pieces(records)) == 6
+
+
+def test_pmpq(common):
+    study = pmpq.Study(**common)
+    records = obtain(study.experiments(), progress=False)
+    signs = pmpq.sign_table(records).set_index("task")["Spearman of released with ours"]
+    assert set(signs.index) == {"language modelling", "classification"}
+    heads = pmpq.head_table(records).iloc[0]
+    assert heads["heads"] == 3
+    assert heads["chance"] == 0.5
+    assert set(pmpq.sparsity_table(records)["pruned"]) >= {"PMPQ at 30%", "PMPQ, Wanda at 70%"}
+    assert len(pmpq.pieces(records)) == 5
+
+
+def test_tdmpq(common):
+    records = obtain(tdmpq.Study(**common).experiments(), progress=False)
+    sizes = tdmpq.size_table(records)
+    second = sizes[(sizes["score"] == "TDMPQ, second order") & (sizes["bits"] == 4)]
+    assert 0.3 < second["median of predicted over measured"].iloc[0] < 3
+    draws = tdmpq.draws_table(records)
+    assert draws["draws"].tolist() == [4]
+    assert abs(draws["Spearman between draws"].iloc[0]) <= 1
+    assert len(tdmpq.pieces(records)) == 7
