@@ -17,7 +17,7 @@ INTERVAL = "Error bars: 95 % bootstrap intervals over the test texts and, where 
 
 def convention(records: Sequence[Record], corpus: str) -> str:
     """The perplexity convention of the records, the seeds and the budget, for a caption."""
-    found = [record for record in records if record.result["tests"].get(corpus, {}).get("convention")]
+    found = [record for record in records if record.result.get("tests", {}).get(corpus, {}).get("convention")]
     if not found:
         return INTERVAL
     about, test = found[0].parameters, found[0].result["tests"][corpus]

@@ -115,9 +115,11 @@ def block_errors(records: Sequence[Record]) -> pd.DataFrame:
     rows = []
     seen = set()
     for record in records:
+        if record.kind != KIND:
+            continue
         about = record.parameters
         key = (about["criterion"], about["pattern"], method(record))
-        if record.kind != KIND or key in seen:
+        if key in seen:
             continue
         seen.add(key)
         for index, block in enumerate(record.result["blocks"]):
