@@ -138,6 +138,14 @@ def test_experiments_are_computed_by_a_worker_that_survives_a_failure(project, c
     assert capsys.readouterr().out.splitlines()[-1] == "0 records, 0 failed, 2 left for later"
 
 
+def test_only_the_kinds_asked_for_are_computed(capsys, monkeypatch):
+    monkeypatch.setattr(cli.multiprocessing, "get_context", lambda _name: _Inline)
+    assert cli.main(["compute", "90_doubling", "--kinds", "doubling"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 records, 0 failed, 0 left for later"
+    assert cli.main(["compute", "90_doubling", "--kinds", "halving"]) == 2
+    assert "kinds: 'halving' is not valid; expected one of doubling" in capsys.readouterr().err
+
+
 class _Inline:
     """A multiprocessing context that runs its processes at once, in this one."""
 

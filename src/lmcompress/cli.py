@@ -42,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     work.add_argument("notebooks", nargs="+")
     _add_parameters(work)
     work.add_argument("--workers", type=int, default=1, help="processes, spread over the GPUs (default 1)")
+    work.add_argument(
+        "--kinds", nargs="+", help="only records of these kinds (timings, say, want a machine for themselves)"
+    )
     work.add_argument("--seconds", type=float, help="start no new run after so many seconds")
     work.add_argument("--force", action="store_true", help="compute also what is known")
     work.set_defaults(act=_compute)
@@ -140,8 +143,11 @@ def _notebook_path(name: str) -> Path:
 def _compute(options: argparse.Namespace) -> int:
     if options.workers < 1:
         raise ParameterError("workers", options.workers, "a whole number of at least 1")
-    experiments = [one for name in options.notebooks for one in _study(name, options)[0].experiments()]
-    experiments = list(dict.fromkeys(run_of(one) for one in experiments))
+    found = [one for name in options.notebooks for one in _study(name, options)[0].experiments()]
+    if unknown := sorted(set(options.kinds or ()) - {one.kind for one in found}):
+        raise ParameterError("kinds", unknown[0], sorted({one.kind for one in found}))
+    wanted = [one for one in found if not options.kinds or one.kind in options.kinds]
+    experiments = list(dict.fromkeys(run_of(one) for one in wanted))
     end = time.time() + options.seconds if options.seconds else None
     context = multiprocessing.get_context("spawn")
     queue, done = context.Queue(), context.Queue()
