@@ -1,0 +1,118 @@
+"""Every figure of the PERP pages from a few made-up records: what is drawn, what is left out, what captions say."""
+
+import pytest
+
+from lmcompress.records import Record
+from lmcompress.studies import perp_figures
+
+PATTERNS = ("30%", "50%", "70%", "2:4")
+
+
+def record(kind, result, **changes):
+    about = {"model": "tiny", "dtype": "bf16", "task": "language", "criterion": "magnitude", "pattern": "50%"}
+    about |= {
+        "subset": "nothing",
+        "steps": 9,
+        "rounds": 1,
+        "seed": 0,
+        "batch": 4,
+        "length": 8,
+        "fine_tune_steps": 5,
+    }
+    return Record("", kind, "", about | changes, {}, {}, result, {"device": "some device"})
+
+
+def retrained(subset, loss, **changes):
+    test = {"nll": [loss, loss + 0.5], "dense": 3.0, "kl": 0.5, "convention": "mean over predicted tokens"}
+    result = {"lr": 0.1, "percent": 0.02, "merged": True, "tokens": 64, "tests": {"text": test}}
+    return record("retrain", result, subset=subset, **changes)
+
+
+def reconstructed(granularity, loss):
+    test = {"nll": [loss, loss + 0.5], "dense": 3.0, "kl": 0.5, "convention": "mean over predicted tokens"}
+    blocks = [
+        {"before": 0.5, "after": 0.1, "improved": True},
+        {"before": 0.4, "after": 0.4, "improved": False},
+    ]
+    result = {"lr": 0.1, "tokens": 64, "tests": {"text": test}, "blocks": blocks, "reconstruct_seconds": 1.0}
+    return record("reconstruct", result, subset="masklora", granularity=granularity, targets="sparse")
+
+
+def chosen():
+    return record("choose_rate", {"lr": 0.1, "trials": []}, subset="norms")
+
+
+@pytest.fixture(scope="module")
+def grid():
+    runs = [
+        retrained(subset, loss, pattern=pattern)
+        for pattern in PATTERNS
+        for subset, loss in (("nothing", 6.0), ("norms", 3.5), ("masklora", 3.2), ("full", 3.0))
+    ]
+    return [*runs, retrained("head", 5.0)]
+
+
+@pytest.mark.parametrize(
+    "draw", [perp_figures.perplexity, perp_figures.close_to_full, perp_figures.recovered]
+)
+def test_a_grid_is_lines_of_the_subsets_that_were_run_at_most_patterns(grid, draw):
+    figure = draw(grid, "text")
+    assert set(figure.table["retrained"]) - {"nothing"} >= {"norms", "masklora"}
+    assert "head" not in set(figure.table["retrained"])  # run at one pattern only
+    assert list(figure.table["sparsity pattern"].unique()) == list(PATTERNS)
+    assert "9 steps of 32 tokens, 1 seed" in figure.caption
+
+
+def test_every_subset_is_shown_at_the_pattern_where_most_were_run(grid):
+    figure = perp_figures.every_subset(grid, "text")
+    assert set(figure.table["retrained"]) == {"norms", "masklora", "head"}
+
+
+def test_one_pattern_is_bars(grid):
+    figure = perp_figures.perplexity([run for run in grid if run.parameters["pattern"] == "50%"], "text")
+    assert set(figure.table["retrained"]) == {"nothing", "norms", "masklora", "head", "full"}
+
+
+def test_reconstruction_beside_retraining_and_choices_of_rates(grid):
+    one = [run for run in grid if run.parameters["pattern"] == "50%"]
+    records = [chosen(), *one, reconstructed("block", 3.4), reconstructed("linear", 3.6)]
+    methods = perp_figures.methods(records, "text")
+    assert {"pruned", "masklora by block", "masklora by linear", "norms retrained"} <= set(
+        methods.table["method"]
+    )
+    blocks = perp_figures.block_errors(records)
+    assert len(blocks.table) == 2 * 2 * 2
+
+
+def test_rounds_budgets_speed_and_accuracy(grid):
+    several = [retrained("norms", 3.0 + rounds / 10, rounds=rounds) for rounds in (1, 2)]
+    assert len(perp_figures.rounds(several, "text").table) == 2
+    longer = [retrained("norms", 3.0, steps=steps) for steps in (9, 90)]
+    assert "pruned" not in set(
+        perp_figures.budgets([*longer, retrained("nothing", 6.0)], "text").table["retrained"]
+    )
+    timed = [
+        record(
+            "step_cost",
+            {"trainable": 1, "percent": 1.0, "tokens_per_s": s, "seconds_a_step": 1, "peak_bytes": 9},
+            subset=n,
+        )
+        for n, s in (("norms", 20.0), ("full", 10.0))
+    ]
+    assert "some device" in perp_figures.speed(timed).caption
+    hits = {"texts": {"correct": [1, 0, 1, 1], "dense": 0.9}}
+    labelled = [
+        record(
+            "retrain", {"lr": 0.1, "percent": 0.1, "tests": hits}, task="classification", subset=name, test=4
+        )
+        for name in ("biases", "full")
+    ]
+    assert list(perp_figures.accuracy(labelled, "texts").table["accuracy"]) == [0.75, 0.75]
+
+
+def test_tables_leave_out_what_is_unknown(grid):
+    from lmcompress.studies import perp_tables
+
+    html = perp_figures.table(perp_tables.perplexities(grid, "text"), "All runs")
+    assert "retrained" in html
+    assert "rounds" not in html
