@@ -182,9 +182,11 @@ class Study(SubjectStudy):
                 "seed": 0,
                 "test": self.test_windows if language else self.test,
             }
+            if 16 in self.uniform:
+                found.append(Packed(**common, score=UNIFORM, average=16, embeddings="16bit"))
             for embeddings in self.embeddings:
                 for bits in self.uniform:
-                    if bits != 16 or embeddings == "16bit":
+                    if bits != 16:
                         found.append(Packed(**common, score=UNIFORM, average=bits, embeddings=embeddings))
                 found.append(Packed(**common, score=self.score, average=self.average, embeddings=embeddings))
                 if self.gptq:

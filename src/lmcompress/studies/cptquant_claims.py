@@ -1,0 +1,245 @@
+"""What became of each claim of CPTQuant, decided by rules on the records of the other notebooks."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+from torch import nn
+
+from lmcompress import figures
+from lmcompress.models import block_linears
+from lmcompress.quantize.rtn import as_released
+from lmcompress.records import Experiment, Record, profile, published, study_class
+from lmcompress.sensitivity.scores import changed
+from lmcompress.studies import bit_allocation, cmpq, real_size_and_speed, sensitivity_shootout
+from lmcompress.studies.cptquant import SubjectStudy, of_kind, readable
+from lmcompress.studies.subjects import OnModel, measure, outcome
+
+SOURCES = ("30_cmpq", "33_sensitivity_shootout", "34_bit_allocation", "35_real_size_and_speed")
+HOLDS, PART, FAILS, UNRUN = "holds", "holds in part", "does not hold here", "not run here"
+
+
+class DottedName(OnModel):
+    """The released way to put a quantized layer into a model, and what the loss says of it.
+
+    The released scripts call ``setattr(model, "encoder.layer.0.….query", quantized)``. A name with dots is
+    no path: it registers a new child of that name, and the layer that the model runs stays what it was.
+    """
+
+    bits: int
+    test: int
+
+    def run(self) -> dict:
+        subject = self.subject()
+        model, test = subject.model, subject.texts("test", self.test)
+        linears, dense = block_linears(model), measure(model, test)
+        quantized = {name: as_released(layer.weight.detach(), self.bits) for name, layer in linears.items()}
+        for name, layer in linears.items():
+            setattr(model, name, _with_weight(layer, quantized[name]))
+        by_name = measure(model, test)
+        with changed({layer.weight: quantized[name] for name, layer in linears.items()}):
+            in_place = measure(model, test)
+        return {
+            "by_dotted_name": outcome(dense, by_name),
+            "in_place": outcome(dense, in_place),
+            "untouched": torch.equal(dense.losses, by_name.losses),
+            "layers": len(linears),
+        }
+
+
+def _with_weight(layer: nn.Linear, weight: torch.Tensor) -> nn.Linear:
+    made = nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+    made.weight = nn.Parameter(weight)
+    return made
+
+
+class Study(SubjectStudy):
+    """The released replacement of layers, tried on both models. The claims are judged on the other
+    notebooks' records.
+    """
+
+    bits: int = 4
+    test: int = 128
+    test_windows: int = 8
+
+    def experiments(self) -> list[Experiment]:
+        return [
+            DottedName(
+                **on, bits=self.bits, test=self.test_windows if on["task"] == "language" else self.test
+            )
+            for on, _ in self.subjects()
+        ]
+
+
+def quick_experiments() -> list[Experiment]:
+    """The experiments of the notebooks that the claims are judged on, in the profile ``quick``."""
+    found = [run for name in SOURCES for run in study_class(name)(**profile("quick", name)).experiments()]
+    return list(dict.fromkeys(found))
+
+
+def published_evidence() -> list[Record]:
+    """The published records of these notebooks, each once."""
+    found = {record.key: record for name in SOURCES for record in published(name)}
+    return list(found.values())
+
+
+def claims(records: Sequence[Record]) -> list[tuple[str, str, str]]:
+    """``(claim, verdict, evidence)`` for each claim of the paper; all figures come from ``records``."""
+    return [
+        _compression(records),
+        _efficiency(records),
+        _best_on(records, "PMPQ", "classification", "11 %"),
+        _best_on(records, "TDMPQ", "language modelling", "30 %"),
+        _ends(records),
+        _scores(records),
+    ]
+
+
+def _compression(records: Sequence[Record]) -> tuple[str, str, str]:
+    """Holds: a saved model 4 times smaller than FP16 without a significant loss. In part: only against
+    FP32.
+    """
+    claim = "Up to 4x compression with minimal loss"
+    sizes = real_size_and_speed.size_table(records)
+    if not len(sizes):
+        return claim, UNRUN, "needs saved models: [real size and speed](35_real_size_and_speed)"
+    harmless = sizes[sizes["loss increase (nats)"] <= 0.05]
+    mixed = sizes[~sizes["blocks"].str.contains("uniform|FP16")].sort_values("times smaller than FP16")
+    row = mixed.iloc[-1]
+    evidence = (
+        "Largest file size ratio at a loss increase of at most 0.05 nats: "
+        f"{harmless['times smaller than FP16'].max():.2f} times FP16, {harmless['than FP32'].max():.2f} times FP32. "
+        f"Mixed widths at {row['bits a block weight']:.2f} bits in the blocks ({row['task']}): "
+        f"{row['times smaller than FP16']:.2f} times FP16, {row['than FP32']:.2f} times FP32, "
+        f"{row['loss increase (nats)']:+.3f} nats. The paper counts from FP32, without scales and embeddings. "
+        "[Files](35_real_size_and_speed)"
+    )
+    if harmless["times smaller than FP16"].max() >= 4:
+        return claim, HOLDS, evidence
+    return claim, PART if harmless["than FP32"].max() >= 4 else FAILS, evidence
+
+
+def _efficiency(records: Sequence[Record]) -> tuple[str, str, str]:
+    """Holds: every timed kernel decodes twice as fast as 16 bits. In part: one does at some batch."""
+    claim = "2x efficiency against FP16"
+    speeds = real_size_and_speed.speed_table(records)
+    if not len(speeds) or not (speeds["kernel"] == "bf16").any():
+        return claim, UNRUN, "needs real kernels on a GPU: [real size and speed](35_real_size_and_speed)"
+    base = speeds[speeds["kernel"] == "bf16"].set_index("batch")["decode tokens/s"]
+    timed = speeds[speeds["kernel"] != "bf16"].dropna(subset=["decode tokens/s"])
+    if not len(timed):
+        return claim, UNRUN, "no kernel could be had: [reasons](35_real_size_and_speed)"
+    ratio = timed["decode tokens/s"] / timed["batch"].map(base)
+    parts = [
+        f"{k} at batch {b}: {r:.2f}" for k, b, r in zip(timed["kernel"], timed["batch"], ratio, strict=True)
+    ]
+    verdict = HOLDS if (ratio >= 2).all() else PART if (ratio >= 2).any() else FAILS
+    return claim, verdict, f"Decode speed over bf16: {'; '.join(parts)}. [Speeds](35_real_size_and_speed)"
+
+
+def _best_on(records: Sequence[Record], score: str, task: str, by: str) -> tuple[str, str, str]:
+    """Holds: of the paper's three the score loses least at equal bytes, and less than random. In part: one
+    of these.
+    """
+    claim = f"{score} compresses {by} more than the other two on {task}"
+    points = bit_allocation.points_table(records) if of_kind(records, "frontier") else pd.DataFrame()
+    here = points[points["task"] == task] if len(points) else points
+    bands = here[here["how"] == bit_allocation.RANDOM] if len(here) else here
+    if not len(bands) or not {"CMPQ", "PMPQ", "TDMPQ"} <= set(here["how"]):
+        return claim, UNRUN, f"needs the frontier on {task}: [bit allocation](34_bit_allocation)"
+    parts, best, beats = [], [], []
+    for _, band in bands.iterrows():
+        at = here[here["budget"] == band["budget"]].set_index("how")["loss increase (nats)"]
+        three = at[["CMPQ", "PMPQ", "TDMPQ"]].sort_values()
+        best.append(three.index[0] == score)
+        beats.append(at[score] < band["low"])
+        order = ", ".join(f"{name} {value:+.3f}" for name, value in three.items())
+        parts.append(
+            f"at the bytes of {band['budget']}: {order} nats; random {band['loss increase (nats)']:+.3f} "
+            f"({band['low']:+.3f} to {band['high']:+.3f}), uniform {at.get(bit_allocation.UNIFORM, float('nan')):+.3f}"
+        )
+    verdict = HOLDS if all(best) and all(beats) else PART if any(best) or any(beats) else FAILS
+    return (
+        claim,
+        verdict,
+        f"At equal bytes and by one solver, {'; '.join(parts)}. [Frontier](34_bit_allocation)",
+    )
+
+
+def _ends(records: Sequence[Record]) -> tuple[str, str, str]:
+    """Holds: measured, the ends cost more than the middle on every model. In part: on some."""
+    claim = "The first and last 30 % of the layers are the sensitive ones"
+    blocks = [record for record in of_kind(records, "truth") if record.parameters["per"] == "block"]
+    truths = cmpq.truth_contrasts(blocks)
+    if not truths:
+        return claim, UNRUN, "needs the truth block by block: [CMPQ](30_cmpq)"
+    parts = [
+        f"{task}: {c:+.4f} nats at {bits} bits (mean {level:.4f})"
+        for task, (bits, c, level) in truths.items()
+    ]
+    nulls = {task: null.explained for task, score, null in cmpq.depth_nulls(records) if score == "CMPQ"}
+    parts += [f"depth alone explains {share:.0%} of CMPQ ({task})" for task, share in nulls.items()]
+    higher = [contrast > 0 for _, contrast, _ in truths.values()]
+    verdict = HOLDS if all(higher) else PART if any(higher) else FAILS
+    return claim, verdict, f"Measured, ends minus middle: {'; '.join(parts)}. [Depth](30_cmpq)"
+
+
+def _scores(records: Sequence[Record]) -> tuple[str, str, str]:
+    """Holds: the intervals of all three are above 0 on every model. In part: some are."""
+    claim = "CMPQ, PMPQ and TDMPQ tell which layers are sensitive"
+    rows = []
+    for per in ("linear", "block"):
+        chosen = [record for record in records if record.parameters.get("per") == per]
+        for bits in sorted(
+            {bits for one in of_kind(chosen, "truth") for bits in one.parameters["widths"]} & {3}
+        ):
+            rows.append(sensitivity_shootout.agreement_table(chosen, bits).assign(per=per))
+    if not rows:
+        return claim, UNRUN, "needs the truth: [shootout](33_sensitivity_shootout)"
+    table = pd.concat(rows).dropna(subset=["Spearman"])
+    three = table[table["score"].isin(["CMPQ", "PMPQ", "TDMPQ"])]
+    if not len(three):
+        return claim, UNRUN, "needs the scores: [shootout](33_sensitivity_shootout)"
+    parts = [
+        f"{row['score']} {row['Spearman']:.2f} ({row['low']:.2f} to {row['high']:.2f}; {row['task']}, per {row['per']})"
+        for _, row in three.iterrows()
+    ]
+    above = three["low"] > 0
+    verdict = HOLDS if above.all() else PART if above.any() else FAILS
+    return (
+        claim,
+        verdict,
+        f"Spearman with the truth at 3 bits: {'; '.join(parts)}. [Shootout](33_sensitivity_shootout)",
+    )
+
+
+def dotted_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Loss increase when layers are "replaced" by their dotted names, and when they really are."""
+    rows = [
+        (
+            readable(record.parameters["task"]),
+            record.result["layers"],
+            record.parameters["bits"],
+            record.result["by_dotted_name"]["increase"],
+            record.result["in_place"]["increase"],
+        )
+        for record in of_kind(records, "dotted_name")
+    ]
+    names = [
+        "task",
+        "layers",
+        "bits",
+        "by dotted name: loss increase (nats)",
+        "in place: loss increase (nats)",
+    ]
+    return pd.DataFrame(rows, columns=names)
+
+
+def dotted_pieces(records: Sequence[Record]) -> list:
+    """The table of the released replacement."""
+    return [figures.table(dotted_table(records), "Layers replaced as in the released scripts, and really")]
+
+
+def pieces(records: Sequence[Record]) -> list:
+    """The table of verdicts."""
+    return [figures.verdicts(claims(records))]

@@ -1,0 +1,85 @@
+"""Verdicts follow their rules on records made by hand; the released replacement of layers does nothing."""
+
+import pytest
+from cptquant_tiny import tiny  # noqa: F401
+
+from lmcompress.records import Record, obtain
+from lmcompress.studies import cptquant_claims as study
+
+
+def test_quick_experiments_are_those_of_the_other_notebooks():
+    kinds = {run.kind for run in study.quick_experiments()}
+    assert {"truth", "score", "frontier", "random_band", "packed"} <= kinds
+
+
+def record(kind, result, **parameters):
+    return Record("key", kind, "", parameters, {}, {}, result, {"device": "a GPU"})
+
+
+def packed(ratio, increase, score="TDMPQ"):
+    about = {"task": "classification", "average": 4.0, "score": score, "method": "rtn", "embeddings": "8bit"}
+    result = {"block_bits": 4.0, "file_bytes": 1, "over_fp16": ratio, "over_fp32": 2 * ratio, "same": True}
+    result |= {"loss": 1.0, "right": 0.9, "right_low": 0.8, "right_high": 1.0}
+    return record("packed", result | {"increase": increase, "low": increase, "high": increase}, **about)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "increase", "verdict"),
+    [(4.1, 0.0, study.HOLDS), (2.5, 0.0, study.PART), (1.5, 0.0, study.FAILS)],
+)
+def test_compression_counts_from_fp16(ratio, increase, verdict):
+    claim = study.claims([packed(ratio, increase)])[0]
+    assert claim[1] == verdict
+    assert f"{ratio:.2f} times FP16" in claim[2]
+
+
+def speed(kernel, decode):
+    result = {
+        "decode": decode,
+        "prefill": 1.0,
+        "bandwidth_share": 0.5,
+        "loss": 1.0,
+        "weight_bytes": 1,
+        "refused": None,
+    }
+    return record("speed", result, kernel=kernel, batch=1)
+
+
+@pytest.mark.parametrize(("decode", "verdict"), [(250.0, study.HOLDS), (90.0, study.FAILS)])
+def test_efficiency_is_timed(decode, verdict):
+    assert study.claims([speed("bf16", 100.0), speed("int8", decode)])[1][1] == verdict
+
+
+def frontier(score, increase):
+    point = {"budget": "uniform 3 bits", "bits": 3.0, "bytes": 1, "model_bytes": 2, "loss": 1.0, "right": 0.5}
+    points = [point | {"increase": increase, "low": increase, "high": increase}]
+    about = {"task": "classification", "score": score, "method": "rtn", "widths": [3]}
+    return record("frontier", {"points": points}, **about)
+
+
+def band(values):
+    point = {"budget": "uniform 3 bits", "bits": 3.0, "bytes": 1, "model_bytes": 2, "loss": 1.0, "right": 0.5}
+    points = [point | {"increase": value, "low": value, "high": value} for value in values]
+    return record("random_band", {"points": points}, task="classification", widths=[3])
+
+
+@pytest.mark.parametrize(("pmpq", "verdict"), [(0.05, study.HOLDS), (0.25, study.PART), (0.6, study.FAILS)])
+def test_the_best_score_must_beat_random_too(pmpq, verdict):
+    others = [frontier("CMPQ", 0.4), frontier("TDMPQ", 0.5), band([0.1 * step for step in range(2, 8)])]
+    claims = study.claims([frontier("PMPQ", pmpq), *others])
+    assert claims[2][1] == verdict
+    assert claims[3][1] == study.UNRUN  # nothing on language modelling
+
+
+def test_without_records_nothing_is_claimed():
+    claims = study.claims([])
+    assert {verdict for _, verdict, _ in claims} == {study.UNRUN}
+    assert "not run here" in study.pieces([])[0]
+
+
+def test_replacing_by_a_dotted_name_changes_nothing(tiny):  # noqa: F811
+    records = obtain(study.Study(**tiny, test=24, test_windows=4).experiments(), progress=False)
+    for found in records:
+        assert found.result["untouched"]
+        assert found.result["in_place"]["increase"] != 0
+    assert len(study.dotted_table(records)) == 2
