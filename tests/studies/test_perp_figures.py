@@ -59,7 +59,7 @@ def test_a_grid_is_lines_of_the_subsets_that_were_run_at_most_patterns(grid, dra
     figure = draw(grid, "text")
     assert set(figure.table["retrained"]) - {"nothing"} >= {"norms", "masklora"}
     assert "head" not in set(figure.table["retrained"])  # run at one pattern only
-    assert list(figure.table["sparsity pattern"].unique()) == list(PATTERNS)
+    assert list(figure.table[perp_figures.PATTERN].unique()) == ["30", "50", "70", "2:4"]
     assert "9 steps of 32 tokens, 1 seed" in figure.caption
 
 

@@ -9,7 +9,7 @@ from lmcompress.figures import Figure
 from lmcompress.records import Record
 from lmcompress.studies import cost_of_retraining, iterative_or_one_shot, perp_tables, reconstruction
 
-PATTERN = "sparsity pattern"
+PATTERN = "sparsity in %, or zeros n:m"
 NAMES = {"pattern": PATTERN, "subset": "retrained", "criterion": "pruned by"}
 FEW = 2
 INTERVAL = "Error bars: 95 % bootstrap intervals over the test texts and, where there are several, the seeds."
@@ -35,6 +35,7 @@ def _drawn(
     frame = frame.rename(columns=NAMES)
     for name in (PATTERN, "retrained"):
         frame[name] = frame[name].cat.remove_unused_categories()
+    frame[PATTERN] = frame[PATTERN].cat.rename_categories(lambda text: text.removesuffix("%"))
     panels = "pruned by" if frame["pruned by"].nunique() > 1 else None
     if frame[PATTERN].nunique() > 1:
         reach = frame.groupby("retrained", observed=True)[PATTERN].nunique()
