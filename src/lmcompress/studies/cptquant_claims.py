@@ -102,7 +102,7 @@ def _compression(records: Sequence[Record]) -> tuple[str, str, str]:
     claim = "Up to 4x compression with minimal loss"
     sizes = real_size_and_speed.size_table(records)
     if not len(sizes):
-        return claim, UNRUN, "needs saved models: [real size and speed](35_real_size_and_speed)"
+        return claim, UNRUN, "needs saved models: [real size and speed](35_real_size_and_speed.html)"
     harmless = sizes[sizes["loss increase (nats)"] <= 0.05]
     mixed = sizes[~sizes["blocks"].str.contains("uniform|FP16")].sort_values("times smaller than FP16")
     row = mixed.iloc[-1]
@@ -112,7 +112,7 @@ def _compression(records: Sequence[Record]) -> tuple[str, str, str]:
         f"Mixed widths at {row['bits a block weight']:.2f} bits in the blocks ({row['task']}): "
         f"{row['times smaller than FP16']:.2f} times FP16, {row['than FP32']:.2f} times FP32, "
         f"{row['loss increase (nats)']:+.3f} nats. The paper counts from FP32, without scales and embeddings. "
-        "[Files](35_real_size_and_speed)"
+        "[Files](35_real_size_and_speed.html)"
     )
     if harmless["times smaller than FP16"].max() >= 4:
         return claim, HOLDS, evidence
@@ -124,17 +124,21 @@ def _efficiency(records: Sequence[Record]) -> tuple[str, str, str]:
     claim = "2x efficiency against FP16"
     speeds = real_size_and_speed.speed_table(records)
     if not len(speeds) or not (speeds["kernel"] == "bf16").any():
-        return claim, UNRUN, "needs real kernels on a GPU: [real size and speed](35_real_size_and_speed)"
+        return claim, UNRUN, "needs real kernels on a GPU: [real size and speed](35_real_size_and_speed.html)"
     base = speeds[speeds["kernel"] == "bf16"].set_index("batch")["decode tokens/s"]
     timed = speeds[speeds["kernel"] != "bf16"].dropna(subset=["decode tokens/s"])
     if not len(timed):
-        return claim, UNRUN, "no kernel could be had: [reasons](35_real_size_and_speed)"
+        return claim, UNRUN, "no kernel could be had: [reasons](35_real_size_and_speed.html)"
     ratio = timed["decode tokens/s"] / timed["batch"].map(base)
     parts = [
         f"{k} at batch {b}: {r:.2f}" for k, b, r in zip(timed["kernel"], timed["batch"], ratio, strict=True)
     ]
     verdict = HOLDS if (ratio >= 2).all() else PART if (ratio >= 2).any() else FAILS
-    return claim, verdict, f"Decode speed over bf16: {'; '.join(parts)}. [Speeds](35_real_size_and_speed)"
+    return (
+        claim,
+        verdict,
+        f"Decode speed over bf16: {'; '.join(parts)}. [Speeds](35_real_size_and_speed.html)",
+    )
 
 
 def _best_on(records: Sequence[Record], score: str, task: str, by: str) -> tuple[str, str, str]:
@@ -146,7 +150,7 @@ def _best_on(records: Sequence[Record], score: str, task: str, by: str) -> tuple
     here = points[points["task"] == task] if len(points) else points
     bands = here[here["how"] == bit_allocation.RANDOM] if len(here) else here
     if not len(bands) or not {"CMPQ", "PMPQ", "TDMPQ"} <= set(here["how"]):
-        return claim, UNRUN, f"needs the frontier on {task}: [bit allocation](34_bit_allocation)"
+        return claim, UNRUN, f"needs the frontier on {task}: [bit allocation](34_bit_allocation.html)"
     parts, best, beats = [], [], []
     for _, band in bands.iterrows():
         at = here[here["budget"] == band["budget"]].set_index("how")["loss increase (nats)"]
@@ -162,7 +166,7 @@ def _best_on(records: Sequence[Record], score: str, task: str, by: str) -> tuple
     return (
         claim,
         verdict,
-        f"At equal bytes and by one solver, {'; '.join(parts)}. [Frontier](34_bit_allocation)",
+        f"At equal bytes and by one solver, {'; '.join(parts)}. [Frontier](34_bit_allocation.html)",
     )
 
 
@@ -172,7 +176,7 @@ def _ends(records: Sequence[Record]) -> tuple[str, str, str]:
     blocks = [record for record in of_kind(records, "truth") if record.parameters["per"] == "block"]
     truths = cmpq.truth_contrasts(blocks)
     if not truths:
-        return claim, UNRUN, "needs the truth block by block: [CMPQ](30_cmpq)"
+        return claim, UNRUN, "needs the truth block by block: [CMPQ](30_cmpq.html)"
     parts = [
         f"{task}: {c:+.4f} nats at {bits} bits (mean {level:.4f})"
         for task, (bits, c, level) in truths.items()
@@ -181,7 +185,7 @@ def _ends(records: Sequence[Record]) -> tuple[str, str, str]:
     parts += [f"depth alone explains {share:.0%} of CMPQ ({task})" for task, share in nulls.items()]
     higher = [contrast > 0 for _, contrast, _ in truths.values()]
     verdict = HOLDS if all(higher) else PART if any(higher) else FAILS
-    return claim, verdict, f"Measured, ends minus middle: {'; '.join(parts)}. [Depth](30_cmpq)"
+    return claim, verdict, f"Measured, ends minus middle: {'; '.join(parts)}. [Depth](30_cmpq.html)"
 
 
 def _scores(records: Sequence[Record]) -> tuple[str, str, str]:
@@ -195,11 +199,11 @@ def _scores(records: Sequence[Record]) -> tuple[str, str, str]:
         ):
             rows.append(sensitivity_shootout.agreement_table(chosen, bits).assign(per=per))
     if not rows:
-        return claim, UNRUN, "needs the truth: [shootout](33_sensitivity_shootout)"
+        return claim, UNRUN, "needs the truth: [shootout](33_sensitivity_shootout.html)"
     table = pd.concat(rows).dropna(subset=["Spearman"])
     three = table[table["score"].isin(["CMPQ", "PMPQ", "TDMPQ"])]
     if not len(three):
-        return claim, UNRUN, "needs the scores: [shootout](33_sensitivity_shootout)"
+        return claim, UNRUN, "needs the scores: [shootout](33_sensitivity_shootout.html)"
     parts = [
         f"{row['score']} {row['Spearman']:.2f} ({row['low']:.2f} to {row['high']:.2f}; {row['task']}, per {row['per']})"
         for _, row in three.iterrows()
@@ -209,7 +213,7 @@ def _scores(records: Sequence[Record]) -> tuple[str, str, str]:
     return (
         claim,
         verdict,
-        f"Spearman with the truth at 3 bits: {'; '.join(parts)}. [Shootout](33_sensitivity_shootout)",
+        f"Spearman with the truth at 3 bits: {'; '.join(parts)}. [Shootout](33_sensitivity_shootout.html)",
     )
 
 
