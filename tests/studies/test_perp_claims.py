@@ -44,6 +44,24 @@ def test_matching_full_retraining_at_some_patterns_is_in_part():
     assert "70%: 1.65" in evidence
 
 
+@pytest.mark.parametrize(
+    ("biases", "verdict"), [([1] * 50, HOLDS), ([1] * 48 + [0] * 2, PART), ([1] * 10 + [0] * 40, FAILS)]
+)
+def test_biases_of_a_classifier(biases, verdict):
+    def labelled(subset, correct):
+        about = {
+            "task": "classification",
+            "criterion": "magnitude",
+            "pattern": "70%",
+            "subset": subset,
+            "steps": 9,
+        }
+        result = {"lr": 1.0, "percent": 0.1, "tests": {"texts": {"correct": correct, "dense": 1.0}}}
+        return Record("", "retrain", "", about | {"rounds": 1, "seed": 0}, {}, {}, result, {})
+
+    assert found([labelled("biases", biases), labelled("full", [1] * 49 + [0])], "Biases alone")[1] == verdict
+
+
 def test_adapters_side_by_side():
     records = [run("masklora", 2.0, "70%"), run("norms", 2.5, "70%"), run("lora-prune", 1.9, "70%")]
     assert found(records, "From 60 %")[1] == HOLDS

@@ -134,16 +134,15 @@ def _biases(labelled: Sequence[Record]) -> Claim:
     frame = accuracies(labelled, corpora(labelled)[0]) if labelled else pd.DataFrame()
     if frame.empty or not {"biases", "full"} <= set(frame["subset"]):
         return claim, NOT_RUN, "a classifier with `biases` and `full`"
-    wide = frame.pivot(index="pattern", columns="subset", values="accuracy").dropna(subset=["biases", "full"])
-    good = wide["biases"] >= wide["full"] - 0.01
-    each = ", ".join(
-        f"{pattern}: {row['biases']:.3f} and {row['full']:.3f}" for pattern, row in wide.iterrows()
-    )
-    return (
-        claim,
-        _verdict(int(good.sum()), len(wide)),
-        f"accuracy with biases and with all: {each}; rule: within 0.01",
-    )
+    wide = frame.pivot(index="pattern", columns="subset", values=["accuracy", "high"])
+    wide = wide.dropna(subset=[("accuracy", "biases"), ("accuracy", "full")])
+    biases, full = wide["accuracy", "biases"], wide["accuracy", "full"]
+    matched = biases >= full - 0.01
+    open_ = wide["high", "biases"] >= full  # too few texts to tell
+    each = ", ".join(f"{pattern}: {biases[pattern]:.3f} and {full[pattern]:.3f}" for pattern in wide.index)
+    verdict = HOLDS if matched.all() else PART if (matched | open_).any() else FAILS
+    rule = "rule: within 0.01; in part where it is at some patterns, or the interval reaches full retraining"
+    return claim, verdict, f"accuracy with biases and with all: {each}; {rule}"
 
 
 def _new_biases(close: pd.DataFrame) -> Claim:
