@@ -109,6 +109,7 @@ class Study(SubjectStudy):
 
 RANDOM = "random allocations"
 UNIFORM = "uniform, groups"
+PAPERS = (MEASURED, "CMPQ", "PMPQ", "TDMPQ", UNIFORM, "uniform, rows", "uniform, GPTQ", RANDOM)
 
 
 def _name(record: Record) -> str:
@@ -181,9 +182,11 @@ def verdict(records: Sequence[Record]) -> list[str]:
         rounded = (here["kind"] == "frontier") & ~here.index.str.endswith(", GPTQ")
         scores = increase[rounded].drop(MEASURED, errors="ignore").sort_values()
         groups = {
-            "better than nine tenths of the random ones": scores.index[scores < band["low"]],
-            "no better than random": scores.index[(scores >= band["low"]) & (scores <= band["high"])],
-            "worse than random": scores.index[scores > band["high"]],
+            "better than 95 % of the random draws": scores.index[scores < band["low"]],
+            "within the band of random draws": scores.index[
+                (scores >= band["low"]) & (scores <= band["high"])
+            ],
+            "worse than 95 % of the random draws": scores.index[scores > band["high"]],
         }
         parts = [f"{', '.join(names)} {what}" for what, names in groups.items() if len(names)]
         beside = [
@@ -191,11 +194,14 @@ def verdict(records: Sequence[Record]) -> list[str]:
             for name in (MEASURED, UNIFORM, "uniform, GPTQ")
             if name in increase
         ]
+        beside.append(
+            f"random allocations {band['loss increase (nats)']:.3f} (nine tenths between {band['low']:.3f} and "
+            f"{band['high']:.3f})"
+        )
         sentences.append(
             f"{task.capitalize()}, {band['bits']:.2f} bits a weight with scales ({budget}): the best score is "
             f"{scores.index[0]}, which adds {scores.iloc[0]:.3f} nats ({here.loc[scores.index[0], 'low']:.3f} to "
-            f"{here.loc[scores.index[0], 'high']:.3f}); beside it {', '.join(beside)}, random allocations "
-            f"{band['loss increase (nats)']:.3f} (nine tenths between {band['low']:.3f} and {band['high']:.3f}). "
+            f"{here.loc[scores.index[0], 'high']:.3f}); beside it {', '.join(beside)}. "
             f"Of the scores, {'; '.join(parts)}."
         )
     return sentences
@@ -219,24 +225,31 @@ def pieces(records: Sequence[Record]) -> list:
     shown = points[points["kind"].isin(["frontier", "uniform_format", "random_band"])]
     found: list = [says(verdict(records)), figures.table(dense_table(records), "The models in FP16")]
     for task, rows in shown.groupby("task", sort=False):
-        lead = list(dict.fromkeys(rows.sort_values("loss increase (nats)")["how"]))
-        for names, what in ((lead[:8], "the best eight"), (lead[8:], "the others")):
-            if names:
-                found.append(_frontier_figure(rows[rows["how"].isin(names)], task, what))
+        others = [name for name in dict.fromkeys(rows["how"]) if name not in PAPERS]
+        found.append(_frontier_figure(rows[rows["how"].isin(PAPERS)], task, "the paper's scores"))
+        for start in range(0, len(others), 6):
+            names = [MEASURED, UNIFORM, *others[start : start + 6]]
+            found.append(_frontier_figure(rows[rows["how"].isin(names)], task, "other scores"))
     clusters = points[points["kind"] == "clustered"]
     if len(clusters):
         found.append(
             figures.scatter(
-                pd.concat([clusters, shown[shown["how"].isin([UNIFORM, MEASURED])]]).replace(
-                    {"how": {UNIFORM: "uniform, no score"}}
+                pd.concat([clusters, shown[shown["how"].isin([UNIFORM, MEASURED])]]).assign(
+                    widths=lambda rows: rows["kind"].map(
+                        {
+                            "clustered": "clusters",
+                            "frontier": "optimum on the truth",
+                            "uniform_format": "uniform",
+                        }
+                    )
                 ),
                 "bits",
                 "loss increase (nats)",
-                "kind",
+                "widths",
                 panels="task",
                 title="The paper's clusters, where they happen to land",
-                caption="No budget enters: the bits are what the clusters' sizes make them. Each point is one score and "
-                "way to cluster, beside uniform widths and the optimum on the measured truth.",
+                caption="No budget enters: the bits are what the clusters' sizes make them. Each point is one score "
+                "and way to cluster, beside uniform widths and the optimum on the measured truth.",
                 alt="Points: bits a weight against loss increase, for clusters, uniform widths and the optimum.",
             )
         )

@@ -157,10 +157,11 @@ def _best_on(records: Sequence[Record], score: str, task: str, by: str) -> tuple
         three = at[["CMPQ", "PMPQ", "TDMPQ"]].sort_values()
         best.append(three.index[0] == score)
         beats.append(at[score] < band["low"])
-        order = ", ".join(f"{name} {value:+.3f}" for name, value in three.items())
+        others = at.reindex([bit_allocation.MEASURED, bit_allocation.UNIFORM]).dropna()
+        order = ", ".join(f"{name} {value:+.3f}" for name, value in pd.concat([three, others]).items())
         parts.append(
             f"at the bytes of {band['budget']}: {order} nats; random {band['loss increase (nats)']:+.3f} "
-            f"({band['low']:+.3f} to {band['high']:+.3f}), uniform {at.get(bit_allocation.UNIFORM, float('nan')):+.3f}"
+            f"(nine tenths between {band['low']:+.3f} and {band['high']:+.3f})"
         )
     verdict = HOLDS if all(best) and all(beats) else PART if any(best) or any(beats) else FAILS
     return (
