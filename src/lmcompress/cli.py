@@ -267,12 +267,12 @@ def _redo_record(options: argparse.Namespace) -> None:
 def _publish(options: argparse.Namespace) -> None:
     from lmcompress import records
 
-    wanted = {
-        run_of(one)
+    wanted = [
+        (one.kind, one.model_dump(mode="json"))
         for name in options.notebooks
         for one in records.study_class(name)(**records.profile("full", Path(name).stem)).experiments()
-    }
-    found = [record for record in records.computed_records() if run_of(record.again()) in wanted]
+    ]
+    found = [record for record in records.computed_records() if (record.kind, record.parameters) in wanted]
     for path in records.publish(found):
         print(path)
 

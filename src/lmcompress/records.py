@@ -75,7 +75,10 @@ class Record:
     @property
     def changed_since(self) -> list[str]:
         """Modules whose code differs today from the code that computed this record (empty: it is up to date)."""
-        now = provenance.code_of(experiment_class(self.experiment))
+        try:
+            now = provenance.code_of(experiment_class(self.experiment))
+        except (AttributeError, ModuleNotFoundError):  # renamed or removed since
+            return [self.experiment]
         return sorted(name for name in now.keys() | self.code.keys() if now.get(name) != self.code.get(name))
 
     def again(self) -> Experiment:
