@@ -5,7 +5,7 @@ from perp_tiny import language, tiny_place  # noqa: F401
 
 from lmcompress.errors import ParameterError
 from lmcompress.records import obtain
-from lmcompress.studies.perp_blocks import ChooseReconstructionRate, Reconstruct
+from lmcompress.studies.perp import ChooseReconstructionRate, Reconstruct
 from lmcompress.studies.reconstruction import Study, answers, block_errors, method, methods
 
 

@@ -29,8 +29,9 @@ from lmcompress.records import Experiment, obtain
 from lmcompress.retrain import adapters
 from lmcompress.retrain.iterative import ladder, prune_and_retrain
 from lmcompress.retrain.learning_rate import choose_lr, grid
+from lmcompress.retrain.reconstruct import reconstruct
 from lmcompress.retrain.subsets import count, parse
-from lmcompress.retrain.train import TrainReport, train
+from lmcompress.retrain.train import TrainReport, mean_loss, train
 from lmcompress.studies.fine_tune import classifier
 
 Criterion = Literal["magnitude", "magnitude-row", "magnitude-global", "random", "wanda", "sparsegpt"]
@@ -250,7 +251,7 @@ class Retrain(Evaluated):
 
     def rate(self) -> float:
         """The learning rate; where it is to be chosen, that run is made first if it has not been."""
-        return self.lr or chosen_rate(self.subset, self.rate_run())
+        return self.lr or _rate(self.subset, self.rate_run())
 
     def run(self) -> dict:
         lr, windows = self.rate(), self.texts("retraining", self.retraining)
@@ -326,7 +327,89 @@ class ZeroShot(Retrain):
         return {"lr": lr, "sparsity": sparsity, "tasks": {task: asdict(one) for task, one in found.items()}}
 
 
-def chosen_rate(subset: str, run: Experiment | None) -> float:
+class Reconstruct(Evaluated):
+    """Prune, reconstruct block by block, evaluate; see :func:`lmcompress.retrain.reconstruct.reconstruct`.
+
+    ``steps``: of each block. ``lr`` None: the rate of least validation loss after magnitude pruning to
+    ``rate_pattern``, or with an empty one the middle of the subset's grid.
+    """
+
+    subset: SubsetText
+    granularity: Literal["block", "attention-and-mlp", "linear"]
+    targets: Literal["sparse", "dense"] = "sparse"
+    steps: int
+    lr: float | None = None
+    rate_pattern: PatternText | Literal[""] = ""
+
+    def rate_run(self) -> "ChooseReconstructionRate | None":
+        """As in :class:`Retrain`."""
+        if self.lr is not None or not self.rate_pattern:
+            return None
+        same = self.model_dump(include=set(OnPruned.model_fields))
+        about = {"criterion": "magnitude", "pattern": self.rate_pattern, "seed": 0}
+        about |= {"subset": self.subset, "granularity": self.granularity, "steps": self.steps}
+        return ChooseReconstructionRate(**same | about)
+
+    def run(self) -> dict:
+        lr = self.lr or _rate(self.subset, self.rate_run())
+        model, report = reconstructed(self, self.subset, self.granularity, self.targets, self.steps, lr)
+        return {
+            "lr": lr,
+            "trainable": sum(block.trainable for block in report),
+            "blocks": [
+                {"before": block.before, "after": block.after, "improved": block.improved} for block in report
+            ],
+            "reconstruct_seconds": sum(block.seconds for block in report),
+            "tokens": self.calibration * self.length,
+            "tests": self.evaluate(model),
+        }
+
+
+class ChooseReconstructionRate(OnPruned):
+    """The learning rate of a reconstruction, by validation loss (see :class:`ChooseRate`)."""
+
+    subset: SubsetText
+    granularity: Literal["block", "attention-and-mlp", "linear"]
+    steps: int
+
+    def run(self) -> dict:
+        validation = self.texts("validation", self.validation)
+
+        def tried(rates) -> list[dict]:
+            trials = []
+            for lr in rates:
+                model, report = reconstructed(self, self.subset, self.granularity, "sparse", self.steps, lr)
+                improved = any(block.improved for block in report)
+                loss = _finite(mean_loss(model, validation, self.batch)) if improved else None
+                trials.append({"lr": lr, "loss": loss, "diverged": not improved})
+            return trials
+
+        return chosen(tried, grid(self.subset))
+
+
+def reconstructed(of: OnPruned, subset: str, granularity: str, targets: str, steps: int, lr: float):
+    """``(model, reports per block)`` of a fresh reconstruction, masks checked."""
+    masks, weights = of.pruned_weights()
+    model = copy.deepcopy(of.dense()[0])
+    report = reconstruct(
+        model,
+        masks,
+        of.calibration_batches(),
+        subset,
+        lr=lr,
+        steps=steps,
+        granularity=granularity,
+        targets=targets,
+        weights=weights,
+        seed=of.seed,
+        store=next(model.parameters()).device,
+        progress=False,
+    )
+    mask.check(model, masks)
+    return model, report
+
+
+def _rate(subset: str, run: Experiment | None) -> float:
     """The rate that ``run`` chooses, or without one the middle of the subset's grid."""
     if run is None:
         rates = grid(subset)
@@ -337,8 +420,7 @@ def chosen_rate(subset: str, run: Experiment | None) -> float:
     return lr
 
 
-def finite(value: float | None) -> float | None:
-    """The value, or None where it is not finite: JSON has no infinity."""
+def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -346,4 +428,4 @@ def _thinned(values: list[float]) -> list[float]:
     """At most :data:`POINTS` means of consecutive values, None for what is not finite."""
     size = -(-len(values) // POINTS) if values else 1
     means = [sum(values[at : at + size]) / len(values[at : at + size]) for at in range(0, len(values), size)]
-    return [finite(round(mean, 4)) for mean in means]
+    return [_finite(round(mean, 4)) for mean in means]

@@ -8,8 +8,7 @@ from pydantic import Field
 from lmcompress.parameters import CorpusName, ModelName, Parameters, PatternText
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Experiment, Study
-from lmcompress.studies.perp import Criterion, Retrain, SubsetText
-from lmcompress.studies.perp_blocks import Reconstruct
+from lmcompress.studies.perp import Criterion, Reconstruct, Retrain, SubsetText
 
 
 class Grid(Parameters):

@@ -10,8 +10,7 @@ from pydantic import Field
 from lmcompress.parameters import Parameters, PatternText
 from lmcompress.records import Experiment, Record
 from lmcompress.retrain.subsets import parse
-from lmcompress.studies.perp import Criterion, SubsetText
-from lmcompress.studies.perp_blocks import Reconstruct
+from lmcompress.studies.perp import Criterion, Reconstruct, SubsetText
 from lmcompress.studies.perp_study import PerpStudy, with_rates
 from lmcompress.studies.perp_tables import exp, interval
 
