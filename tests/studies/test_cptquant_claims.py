@@ -1,5 +1,7 @@
 """Verdicts follow their rules on records made by hand; the released replacement of layers does nothing."""
 
+from dataclasses import replace
+
 import pytest
 from cptquant_tiny import tiny  # noqa: F401
 
@@ -57,6 +59,14 @@ def frontier(score, increase):
     return record("frontier", {"points": points}, **about)
 
 
+def uniform(increase):
+    return replace(
+        frontier("", increase),
+        kind="uniform_format",
+        parameters={"task": "classification", "method": "rtn", "widths": [3], "group": 128},
+    )
+
+
 def band(values):
     point = {"budget": "uniform 3 bits", "bits": 3.0, "bytes": 1, "model_bytes": 2, "loss": 1.0, "right": 0.5}
     points = [point | {"increase": value, "low": value, "high": value} for value in values]
@@ -65,7 +75,12 @@ def band(values):
 
 @pytest.mark.parametrize(("pmpq", "verdict"), [(0.05, study.HOLDS), (0.25, study.PART), (0.6, study.FAILS)])
 def test_the_best_score_must_beat_random_too(pmpq, verdict):
-    others = [frontier("CMPQ", 0.4), frontier("TDMPQ", 0.5), band([0.1 * step for step in range(2, 8)])]
+    others = [
+        frontier("CMPQ", 0.4),
+        frontier("TDMPQ", 0.5),
+        uniform(0.3),
+        band([0.1 * step for step in range(2, 8)]),
+    ]
     claims = study.claims([frontier("PMPQ", pmpq), *others])
     assert claims[2][1] == verdict
     assert claims[3][1] == study.UNRUN  # nothing on language modelling

@@ -55,7 +55,7 @@ def test_the_table_ranks_scores_and_the_sentence_names_the_best(records):
 
 
 def test_the_page_has_sentence_figures_and_tables(records):
-    assert len(pieces(records, bits=3)) == 4
+    assert len(pieces(records, bits=3)) == 5
 
 
 def test_a_verdict_by_hand():

@@ -170,39 +170,34 @@ def points_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def verdict(records: Sequence[Record]) -> list[str]:
-    """For each task and budget with random allocations: the best score, and which scores leave the random
-    band.
+    """For each task at the bytes of each uniform width: the best score, which scores beat uniform, which
+    beat chance.
     """
     sentences = []
     points = points_table(records)
-    for (task, budget), band in points[points["how"] == RANDOM].groupby(["task", "budget"], sort=False):
-        band = band.iloc[0]
+    scored = points[(points["kind"] == "frontier") & ~points["how"].str.endswith(", GPTQ")]
+    for (task, budget), rows in scored[scored["budget"].str.startswith("uniform")].groupby(
+        ["task", "budget"]
+    ):
         here = points[(points["task"] == task) & (points["budget"] == budget)].set_index("how")
         increase = here["loss increase (nats)"]
-        rounded = (here["kind"] == "frontier") & ~here.index.str.endswith(", GPTQ")
-        scores = increase[rounded].drop(MEASURED, errors="ignore").sort_values()
-        groups = {
-            "better than 95 % of the random draws": scores.index[scores < band["low"]],
-            "within the band of random draws": scores.index[
-                (scores >= band["low"]) & (scores <= band["high"])
-            ],
-            "worse than 95 % of the random draws": scores.index[scores > band["high"]],
-        }
-        parts = [f"{', '.join(names)} {what}" for what, names in groups.items() if len(names)]
-        beside = [
-            f"{name} {increase[name]:.3f}"
-            for name in (MEASURED, UNIFORM, "uniform, GPTQ")
-            if name in increase
-        ]
-        beside.append(
-            f"random allocations {band['loss increase (nats)']:.3f} (nine tenths between {band['low']:.3f} and "
-            f"{band['high']:.3f})"
-        )
+        scores = increase[rows["how"]].drop(MEASURED, errors="ignore").sort_values()
+        if not len(scores) or UNIFORM not in increase:
+            continue
+        best, better = scores.index[0], scores.index[scores < increase[UNIFORM]]
+        named = [MEASURED, UNIFORM, "uniform, GPTQ"]
+        beside = [f"{name} {increase[name]:.3f}" for name in named if name in increase]
+        parts = [f"{', '.join(better) or 'none'} below uniform"]
+        if RANDOM in here.index:
+            band = here.loc[RANDOM]
+            ends = f"nine tenths between {band['low']:.3f} and {band['high']:.3f}"
+            beside.append(f"random allocations {increase[RANDOM]:.3f} ({ends})")
+            above_chance = scores.index[scores < band["low"]]
+            parts.append(f"{', '.join(above_chance) or 'none'} below 95 % of the random draws")
         sentences.append(
-            f"{task.capitalize()}, {band['bits']:.2f} bits a weight with scales ({budget}): the best score is "
-            f"{scores.index[0]}, which adds {scores.iloc[0]:.3f} nats ({here.loc[scores.index[0], 'low']:.3f} to "
-            f"{here.loc[scores.index[0], 'high']:.3f}); beside it {', '.join(beside)}. "
-            f"Of the scores, {'; '.join(parts)}."
+            f"{task.capitalize()}, {here.loc[best, 'bits']:.2f} bits a weight with scales ({budget}): the best score "
+            f"is {best}, which adds {scores.iloc[0]:.3f} nats ({here.loc[best, 'low']:.3f} to "
+            f"{here.loc[best, 'high']:.3f}); beside it {', '.join(beside)}. Of the scores, {'; '.join(parts)}."
         )
     return sentences
 

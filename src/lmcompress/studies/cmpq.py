@@ -130,15 +130,19 @@ def null_table(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def truth_contrasts(records: Sequence[Record]) -> dict[str, tuple[int, float, float]]:
-    """Task -> (narrowest width, mean measured increase at the ends minus the middle, mean increase of all
-    layers).
+def truth_contrasts(records: Sequence[Record], bits: int = 3) -> dict[str, tuple[int, float, float]]:
+    """Task -> (width, measured increase of the first and last 30 % of the layers over the middle, mean of
+    all layers).
+
+    The width is ``bits`` where it was measured, else the narrowest; the truth of blocks goes before that of
+    Linears.
     """
     found = {}
-    for record in of_kind(records, "truth"):
-        bits = min(record.parameters["widths"])
-        values = list(as_scores(record).at(bits).values())
-        found[readable(record.parameters["task"])] = (bits, ends_contrast(values), sum(values) / len(values))
+    for record in sorted(of_kind(records, "truth"), key=lambda one: one.parameters["per"] == "block"):
+        widths = record.parameters["widths"]
+        width = bits if bits in widths else min(widths)
+        values = list(as_scores(record).at(width).values())
+        found[readable(record.parameters["task"])] = (width, ends_contrast(values), sum(values) / len(values))
     return found
 
 

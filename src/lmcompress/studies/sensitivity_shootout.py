@@ -111,6 +111,7 @@ def pieces(records: Sequence[Record], bits: int = 3) -> list:
         figures.table(
             agreement, f"Rank agreement with the truth at {bits} bits, and what each score cost in seconds"
         ),
+        *_narrowest(records, bits),
         figures.lines(
             truth,
             "layer",
@@ -122,4 +123,19 @@ def pieces(records: Sequence[Record], bits: int = 3) -> list:
             "blocks, or single Linears in the order in which the model holds them.",
             alt="Lines over the layers in order of depth, one for each bit-width, one panel a task.",
         ),
+    ]
+
+
+def _narrowest(records: Sequence[Record], bits: int) -> list:
+    """The table at the narrowest width, where the truth stands out from its noise; nothing if that is
+    ``bits``.
+    """
+    width = min(width for record in of_kind(records, "truth") for width in record.parameters["widths"])
+    if width == bits:
+        return []
+    chosen = [record for record in records if width in record.parameters.get("widths", ())]
+    return [
+        figures.table(
+            agreement_table(chosen, width), f"The same at {width} bits, for what was measured there"
+        )
     ]
