@@ -154,5 +154,15 @@ def _hash(statements: list[ast.stmt]) -> str:
             if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
                 node.body = body[1:] or [ast.Pass()]
         if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
-            digest.update(ast.dump(statement).encode())
+            digest.update(_plain(statement).encode())
     return digest.hexdigest()[:16]
+
+
+def _plain(part: object) -> str:
+    """A syntax tree as text. Empty fields are left out: which of them there are depends on the version of Python."""
+    if isinstance(part, list):
+        return f"[{','.join(map(_plain, part))}]"
+    if not isinstance(part, ast.AST):
+        return repr(part)
+    fields = ((name, value) for name, value in ast.iter_fields(part) if value is not None and value != [])
+    return f"{type(part).__name__}({','.join(f'{name}={_plain(value)}' for name, value in fields)})"
