@@ -9,12 +9,17 @@ import pytest
 def test_fails_readably_resumes_and_then_rests(project):
     project.notebook("00_good", "print('value is', value)")
     project.notebook("10_bad", "first = 1\nassert value == 2, 'value must be two'")
+    project.notebook("20_dead", "import os\nif value == 1:\n    os._exit(1)")
     project.write("book/intro.md", "# Intro\n\n{doc}`nowhere`\n")
 
     code, output = project.report()
     assert code != 0
     assert (
         "build/quick/logs/10_bad.log\n    Failed at [2] first = 1: AssertionError: value must be two"
+        in output
+    )
+    assert (
+        "build/quick/logs/20_dead.log\n    Failed outside of the cells: DeadKernelError: Kernel died"
         in output
     )
     assert not project.executed("10_bad").exists()
@@ -26,7 +31,7 @@ def test_fails_readably_resumes_and_then_rests(project):
     written = good.stat().st_mtime_ns
 
     # A changed section of the profile reaches its notebook alone. Then the book: a dead link is an error.
-    project.write("config/quick.yaml", "10_bad: {value: 2}\n")
+    project.write("config/quick.yaml", "10_bad: {value: 2}\n20_dead: {value: 2}\n")
     code, output = project.report()
     assert code != 0
     assert "10_bad done" in output

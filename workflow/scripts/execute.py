@@ -48,7 +48,9 @@ def main() -> None:
         first = error.source.strip().partition("\n")[0]
         logging.error("Failed at [%s] %s: %s: %s", error.exec_count, first, error.ename, error.evalue)
     except Exception as error:
-        logging.exception("Failed outside of the cells: %s: %s", type(error).__name__, error)
+        # A kernel that dies is often one that ran out of memory: fewer cores run fewer notebooks side by side.
+        logging.exception("outside of the cells")
+        logging.error("Failed outside of the cells: %s: %s", type(error).__name__, error)
     else:
         say(f"{source.stem} done in {time.monotonic() - start:.0f} s")
         return
