@@ -143,3 +143,16 @@ def test_verdicts_are_four_and_need_evidence():
             html.verdicts([claim])
     with pytest.raises(ParameterError, match="at least one claim"):
         html.verdicts([])
+
+
+def test_coverage_says_how_many_planned_runs_are_missing(monkeypatch):
+    monkeypatch.setattr(html, "coverage_of", lambda name: {"retrain": (2, 5), "choose_rate": (1, 1)})
+    text = html.coverage("20_retrain_subsets")
+    assert "3 of the 6 runs planned here (3 of 5 <code>retrain</code>)" in text
+    assert "lmcompress compute 20_retrain_subsets --profile full" in text
+
+
+@pytest.mark.parametrize("counts", [{"retrain": (5, 5)}, {"retrain": (0, 5), "score": (0, 2)}])
+def test_coverage_is_silent_where_all_or_nothing_is_there(monkeypatch, counts):
+    monkeypatch.setattr(html, "coverage_of", lambda name: counts)
+    assert html.coverage("20_retrain_subsets") == ""

@@ -116,6 +116,9 @@ def test_a_published_record_says_which_code_has_changed_since(project):
     record = records.obtain([Doubling(value=7)])[0]
     old = replace(record, code=record.code | {"lmcompress.data": "other"})
     assert old.changed_since == ["lmcompress.data"]
+    assert replace(record, experiment="experiments_for_tests:Renamed").changed_since == [
+        "experiments_for_tests:Renamed"
+    ]
 
 
 def test_the_published_records_of_a_notebook_are_those_of_its_full_profile(project, monkeypatch):
@@ -124,6 +127,7 @@ def test_the_published_records_of_a_notebook_are_those_of_its_full_profile(proje
     (project / "config" / "full.yaml").write_text("90_doubling:\n  values: [3, 4]\n")
     records.publish(records.obtain([Doubling(value=value) for value in (2, 4)]))
     assert [record.parameters["value"] for record in records.published("90_doubling")] == [4]
+    assert records.coverage("90_doubling") == {"doubling": (1, 2)}
 
 
 def test_unknown_names_are_refused(project):

@@ -270,7 +270,7 @@ def _publish(options: argparse.Namespace) -> None:
     wanted = [
         (one.kind, one.model_dump(mode="json"))
         for name in options.notebooks
-        for one in records.study_class(name)(**records.profile("full", Path(name).stem)).experiments()
+        for one in records.planned(Path(name).stem)
     ]
     found = [record for record in records.computed_records() if (record.kind, record.parameters) in wanted]
     for path in records.publish(found):

@@ -35,11 +35,12 @@ from lmcompress.canvas import (
 )
 from lmcompress.errors import ParameterError
 from lmcompress.files import atomic_path
-from lmcompress.html import details, not_run, number, provenance, require_text, table, verdicts
+from lmcompress.html import coverage, details, not_run, number, provenance, require_text, table, verdicts
 
 __all__ = [
     "Figure",
     "bars",
+    "coverage",
     "heatmap",
     "lines",
     "not_run",

@@ -17,6 +17,7 @@ from html import escape
 import pandas as pd
 
 from lmcompress.errors import ParameterError
+from lmcompress.records import coverage as coverage_of
 
 VERDICTS = {
     "holds": "✓",
@@ -133,17 +134,42 @@ def provenance(records: Sequence) -> Html:
     dates = sorted({str(run["date"])[:10] for run in runs if run.get("date")})
     count = f"{number(len(plain))} record{'s' * (len(plain) > 1)}"
     summary = f"[run] {count} · {', '.join(facts['device'][:2])} · {seconds} s · {_span(dates)}"
-    return details(summary, f'<dl class="lm-run" style="margin:.4rem 0;font-size:.85em">{lines}</dl>{rows}')
+    run = details(summary, f'<dl class="lm-run" style="margin:.4rem 0;font-size:.85em">{lines}</dl>{rows}')
+    changed = _distinct(module for record in records for module in record.changed_since)
+    return Html(
+        (_note("Older code.", f"Changed since this run: {escape(', '.join(changed))}.") if changed else "")
+        + run
+    )
+
+
+def coverage(notebook: str) -> Html:
+    """Which of a notebook's planned runs are published; empty when all are (or none: the page says that itself)."""
+    counts = coverage_of(notebook)
+    done, planned = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
+    if done in (0, planned):
+        return Html("")
+    missing = ", ".join(
+        f"{all_of_them - found} of {all_of_them} `{kind}`"
+        for kind, (found, all_of_them) in counts.items()
+        if found < all_of_them
+    )
+    return not_run(
+        f"{planned - done} of the {planned} runs planned here ({missing}). What follows rests on the others.",
+        f"a GPU, and `lmcompress compute {notebook} --profile full`, which computes just these",
+    )
 
 
 def not_run(what: str, needs: str) -> Html:
     """The honest unrun state: ``what`` was not computed here and ``needs`` what. Never an old number."""
     require_text("what", what)
     require_text("needs", needs)
-    return Html(
+    return Html(_note("Not run here:", f"{_inline(what)}<br><strong>Needs:</strong> {_inline(needs)}"))
+
+
+def _note(head: str, content: str) -> str:
+    return (
         '<div class="lm-not-run" role="note" style="border-left:.25rem solid #9a7b00;padding:.4rem .8rem;'
-        f'margin:1rem 0"><strong>Not run here:</strong> {_inline(what)}<br>'
-        f"<strong>Needs:</strong> {_inline(needs)}</div>"
+        f'margin:1rem 0"><strong>{head}</strong> {content}</div>'
     )
 
 

@@ -251,15 +251,29 @@ def study_class(notebook: str) -> type[Study]:
         raise ParameterError("notebook", notebook, there) from None
 
 
+def planned(notebook: str) -> list[Experiment]:
+    """The experiments of a notebook in the profile ``full``."""
+    return study_class(notebook)(**profile("full", notebook)).experiments()
+
+
 def published(notebook: str) -> list[Record]:
-    """The published records of a notebook: those of its experiments in the profile ``full`` that are in ``results/``.
+    """The published records of a notebook: those of its :func:`planned` experiments that are in ``results/``.
 
     They are found by kind and parameters, so that a page shows them where the assets (WikiText, say) are not at hand.
     Look at :attr:`Record.changed_since` before you call one up to date.
     """
-    found = []
-    for experiment in study_class(notebook)(**profile("full", notebook)).experiments():
-        parameters = experiment.model_dump(mode="json")
-        same = (record for record in published_records(experiment.kind) if record.parameters == parameters)
-        found += list(same)[:1]
-    return found
+    return [record for experiment in planned(notebook) for record in _published(experiment)]
+
+
+def coverage(notebook: str) -> dict[str, tuple[int, int]]:
+    """Kind -> how many of the :func:`planned` experiments are published, and how many there are."""
+    counts: dict[str, tuple[int, int]] = {}
+    for experiment in planned(notebook):
+        done, all_of_them = counts.get(experiment.kind, (0, 0))
+        counts[experiment.kind] = (done + len(_published(experiment)), all_of_them + 1)
+    return counts
+
+
+def _published(experiment: Experiment) -> list[Record]:
+    parameters = experiment.model_dump(mode="json")
+    return [record for record in published_records(experiment.kind) if record.parameters == parameters][:1]

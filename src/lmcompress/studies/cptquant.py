@@ -82,8 +82,4 @@ def page(records: Sequence[Record], make: Callable[[Sequence[Record]], list], wh
         return [
             not_run(what, "one GPU for some minutes: `make full`, or the profile `full` of this notebook")
         ]
-    stale = sorted({module for record in records for module in record.changed_since})
-    note = [
-        says([f"Computed before changes to {', '.join(stale)}; the numbers are those of the older code."])
-    ]
-    return [*(note if stale else []), *make(records), provenance(records)]
+    return [*make(records), provenance(records)]
