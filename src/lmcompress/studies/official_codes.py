@@ -10,7 +10,7 @@ from lmcompress.records import results_folder
 BENCHMARKS = {
     "agreement": "Masks and errors on the same weights and inputs (share of zeros; SparseGPT: relative output error)",
     "nm_mask": "N:M masks: one call against a loop over the columns, milliseconds",
-    "adapter_kernels": "Fused adapter kernels against plain operations, microseconds (floor: the time that memory alone takes)",
+    "adapter_kernels": "Fused adapter kernels and plain operations, microseconds (floor: memory traffic alone)",
     "adapter_step": "A training step with adapters against the official forward",
     "reconstruction": "Reconstruction of one block, seconds",
     "useful_tokens": "Tokens of real documents per second in training, padding not counted",

@@ -1,8 +1,8 @@
 """Snakemake's three questions to Kubernetes: submit a job, how is it, cancel it. Answered by kubectl.
 
-    pod.py submit --cpu 8 --memory 64000 --gpu 1 JOBSCRIPT     prints the job's name
-    pod.py status NAME                                         prints running, success or failed
-    pod.py cancel NAME ...
+pod.py submit --cpu 8 --memory 64000 --gpu 1 JOBSCRIPT     prints the job's name
+pod.py status NAME                                         prints running, success or failed
+pod.py cancel NAME ...
 """
 
 import argparse
