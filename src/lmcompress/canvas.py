@@ -90,7 +90,8 @@ def draw_panels(data: pd.DataFrame, draw: Draw, layout: Layout, title: str, alt:
             for axis in (axes.xaxis, axes.yaxis):
                 _write_numbers(axis)
             if level is not None:
-                axes.set_title(f"{layout.panels} {number(level)}", fontsize=9.5, loc="left")
+                name = level if isinstance(level, str) else f"{layout.panels} {number(level)}"
+                axes.set_title(name, fontsize=9.5, loc="left")
         for axes in grid[len(shown) :]:
             axes.remove()
         for axes in grid[len(shown) - across : len(shown)]:
@@ -160,7 +161,8 @@ def _write_numbers(axis) -> None:
     """Plain numbers; on a logarithmic axis with few powers of ten also those between them."""
     if axis.get_scale() == "log":
         low, high = sorted(axis.get_view_interval())
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,), numticks=8))
+        decades = LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,), numticks=8)
+        axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]) if high < 5 * low else decades)
         axis.set_minor_formatter(NullFormatter())
     elif isinstance(axis.get_major_formatter(), ScalarFormatter):
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
