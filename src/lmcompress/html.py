@@ -19,6 +19,7 @@ import pandas as pd
 from lmcompress.errors import ParameterError
 from lmcompress.records import coverage as coverage_of
 
+LONG = 30  # a table of more rows scrolls in a window of its own
 VERDICTS = {
     "holds": "✓",
     "holds in part": "◐",
@@ -27,7 +28,8 @@ VERDICTS = {
 }
 ATTACHED = 40  # records that are attached to a page one by one: a few kilobytes each
 _STYLE = """<style>
-.lm-table { overflow: auto; max-width: 100%; max-height: 28rem; font-size: .9em }
+.lm-table { overflow: auto; max-width: 100%; font-size: .9em }
+.lm-long { max-height: 28rem }
 .lm-table table { border-collapse: collapse; width: auto; margin: .3rem 0 }
 .lm-table caption { text-align: left; caption-side: top }
 .lm-table :is(td, th) { padding: .2rem .6rem; text-align: left; vertical-align: top;
@@ -79,8 +81,9 @@ def _grid(
     top = "".join(f'<th scope="col"{mark}>{escape(name)}</th>' for name, mark in heads)
     body = "".join(f"<tr>{''.join(f'<td{mark}>{cell}</td>' for cell, mark in row)}</tr>" for row in rows)
     above = f"<caption>{_inline(caption)}</caption>" if caption else ""
+    kind = "lm-table lm-long" if len(rows) > LONG else "lm-table"
     return Html(
-        f'{_STYLE}<div class="lm-table" tabindex="0" role="region" aria-label="{escape(label)}"><table>{above}'
+        f'{_STYLE}<div class="{kind}" tabindex="0" role="region" aria-label="{escape(label)}"><table>{above}'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
