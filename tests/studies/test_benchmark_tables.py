@@ -15,3 +15,29 @@ def test_a_record_becomes_a_table_and_a_missing_one_is_said(tmp_path, monkeypatc
     assert "2048x2048" in found["nm_mask"]
     assert "Not run here" in found["adapter_step"]
     assert "benchmarks/adapter_step.py" in found["adapter_step"]
+
+
+def test_an_aim_is_judged_by_its_worst_case(tmp_path, monkeypatch):
+    monkeypatch.setattr(official_codes, "results_folder", lambda: tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    rows = [{"agrees": True, "speed-up": 60.0}, {"agrees": True, "speed-up": 40.0}]
+    equal = {"ours checkpointing": True, "official checkpointing": True}
+    defaults = {"ours checkpointing": False, "official checkpointing": True}
+    ratios = [
+        {**equal, "tokens/s ratio": 1.6, "extra ratio": 0.5},
+        {**defaults, "tokens/s ratio": 1.1, "extra ratio": 2.0},
+    ]
+    records = {
+        "agreement": {"rows": rows, "agrees": True},
+        "nm_mask": {"rows": rows},
+        "useful_tokens": {"gain": 3.5, "documents": 10},
+        "adapter_step": {"ratios": ratios},
+    }
+    for name, record in records.items():
+        (tmp_path / "benchmarks" / f"{name}.json").write_text(json.dumps(record))
+    text = official_codes.aims()
+    assert text.count("does not hold here") == 1
+    assert "40 to 60 times" in text
+    assert "at least 1.60 times as fast, at most 0.50 of the memory" in text
+    (tmp_path / "benchmarks" / "nm_mask.json").unlink()
+    assert official_codes.aims().count("not run here") == 1
