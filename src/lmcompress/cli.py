@@ -196,6 +196,9 @@ def _work(queue, done, end: float | None, force: bool, threads: int) -> None:
 
     torch.set_num_threads(threads)
     while (item := queue.get()) is not None:
+        parent = multiprocessing.parent_process()
+        if parent is not None and not parent.is_alive():  # killed: nobody waits for what would come
+            return
         number, (path, parameters) = item
         if end is not None and time.time() > end:
             done.put((number, None, None))
