@@ -180,6 +180,16 @@ def test_panels_of_numbers_say_of_what():
     )
 
 
+def test_numbers_on_a_long_logarithmic_axis_have_room():
+    data = pd.DataFrame({"run": ["a", "b"], "perplexity": [20.0, 8e6]})
+    texts = svg_texts(figures.bars(data, "run", "perplexity", log=True, **TEXTS))
+    assert [text for text in texts if text in ("10", "100", "1,000", "10,000", "100,000", "1e+06")] == [
+        "100",
+        "10,000",
+        "1e+06",
+    ]
+
+
 def test_a_narrow_logarithmic_axis_has_several_numbers():
     data = pd.DataFrame({"sparsity": [30, 50, 70], "ratio": [0.9, 1.4, 2.6]})
     texts = svg_texts(figures.lines(data, "sparsity", "ratio", log_y=True, **TEXTS))

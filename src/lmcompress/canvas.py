@@ -161,7 +161,8 @@ def _write_numbers(axis) -> None:
     """Plain numbers; on a logarithmic axis with few powers of ten also those between them."""
     if axis.get_scale() == "log":
         low, high = sorted(axis.get_view_interval())
-        decades = LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,), numticks=8)
+        room = 5 if axis.axis_name == "x" else 8  # numbers side by side need more of it
+        decades = LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,), numticks=room)
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]) if high < 5 * low else decades)
         axis.set_minor_formatter(NullFormatter())
     elif isinstance(axis.get_major_formatter(), ScalarFormatter):
