@@ -46,12 +46,17 @@ def addresses(built) -> list[str]:
     return [*text, NOTEBOOK, "notebooks/39_cptquant_claims.html"]
 
 
+def failure(request) -> list[str]:
+    """What is wrong with a failed request; nothing where it was only left behind by going to the next page."""
+    return [] if "ERR_ABORTED" in (request.failure or "") else [f"{request.failure}: {request.url}"]
+
+
 def visit(browser, built, addresses, viewport, scheme):
     """``(address, page, troubles)`` of each page after loading; nothing outside the folder can be reached."""
     context = browser.new_context(viewport=viewport, color_scheme=scheme, offline=True)
     page, troubles = context.new_page(), []
     page.on("pageerror", lambda error: troubles.append(str(error)))
-    page.on("requestfailed", lambda request: troubles.append(f"failed: {request.url}"))
+    page.on("requestfailed", lambda request: troubles.extend(failure(request)))
     page.on("console", lambda m: troubles.append(m.text) if m.type in ("error", "warning") else None)
     for address in addresses:
         troubles.clear()
