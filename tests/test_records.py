@@ -112,6 +112,20 @@ def test_published_records_are_found_without_computing_and_newer_ones_take_their
     assert records.obtain([Doubling(value=7)]) == [record]
 
 
+def test_of_two_runs_of_the_same_parameters_the_later_is_published(project):
+    record = records.obtain([Doubling(value=7)])[0]
+    older = replace(
+        record,
+        key="0" * 64,
+        result={"doubled": 13},
+        provenance=record.provenance | {"date": "2020-01-01T00:00:00"},
+    )
+    records.publish([record, older])
+    assert records.published_records("doubling") == [record]
+    records.publish([older])
+    assert records.published_records("doubling") == [record]
+
+
 def test_a_published_record_says_which_code_has_changed_since(project):
     record = records.obtain([Doubling(value=7)])[0]
     old = replace(record, code=record.code | {"lmcompress.data": "other"})

@@ -213,10 +213,8 @@ def publish(records: Iterable[Record]) -> list[Path]:
         by_kind.setdefault(record.kind, []).append(record)
     written = []
     for kind, new in by_kind.items():
-        merged = {
-            json.dumps(record.parameters, sort_keys=True): record
-            for record in [*published_records(kind), *new]
-        }
+        by_date = sorted([*published_records(kind), *new], key=lambda record: record.provenance["date"])
+        merged = {json.dumps(record.parameters, sort_keys=True): record for record in by_date}
         lines = [json.dumps(asdict(merged[name]), sort_keys=True, allow_nan=False) for name in sorted(merged)]
         path = results_folder() / f"{kind}.jsonl"
         with atomic_path(path) as temporary:
