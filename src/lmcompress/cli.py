@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import yaml
@@ -224,8 +225,6 @@ def _list_records(options: argparse.Namespace) -> None:
 
 
 def _show_record(options: argparse.Namespace) -> None:
-    from dataclasses import asdict
-
     from lmcompress import records
 
     record = records.by_key(options.keys[0])
@@ -243,8 +242,6 @@ def _diff_records(options: argparse.Namespace) -> None:
 
 def _flat(record) -> dict:
     """The record's leaves by dotted name."""
-    from dataclasses import asdict
-
     found, waiting = {}, [("", asdict(record))]
     while waiting:
         name, value = waiting.pop()

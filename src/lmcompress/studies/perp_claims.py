@@ -117,15 +117,19 @@ def _repairs(close: pd.DataFrame) -> Claim:
 
 def _matches(close: pd.DataFrame) -> Claim:
     claim = "0.01 to 0.05 % of the parameters (here: the norms) match full retraining at various sparsities"
-    rows = _rows(close, "norms")
+    return _near_full(claim, _rows(close, "norms"), "`norms` and `full` at several patterns")
+
+
+def _near_full(claim: str, rows: pd.DataFrame, needs: str) -> Claim:
+    """Whether a subset comes near full retraining at every pattern of ``rows``, at some, or at none."""
     if rows.empty:
-        return claim, NOT_RUN, "`norms` and `full` at several patterns"
+        return claim, NOT_RUN, needs
     good = rows["times full"] <= MATCHES
     each = ", ".join(f"{row['pattern']}: {row['times full']:.2f}" for _, row in rows.iterrows())
     return (
         claim,
         _verdict(int(good.sum()), len(rows)),
-        f"perplexity over that of full retraining: {each}; rule: 1.05",
+        f"perplexity over that of full retraining: {each}; rule: {MATCHES}",
     )
 
 
@@ -147,16 +151,7 @@ def _biases(labelled: Sequence[Record]) -> Claim:
 
 def _new_biases(close: pd.DataFrame) -> Claim:
     claim = "Our question: does it carry over to a model without biases, given new ones?"
-    rows = _rows(close, "new-biases")
-    if rows.empty:
-        return claim, NOT_RUN, "`new-biases` and `full`"
-    good = rows["times full"] <= MATCHES
-    each = ", ".join(f"{row['pattern']}: {row['times full']:.2f}" for _, row in rows.iterrows())
-    return (
-        claim,
-        _verdict(int(good.sum()), len(rows)),
-        f"perplexity over that of full retraining: {each}; rule: 1.05",
-    )
+    return _near_full(claim, _rows(close, "new-biases"), "`new-biases` and `full`")
 
 
 def _compared(levels: pd.DataFrame, first: str, second: str, least: float = 0.0) -> pd.DataFrame:
