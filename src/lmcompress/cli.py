@@ -44,6 +44,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_parameters(work)
     work.add_argument("--workers", type=int, default=1, help="processes, spread over the GPUs (default 1)")
     work.add_argument(
+        "--chunk",
+        type=int,
+        default=1,
+        help="runs that a worker takes at a time: neighbours share a pruned model (default 1)",
+    )
+    work.add_argument(
         "--kinds", nargs="+", help="only records of these kinds (timings, say, want a machine for themselves)"
     )
     work.add_argument("--seconds", type=float, help="start no new run after so many seconds")
@@ -144,6 +150,8 @@ def _notebook_path(name: str) -> Path:
 def _compute(options: argparse.Namespace) -> int:
     if options.workers < 1:
         raise ParameterError("workers", options.workers, "a whole number of at least 1")
+    if options.chunk < 1:
+        raise ParameterError("chunk", options.chunk, "a whole number of at least 1")
     found = [one for name in options.notebooks for one in _study(name, options)[0].experiments()]
     if unknown := sorted(set(options.kinds or ()) - {one.kind for one in found}):
         raise ParameterError("kinds", unknown[0], sorted({one.kind for one in found}))
@@ -152,8 +160,9 @@ def _compute(options: argparse.Namespace) -> int:
     end = time.time() + options.seconds if options.seconds else None
     context = multiprocessing.get_context("spawn")
     queue, done = context.Queue(), context.Queue()
-    for number, about in enumerate(experiments):
-        queue.put((number, about))
+    numbered = list(enumerate(experiments))
+    for start in range(0, len(numbered), options.chunk):
+        queue.put(numbered[start : start + options.chunk])
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     gpus = devices.split(",") if devices else [str(index) for index in range(_gpus())]
     threads = max(1, (os.cpu_count() or 1) // options.workers)
@@ -190,28 +199,27 @@ def _gpus() -> int:
 
 
 def _work(queue, done, end: float | None, force: bool, threads: int) -> None:
-    """One worker process: experiments from the queue until it gives None."""
+    """One worker process: chunks of experiments from the queue until it gives None."""
     import torch
 
     from lmcompress import records
 
     torch.set_num_threads(threads)
-    while (item := queue.get()) is not None:
-        parent = multiprocessing.parent_process()
-        if parent is not None and not parent.is_alive():  # killed: nobody waits for what would come
-            return
-        number, (path, parameters) = item
-        if end is not None and time.time() > end:
-            done.put((number, None, None))
-            continue
-        started = time.time()
-        try:
-            records.obtain(
-                [records.experiment_class(path)(**json.loads(parameters))], progress=False, force=force
-            )
-            done.put((number, time.time() - started, None))
-        except Exception as error:  # the others go on; the reason is printed and the exit status is 1
-            done.put((number, time.time() - started, f"{type(error).__name__}: {error}"))
+    for chunk in iter(queue.get, None):
+        for number, (path, parameters) in chunk:
+            parent = multiprocessing.parent_process()
+            if parent is not None and not parent.is_alive():  # killed: nobody waits for what would come
+                return
+            if end is not None and time.time() > end:
+                done.put((number, None, None))
+                continue
+            started = time.time()
+            try:
+                experiment = records.experiment_class(path)(**json.loads(parameters))
+                records.obtain([experiment], progress=False, force=force)
+                done.put((number, time.time() - started, None))
+            except Exception as error:  # the others go on; the reason is printed and the exit status is 1
+                done.put((number, time.time() - started, f"{type(error).__name__}: {error}"))
 
 
 def _list_records(options: argparse.Namespace) -> None:
