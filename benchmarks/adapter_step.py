@@ -20,12 +20,14 @@ state, temporaries. Aim: at least 1.5 times the tokens per second, at most 0.6 t
 
 import gc
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 
 import bench
 import official
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, OPTConfig
 
@@ -61,7 +63,10 @@ def main(argv: list[str] | None = None) -> dict:
     print(bench.table(checks))
     on_gpu = torch.device(options.device).type == "cuda"
     limit = bench.machine(options.device) if on_gpu else None  # memory and rates are told of a GPU only
-    rows = [row for name in options.models for row in compare(layers, name, options, limit)]
+    # left to itself, torch may give the two sides different kernels
+    same = sdpa_kernel(SDPBackend.FLASH_ATTENTION) if on_gpu else nullcontext()
+    with same:
+        rows = [row for name in options.models for row in compare(layers, name, options, limit)]
     ratios = compared(rows)
     print(bench.table(ratios))
     return bench.finish(

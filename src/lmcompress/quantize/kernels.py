@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.sparse import to_sparse_semi_structured
 from transformers import PreTrainedModel, StaticCache
 
@@ -233,3 +234,13 @@ def _use_two_of_four(layers: dict[str, nn.Linear]) -> None:
             ) from error
     for name, layer in layers.items():
         layer.weight = sparse[name]
+        layer.__class__ = _OnMatrices
+
+
+class _OnMatrices(nn.Linear):
+    """A Linear that sees its inputs [..., in] as one matrix: a 2:4 tensor has no product with more dimensions,
+    to which torch turns for some strides.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x.reshape(-1, x.shape[-1]), self.weight, self.bias).view(*x.shape[:-1], -1)
