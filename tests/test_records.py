@@ -1,6 +1,6 @@
 import json
 import multiprocessing
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import experiments_for_tests as experiments
 import pytest
@@ -99,8 +99,9 @@ def test_two_processes_do_not_compute_the_same_record_twice(project):
 
 def test_published_records_are_found_without_computing_and_newer_ones_take_their_place(project):
     record = records.obtain([Doubling(value=7)])[0]
-    (path,) = records.publish([record])
+    (path,), left_out = records.publish([record])
     assert path == project / "results" / "doubling.jsonl"
+    assert left_out == []
     assert records.published_records("doubling") == [record]
     newer = replace(record, key="f" * 64, result={"doubled": 15})
     other = replace(record, parameters={"value": 8}, key="e" * 64)
@@ -126,6 +127,28 @@ def test_of_two_runs_of_the_same_parameters_the_later_is_published(project):
     assert records.published_records("doubling") == [record]
 
 
+def test_a_run_of_older_code_is_not_published_and_gives_way_to_one_that_is_up_to_date(project):
+    record = records.obtain([Doubling(value=7)])[0]
+    older = replace(
+        record,
+        key="0" * 64,
+        code=record.code | {"lmcompress.data": "other"},
+        provenance=record.provenance
+        | {"date": "2999-01-01T00:00:00"},  # computed later, with an old checkout
+    )
+    other = replace(older, parameters=record.parameters | {"value": 8})
+    assert records.publish([older]) == ([], [older])
+    assert records.published_records("doubling") == []
+    records.publish([record])
+    files, left_out = records.publish([older, other])
+    assert (files, left_out) == ([], [older, other])
+    assert records.published_records("doubling") == [record]
+    path = project / "results" / "doubling.jsonl"
+    path.write_text(json.dumps(asdict(older)) + "\n")
+    records.publish([record])
+    assert records.published_records("doubling") == [record]
+
+
 def test_a_published_record_says_which_code_has_changed_since(project):
     record = records.obtain([Doubling(value=7)])[0]
     old = replace(record, code=record.code | {"lmcompress.data": "other"})
@@ -142,6 +165,20 @@ def test_the_published_records_of_a_notebook_are_those_of_its_full_profile(proje
     records.publish(records.obtain([Doubling(value=value) for value in (2, 4)]))
     assert [record.parameters["value"] for record in records.published("90_doubling")] == [4]
     assert records.coverage("90_doubling") == {"doubling": (1, 2)}
+
+
+def test_another_profile_has_plans_and_published_records_of_its_own(project, monkeypatch):
+    monkeypatch.setattr(records, "study_class", lambda _name: experiments.Study)
+    (project / "config").mkdir()
+    (project / "config" / "full.yaml").write_text("90_doubling:\n  values: [3, 4]\n")
+    (project / "config" / "other.yaml").write_text("90_doubling:\n  values: [2, 4, 6]\n")
+    records.publish(records.obtain([Doubling(value=value) for value in (2, 3, 4)]))
+    assert [one.value for one in records.planned("90_doubling", "other")] == [2, 4, 6]
+    assert [one.parameters["value"] for one in records.published("90_doubling", "other")] == [2, 4]
+    assert records.coverage("90_doubling", "other") == {"doubling": (2, 3)}
+    assert records.coverage("90_doubling") == {"doubling": (2, 2)}
+    with pytest.raises(ParameterError, match="profile"):
+        records.published("90_doubling", "fast")
 
 
 def test_unknown_names_are_refused(project):

@@ -69,8 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         one = kinds.add_parser(name)
         one.add_argument("keys", nargs=count, metavar="KEY", help="the beginning of a record's key")
         one.set_defaults(act=act)
-    publishing = kinds.add_parser("publish", help="move computed records of the profile full into results/")
+    publishing = kinds.add_parser("publish", help="merge the computed records of a profile into results/")
     publishing.add_argument("notebooks", nargs="+")
+    publishing.add_argument("--profile", default="full", help="config/PROFILE.yaml (default full)")
     publishing.set_defaults(act=_publish)
 
     assets = commands.add_parser("assets", help="list or fetch models and corpora")
@@ -93,7 +94,7 @@ def _add_parameters(parser: argparse.ArgumentParser) -> None:
         help="VALUE is YAML",
     )
     parser.add_argument("-f", "--file", help="a YAML file of parameters")
-    parser.add_argument("--profile", help="start from config/PROFILE.yaml (quick or full)")
+    parser.add_argument("--profile", help="start from config/PROFILE.yaml (quick, full or sst2)")
 
 
 def _study(notebook: str, options: argparse.Namespace):
@@ -278,11 +279,16 @@ def _publish(options: argparse.Namespace) -> None:
     wanted = [
         (one.kind, one.model_dump(mode="json"))
         for name in options.notebooks
-        for one in records.planned(Path(name).stem)
+        for one in records.planned(Path(name).stem, options.profile)
     ]
     found = [record for record in records.computed_records() if (record.kind, record.parameters) in wanted]
-    for path in records.publish(found):
+    files, left_out = records.publish(found)
+    for path in files:
         print(path)
+    if left_out:
+        print(
+            f"{len(left_out)} of {len(found)} records left out: their code has changed since they were computed"
+        )
 
 
 def _list_assets(_options: argparse.Namespace) -> None:

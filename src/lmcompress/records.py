@@ -204,23 +204,34 @@ def by_key(start: str) -> Record:
     return next(iter(found.values()))
 
 
-def publish(records: Iterable[Record]) -> list[Path]:
-    """Merge records into ``results/KIND.jsonl``, one line each, sorted; a newer run of the same parameters takes the
-    place of the older one. Returns the files.
+def publish(records: Iterable[Record]) -> tuple[list[Path], list[Record]]:
+    """Merge records into ``results/KIND.jsonl``, one line each, sorted. Returns the files, and the records that were
+    left out because their code has changed since.
+
+    Of two runs of the same parameters one is kept: the one that is up to date, else the later.
     """
     by_kind: dict[str, list[Record]] = {}
+    left_out = []
     for record in records:
-        by_kind.setdefault(record.kind, []).append(record)
+        if record.changed_since:
+            left_out.append(record)
+        else:
+            by_kind.setdefault(record.kind, []).append(record)
     written = []
     for kind, new in by_kind.items():
-        by_date = sorted([*published_records(kind), *new], key=lambda record: record.provenance["date"])
-        merged = {json.dumps(record.parameters, sort_keys=True): record for record in by_date}
+        known = sorted([*published_records(kind), *new], key=_worth)
+        merged = {json.dumps(record.parameters, sort_keys=True): record for record in known}
         lines = [json.dumps(asdict(merged[name]), sort_keys=True, allow_nan=False) for name in sorted(merged)]
         path = results_folder() / f"{kind}.jsonl"
         with atomic_path(path) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         written.append(path)
-    return written
+    return written, left_out
+
+
+def _worth(record: Record) -> tuple[bool, str]:
+    """Greater for the run that is kept of several."""
+    return not record.changed_since, record.provenance["date"]
 
 
 def profile(name: str, notebook: str) -> dict:
@@ -249,24 +260,24 @@ def study_class(notebook: str) -> type[Study]:
         raise ParameterError("notebook", notebook, there) from None
 
 
-def planned(notebook: str) -> list[Experiment]:
-    """The experiments of a notebook in the profile ``full``."""
-    return study_class(notebook)(**profile("full", notebook)).experiments()
+def planned(notebook: str, in_profile: str = "full") -> list[Experiment]:
+    """The experiments of a notebook in a profile."""
+    return study_class(notebook)(**profile(in_profile, notebook)).experiments()
 
 
-def published(notebook: str) -> list[Record]:
+def published(notebook: str, in_profile: str = "full") -> list[Record]:
     """The published records of a notebook: those of its :func:`planned` experiments that are in ``results/``.
 
     They are found by kind and parameters, so that a page shows them where the assets (WikiText, say) are not at hand.
     Look at :attr:`Record.changed_since` before you call one up to date.
     """
-    return [record for experiment in planned(notebook) for record in _published(experiment)]
+    return [record for experiment in planned(notebook, in_profile) for record in _published(experiment)]
 
 
-def coverage(notebook: str) -> dict[str, tuple[int, int]]:
+def coverage(notebook: str, in_profile: str = "full") -> dict[str, tuple[int, int]]:
     """Kind -> how many of the :func:`planned` experiments are published, and how many there are."""
     counts: dict[str, tuple[int, int]] = {}
-    for experiment in planned(notebook):
+    for experiment in planned(notebook, in_profile):
         done, all_of_them = counts.get(experiment.kind, (0, 0))
         counts[experiment.kind] = (done + len(_published(experiment)), all_of_them + 1)
     return counts
