@@ -5,6 +5,7 @@ from cptquant_tiny import tiny  # noqa: F401
 
 from lmcompress.records import obtain
 from lmcompress.studies import cmpq, pmpq, tdmpq
+from lmcompress.studies.cptquant import by_depth
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +50,9 @@ def test_tdmpq(common):
     assert draws["draws"].tolist() == [4]
     assert abs(draws["Spearman between draws"].iloc[0]) <= 1
     assert len(tdmpq.pieces(records)) == 7
+
+
+def test_layers_stand_in_their_order_of_depth():
+    names = [f"layers.{block}.{part}" for block in (0, 2, 10) for part in ("k", "q")]
+    assert list(by_depth(dict.fromkeys(sorted(names), 0.0))) == names
+    assert sorted(names) != names  # as records hold them

@@ -12,7 +12,7 @@ from lmcompress import figures
 from lmcompress.records import Experiment, Record
 from lmcompress.sensitivity import cca
 from lmcompress.sensitivity.null import DepthNull, depth_null, ends_contrast
-from lmcompress.studies.cptquant import of_kind, readable, says
+from lmcompress.studies.cptquant import by_depth, of_kind, readable, says
 from lmcompress.studies.score_study import ScoreStudy
 from lmcompress.studies.scoring import Per, as_scores
 from lmcompress.studies.sensitivity_shootout import agreement_table
@@ -141,7 +141,7 @@ def truth_contrasts(records: Sequence[Record], bits: int = 3) -> dict[str, tuple
     for record in sorted(of_kind(records, "truth"), key=lambda one: one.parameters["per"] == "block"):
         widths = record.parameters["widths"]
         width = bits if bits in widths else min(widths)
-        values = list(as_scores(record).at(width).values())
+        values = list(by_depth(as_scores(record).at(width)).values())
         found[readable(record.parameters["task"])] = (width, ends_contrast(values), sum(values) / len(values))
     return found
 

@@ -3,6 +3,7 @@ are called.
 """
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from html import escape
 from typing import Literal
@@ -62,6 +63,15 @@ def perplexity(loss: float | None) -> float | None:
 def mean(values: Sequence[float]) -> float:
     """Arithmetic mean."""
     return sum(values) / len(values)
+
+
+def by_depth(table: dict[str, float]) -> dict[str, float]:
+    """A table of layers in their order in the model: block 2 before block 10.
+
+    Records are written with sorted names, in which ``layers.10`` stands before ``layers.2``. Linears of one
+    block stay in alphabetical order.
+    """
+    return dict(sorted(table.items(), key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])]))
 
 
 def of_kind(records: Sequence[Record], kind: str) -> list[Record]:

@@ -11,7 +11,7 @@ from scipy.stats import spearmanr
 from lmcompress import data, figures, models
 from lmcompress.records import Experiment, Record
 from lmcompress.sensitivity import pruning
-from lmcompress.studies.cptquant import mean, of_kind, readable, says
+from lmcompress.studies.cptquant import by_depth, mean, of_kind, readable, says
 from lmcompress.studies.score_study import ScoreStudy
 from lmcompress.studies.scoring import Per
 from lmcompress.studies.sensitivity_shootout import agreement_table
@@ -68,7 +68,7 @@ def sparsity_table(records: Sequence[Record]) -> pd.DataFrame:
         (readable(task), f"{score} at {pattern}", layer, increase)
         for (task, score), record in found.items()
         for pattern, table in record.result["per_pattern"].items()
-        for layer, increase in enumerate(table.values())
+        for layer, increase in enumerate(by_depth(table).values())
     ]
     return pd.DataFrame(rows, columns=["task", "pruned", "layer", "loss increase (nats)"])
 

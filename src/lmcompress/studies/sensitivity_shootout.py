@@ -8,7 +8,7 @@ from lmcompress import figures
 from lmcompress.errors import ParameterError
 from lmcompress.records import Experiment, Record
 from lmcompress.sensitivity import measured
-from lmcompress.studies.cptquant import of_kind, readable, says
+from lmcompress.studies.cptquant import by_depth, of_kind, readable, says
 from lmcompress.studies.score_study import ScoreStudy
 from lmcompress.studies.scoring import SCORES, as_scores
 
@@ -35,7 +35,7 @@ def truth_table(records: Sequence[Record]) -> pd.DataFrame:
         for bits, table in found.detail["per_width"].items():
             rows += [
                 (readable(record.parameters["task"]), index, f"{bits} bits", increase, name)
-                for index, (name, increase) in enumerate(table.items())
+                for index, (name, increase) in enumerate(by_depth(table).items())
             ]
     return pd.DataFrame(rows, columns=["task", "layer", "width", "loss increase (nats)", "name"])
 
@@ -120,7 +120,7 @@ def pieces(records: Sequence[Record], bits: int = 3) -> list:
             panels="task",
             title="The truth: what quantizing one layer alone costs",
             caption="Mean loss increase over the windows or texts of the validation split. Layers in order of depth: "
-            "blocks, or single Linears in the order in which the model holds them.",
+            "blocks, or single Linears block by block, by name within a block.",
             alt="Lines over the layers in order of depth, one for each bit-width, one panel a task.",
         ),
     ]
