@@ -221,10 +221,10 @@ def pieces(records: Sequence[Record]) -> list:
     found: list = [says(verdict(records)), figures.table(dense_table(records), "The models in FP16")]
     for task, rows in shown.groupby("task", sort=False):
         others = [name for name in dict.fromkeys(rows["how"]) if name not in PAPERS]
-        found.append(_frontier_figure(rows[rows["how"].isin(PAPERS)], task, "the paper's scores"))
+        found.append(frontier_figure(rows[rows["how"].isin(PAPERS)], task, "the paper's scores"))
         for start in range(0, len(others), 6):
             names = [MEASURED, UNIFORM, *others[start : start + 6]]
-            found.append(_frontier_figure(rows[rows["how"].isin(names)], task, "other scores"))
+            found.append(frontier_figure(rows[rows["how"].isin(names)], task, "other scores"))
     clusters = points[points["kind"] == "clustered"]
     if len(clusters):
         found.append(
@@ -258,7 +258,7 @@ def pieces(records: Sequence[Record]) -> list:
     return found
 
 
-def _frontier_figure(rows: pd.DataFrame, task: str, what: str) -> figures.Figure:
+def frontier_figure(rows: pd.DataFrame, task: str, what: str) -> figures.Figure:
     return figures.lines(
         rows.rename(columns={"MB": "MB of the blocks' Linears on disk"}),
         "MB of the blocks' Linears on disk",

@@ -84,12 +84,15 @@ def says(sentences: Sequence[str]) -> Html:
     return Html("".join(f"<p><strong>{escape(sentence)}</strong></p>" for sentence in sentences))
 
 
-def page(records: Sequence[Record], make: Callable[[Sequence[Record]], list], what: str) -> list:
-    """What a notebook shows of ``records``: the pieces that ``make`` returns and the run block; or what was
-    not run.
+def page(
+    records: Sequence[Record],
+    make: Callable[[Sequence[Record]], list],
+    what: str,
+    needs: str = "one GPU for some minutes: `make full`, or the profile `full` of this notebook",
+) -> list:
+    """What a notebook shows of ``records``: the pieces that ``make`` returns and the run block; or ``what`` was
+    not run, and what that ``needs``.
     """
     if not records:
-        return [
-            not_run(what, "one GPU for some minutes: `make full`, or the profile `full` of this notebook")
-        ]
+        return [not_run(what, needs)]
     return [*make(records), provenance(records)]

@@ -1,0 +1,218 @@
+"""A second classification task beside the first: what the profile ``sst2`` adds to the pages 33 and 34.
+
+Both pages compare the published records of two profiles: the classifier of ``full`` and that of ``sst2``. Tasks are
+called by their texts.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import pandas as pd
+
+from lmcompress import figures, records
+from lmcompress.html import Html
+from lmcompress.records import Record
+from lmcompress.studies import bit_allocation, sensitivity_shootout
+from lmcompress.studies.cptquant import of_kind, says
+
+PROFILE = "sst2"
+
+
+def needs(notebook: str) -> str:
+    """What it takes to compute the profile."""
+    return (
+        f"a GPU, the sentences in `data/local/sst2`, and `lmcompress compute {notebook} --profile {PROFILE}`"
+    )
+
+
+def coverage(notebook: str) -> Html:
+    """Which of the runs planned for the second task are published; empty when all are (or none: the page says that)."""
+    counts = records.coverage(notebook, PROFILE)
+    done, planned = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
+    if done in (0, planned):
+        return Html("")
+    missing = ", ".join(
+        f"{all_ - have} of {all_} `{kind}`" for kind, (have, all_) in counts.items() if have < all_
+    )
+    what = (
+        f"{planned - done} of the {planned} runs planned here ({missing}). What follows rests on the others."
+    )
+    return figures.not_run(what, f"{needs(notebook)}, which computes just these")
+
+
+def _texts(found: Sequence[Record]) -> str:
+    return found[0].parameters["data"]
+
+
+def _classified(found: Sequence[Record]) -> list[Record]:
+    return [record for record in found if record.parameters["task"] == "classification"]
+
+
+def _joined(
+    make: Callable[[Sequence[Record]], pd.DataFrame], first: Sequence[Record], second: Sequence[Record]
+) -> pd.DataFrame:
+    """``make(records)`` of each task that has records, below each other, with a column ``texts`` in front."""
+    tables = {_texts(found): make(found) for found in map(_classified, (first, second)) if found}
+    return pd.concat(tables, names=["texts"]).reset_index("texts").reset_index(drop=True)
+
+
+def truths_own(found: Sequence[Record], bits: int) -> float:
+    """Rank correlation of the truth on one half of the texts with the truth on the other half; NaN without a score."""
+    for score in of_kind(found, "score"):
+        table = sensitivity_shootout.agreement_table([*of_kind(found, "truth"), score], bits)
+        for value in table["truth's own"].dropna():
+            return value
+    return math.nan
+
+
+def truth_by_width(found: Sequence[Record]) -> pd.DataFrame:
+    """What quantizing one layer costs at each width, over all layers, and how well that is known."""
+    increases = sensitivity_shootout.truth_table(found)
+    rows = []
+    for width, layers in increases.groupby("width", sort=False):
+        cost = 1000 * layers["loss increase (nats)"]
+        own = truths_own(found, int(width.split()[0]))
+        rows.append((width, cost.mean(), cost.min(), cost.max(), own))
+    heads = ["width", "mean loss increase (nats / 1000)", "smallest", "largest", "truth's own"]
+    return pd.DataFrame(rows, columns=heads)
+
+
+def _accuracy(record: Record) -> str:
+    about, result = record.parameters, record.result
+    return (
+        f"{result['right']:.1%} on {about['data']} ({result['classes']} classes, {result['texts']} test texts, 95 % "
+        f"interval {result['right_low']:.1%} to {result['right_high']:.1%})"
+    )
+
+
+def _with_interval(row: pd.Series, value: str) -> str:
+    return f"{row[value]:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+
+
+def scores_verdict(
+    agreement: pd.DataFrame, tuned: Sequence[Record], bits: int, score: str = "PMPQ"
+) -> list[str]:
+    """Sentences on both tasks: the classifiers, how well the truth is known, one score's correlation, and the best.
+
+    ``agreement``: the table of ``agreement_table`` with a column ``texts``.
+    """
+    sentences = []
+    if tuned:
+        sentences.append(f"The fine-tuned classifier is right in {' and '.join(map(_accuracy, tuned))}.")
+    ranked = agreement.dropna(subset=["Spearman"])
+    tasks = {name: rows.set_index("score") for name, rows in ranked.groupby("texts", sort=False)}
+    if len(tasks) == 2:
+        (one, before), (other, now) = tasks.items()
+        was, known = before["truth's own"].iloc[0], now["truth's own"].iloc[0]
+        verb = "rises" if known > was else "does not rise"
+        sentences.append(
+            f"At {bits} bits the truth's own rank correlation {verb}: {was:.2f} on {one}, {known:.2f} on {other}."
+        )
+        if score in before.index and score in now.index:
+            a, b = before.loc[score], now.loc[score]
+            apart = max(a["low"], b["low"]) > min(a["high"], b["high"])
+            change = "changes beyond its interval" if apart else "does not change beyond its interval"
+            sentences.append(
+                f"{score}'s Spearman correlation with the truth {change}: {_with_interval(a, 'Spearman')} on {one}, "
+                f"{_with_interval(b, 'Spearman')} on {other}."
+            )
+    for name, rows in tasks.items():
+        sure = ", ".join(rows.index[rows["low"] > 0]) or "none"
+        sentences.append(
+            f"On {name} the best of {len(rows)} scores is {rows.index[0]}, {_with_interval(rows.iloc[0], 'Spearman')}; "
+            f"scores whose interval lies above 0: {sure}."
+        )
+    return sentences
+
+
+def scores(first: Sequence[Record], second: Sequence[Record], bits: int = 3) -> list:
+    """Sentences, a figure and a table for the page on scores."""
+    agreement = _joined(lambda found: sensitivity_shootout.agreement_table(found, bits), first, second)
+    tuned = of_kind([*first, *second], "fine_tuned")
+    shown = agreement[["texts", "score", "Spearman", "low", "high", "seconds"]]
+    return [
+        says(scores_verdict(agreement, tuned, bits)),
+        figures.bars(
+            shown,
+            "score",
+            "Spearman",
+            low="low",
+            high="high",
+            panels="texts",
+            title=f"Rank agreement of every score with the measured loss increase at {bits} bits, two tasks",
+            caption="As above: Spearman's rho over the classifier's Linears, with 95 % bootstrap intervals over layers "
+            "and texts. A score without a bar is not published, or the same for all layers.",
+            alt="Horizontal bars, one a score and panel a classification task: Spearman correlation with the truth.",
+        ),
+        figures.table(
+            _joined(truth_by_width, first, second),
+            "What quantizing one of the classifier's Linears costs, and how well that is known",
+        ),
+    ]
+
+
+def beside(points: pd.DataFrame) -> pd.DataFrame:
+    """The loss increase with its interval, best on average first: a row for each way to choose widths that was tried on
+    every task, a column for each task at the bytes of a uniform width.
+    """
+    budgets = {
+        name for name in points.loc[points["kind"] == "frontier", "budget"] if name.startswith("uniform")
+    }
+    here = points[
+        points["budget"].isin(budgets) & (points["how"] != "uniform, rows")
+    ]  # these take other bytes
+    here = here[here.groupby(["how", "budget"])["texts"].transform("nunique") == points["texts"].nunique()]
+    cells = {
+        (row["how"], f"{row['budget'].removeprefix('uniform ')}, {row['texts']}"): (
+            f"{row['loss increase (nats)']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        )
+        for _, row in here.iterrows()
+    }
+    order = here.groupby("how")["loss increase (nats)"].mean().sort_values().index
+    return pd.Series(cells, dtype=object).unstack().reindex(order).rename_axis("how").reset_index()
+
+
+def allocation_verdict(points: pd.DataFrame) -> list[str]:
+    """A sentence for each uniform width whose bytes are a budget on all tasks: each task's best score, and those that
+    are surely better than uniform widths.
+    """
+    scored = points[(points["kind"] == "frontier") & points["budget"].str.startswith("uniform")]
+    scored = scored[~scored["how"].str.endswith(", GPTQ") & (scored["how"] != bit_allocation.MEASURED)]
+    uniform = points[points["how"] == bit_allocation.UNIFORM].set_index(["budget", "texts"])[
+        "loss increase (nats)"
+    ]
+    sentences = []
+    for budget, rows in scored.groupby("budget"):
+        best, surely = [], []
+        for name, here in rows.groupby("texts", sort=False):
+            row = here.loc[here["loss increase (nats)"].idxmin()]
+            best.append(f"{row['how']} on {name} ({_nats(row)}, uniform {uniform[budget, name]:+.3f})")
+            surely.append(
+                f"{', '.join(here['how'][here['high'] < uniform[budget, name]]) or 'none'} on {name}"
+            )
+        sentences.append(
+            f"At the bytes of {budget} the best score is {', '.join(best)}. Scores whose interval lies below uniform "
+            f"widths: {', '.join(surely)}."
+        )
+    return sentences
+
+
+def _nats(row: pd.Series) -> str:
+    return f"{row['loss increase (nats)']:+.3f} nats, {row['low']:+.3f} to {row['high']:+.3f}"
+
+
+def allocation(first: Sequence[Record], second: Sequence[Record]) -> list:
+    """Sentences, a frontier and tables for the page on bits per layer."""
+    points = _joined(bit_allocation.points_table, first, second)
+    mine = points[points["texts"] == _texts(second)]
+    shown = mine[mine["how"].isin(bit_allocation.PAPERS) & (mine["kind"] != "clustered")]
+    columns = ["how", "bits", "MB", "loss increase (nats)", "low", "high"]
+    clusters = mine.loc[mine["kind"] == "clustered", columns]
+    dense = _joined(bit_allocation.dense_table, first, second).drop(columns="task")
+    return [
+        says([*bit_allocation.verdict(second), *allocation_verdict(points)]),
+        figures.table(dense, "The classifiers in FP16"),
+        bit_allocation.frontier_figure(shown, _texts(second), "the paper's scores"),
+        figures.table(beside(points), "Loss increase (nats) at the bytes of uniform widths, both tasks"),
+        *([figures.table(clusters, f"The paper's clusters on {_texts(second)}")] if len(clusters) else []),
+    ]
