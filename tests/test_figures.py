@@ -180,6 +180,26 @@ def test_panels_of_numbers_say_of_what():
     )
 
 
+def test_panels_with_their_own_axes_do_not_squash_each_other():
+    data = pd.DataFrame({"x": [0, 1, 0, 1], "y": [0, 2, 0, 1000], "model": ["a", "a", "b", "b"]})
+    shared = svg_texts(figures.lines(data, "x", "y", panels="model", **TEXTS))
+    own = svg_texts(figures.lines(data, "x", "y", panels="model", own_axes=True, **TEXTS))
+    assert "1.5" not in shared
+    assert {"1.5", "1,000"} <= set(own)
+
+
+def test_long_numbers_below_panels_have_room():
+    data = pd.DataFrame({"x": [1e-9, 0.1, 1e-9, 0.1], "y": [1, 2, 1, 2], "model": ["a", "a", "b", "b"]})
+    texts = svg_texts(figures.scatter(data, "x", "y", panels="model", own_axes=True, log_x=True, **TEXTS))
+    assert sum(text.startswith("1e-") for text in texts) <= 4
+
+
+def test_a_diagonal_is_drawn_if_it_has_a_name():
+    data = pd.DataFrame({"x": [1, 2], "y": [1, 3]})
+    assert "equal" in svg_texts(figures.scatter(data, "x", "y", diagonal="equal", **TEXTS))
+    assert "equal" not in svg_texts(figures.scatter(data, "x", "y", **TEXTS))
+
+
 def test_numbers_on_a_long_logarithmic_axis_have_room():
     data = pd.DataFrame({"run": ["a", "b"], "perplexity": [20.0, 8e6]})
     texts = svg_texts(figures.bars(data, "run", "perplexity", log=True, **TEXTS))

@@ -71,6 +71,21 @@ def test_table_escapes_and_links_and_can_be_scrolled_by_keyboard():
     assert frame.index.tolist() == [7, 8]  # left alone
 
 
+def test_the_ends_of_an_interval_are_one_column():
+    frame = pd.DataFrame(
+        {"rho": [0.5], "low": [0.25], "high": [0.75], "r low": [None], "r high": [None], "low t": [1]}
+    )
+    text = html.table(frame, "t")
+    heads = re.findall(r"<th [^>]*>([^<]*)", text)
+    assert heads == ["rho", "interval", "r interval", "low t"]
+    assert "<td class=n>0.25 to 0.75</td><td class=n>–</td><td class=n>1</td>" in text
+
+
+def test_low_without_high_stays():
+    text = html.table(pd.DataFrame({"low": [1], "x": [2], "high": [3]}), "t")
+    assert re.findall(r"<th [^>]*>([^<]*)", text) == ["low", "x", "high"]
+
+
 def test_a_link_cannot_smuggle_markup():
     assert "<script" not in html.table(pd.DataFrame({"a": ['[x](y"><script>)']}), "t")
 

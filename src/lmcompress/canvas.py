@@ -57,6 +57,7 @@ class Layout:
     """Labels of the axes; columns that give series and panels; which axes are logarithmic.
 
     ``rows`` is the column whose values stand below each other, each ``row`` inches high for every series.
+    ``own_axes``: the panels do not share their numbers, as those of different models, whose sizes differ.
     """
 
     labels: tuple[str, str]
@@ -65,6 +66,7 @@ class Layout:
     logs: tuple[bool, bool] = (False, False)
     rows: str | None = None
     row: float = 0.0
+    own_axes: bool = False
 
 
 def draw_panels(data: pd.DataFrame, draw: Draw, layout: Layout, title: str, alt: str) -> str:
@@ -81,14 +83,15 @@ def draw_panels(data: pd.DataFrame, draw: Draw, layout: Layout, title: str, alt:
     salt = hashlib.sha256(f"{title}\n{alt}".encode()).hexdigest()
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": salt}):
         canvas = Canvas(figsize=(WIDTH, height if down == 1 else 0.85 * height * down), layout="constrained")
-        grid = list(canvas.subplots(down, across, squeeze=False, sharex=True, sharey=True).flat)
+        share = not layout.own_axes
+        grid = list(canvas.subplots(down, across, squeeze=False, sharex=share, sharey=share).flat)
         for axes, level in zip(grid, shown, strict=False):
             axes.set(
                 xscale="log" if layout.logs[0] else "linear", yscale="log" if layout.logs[1] else "linear"
             )
             draw(axes, data if level is None else data[data[layout.panels] == level], names)
             for axis in (axes.xaxis, axes.yaxis):
-                _write_numbers(axis)
+                _write_numbers(axis, across)
             if level is not None:
                 name = level if isinstance(level, str) else f"{layout.panels} {number(level)}"
                 axes.set_title(name, fontsize=9.5, loc="left")
@@ -157,11 +160,12 @@ def name_positions(axis, whole: pd.Series, always: bool = False) -> None:
         axis.set_ticks(range(len(found)), [number(level) for level in found])
 
 
-def _write_numbers(axis) -> None:
+def _write_numbers(axis, across: int) -> None:
     """Plain numbers; on a logarithmic axis with few powers of ten also those between them."""
     if axis.get_scale() == "log":
         low, high = sorted(axis.get_view_interval())
-        room = 5 if axis.axis_name == "x" else 8  # numbers side by side need more of it
+        long = low < 1e-4  # numbers such as 1e-09 side by side
+        room = (5 if across == 1 or not long else 3) if axis.axis_name == "x" else 8
         decades = LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,), numticks=room)
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]) if high < 5 * low else decades)
         axis.set_minor_formatter(NullFormatter())

@@ -84,6 +84,7 @@ def lines(
     low: str | None = None,
     high: str | None = None,
     panels: str | None = None,
+    own_axes: bool = False,
     reference: dict[str, float] | None = None,
     log_x: bool = False,
     log_y: bool = False,
@@ -93,8 +94,9 @@ def lines(
 ) -> Figure:
     """``y`` against ``x``, one line for each value of ``series``, error bars from ``low`` to ``high``.
 
-    ``panels``: one panel for each value of that column. ``reference``: label -> height of a dashed horizontal
-    line, for the dense model, say. ``x`` may be text (in its order) or numbers.
+    ``panels``: one panel for each value of that column, with ``own_axes`` if their sizes differ much.
+    ``reference``: label -> height of a dashed horizontal line, for the dense model, say. ``x`` may be text (in its order)
+    or numbers.
     """
 
     def draw(axes: Axes, rows: pd.DataFrame, names: list) -> None:
@@ -106,7 +108,7 @@ def lines(
         name_positions(axes.xaxis, data[x])
 
     columns = (x, y, series, low, high)
-    layout = Layout(labels=(x, y), series=series, panels=panels, logs=(log_x, log_y))
+    layout = Layout((x, y), series, panels, logs=(log_x, log_y), own_axes=own_axes)
     return _figure(data, draw, columns, y, layout, title, caption, alt)
 
 
@@ -119,8 +121,10 @@ def scatter(
     low: str | None = None,
     high: str | None = None,
     panels: str | None = None,
+    own_axes: bool = False,
     labels: str | None = None,
     frontier: bool = False,
+    diagonal: str = "",
     log_x: bool = False,
     log_y: bool = False,
     title: str,
@@ -129,7 +133,8 @@ def scatter(
 ) -> Figure:
     """Points ``(x, y)`` of numbers, one colour for each value of ``series``, ``labels`` written beside them.
 
-    ``frontier`` joins the points that no other beats in both (smaller is better on both axes).
+    ``frontier`` joins the points that no other beats in both (smaller is better on both axes). ``diagonal``:
+    what to call the line on which x and y are equal; it is drawn if it has a name.
     """
 
     def draw(axes: Axes, rows: pd.DataFrame, names: list) -> None:
@@ -139,12 +144,16 @@ def scatter(
         if frontier:
             best = unbeaten(rows, x, y)
             axes.step(best[x], best[y], where="post", color=INK, linewidth=1, label="frontier", zorder=1)
+        if diagonal:
+            dashed = {"color": INK, "linewidth": 1.1, "linestyle": (0, (4, 3)), "zorder": 1}
+            ends = max(rows[x].min(), rows[y].min()), min(rows[x].max(), rows[y].max())
+            axes.plot(ends, ends, label=diagonal, **dashed)
         for _, row in rows.iterrows() if labels else ():
             text, place = str(row[labels]), (row[x], row[y])
             axes.annotate(text, place, (4, 4), textcoords="offset points", fontsize=8)
 
     columns = (labels, x, y, series, low, high)
-    layout = Layout(labels=(x, y), series=series, panels=panels, logs=(log_x, log_y))
+    layout = Layout((x, y), series, panels, logs=(log_x, log_y), own_axes=own_axes)
     return _figure(data, draw, columns, y, layout, title, caption, alt)
 
 
@@ -181,9 +190,7 @@ def bars(
         axes.grid(visible=False, axis="y")
 
     columns = (category, value, series, low, high)
-    layout = Layout(
-        labels=(value, ""), series=series, panels=panels, logs=(log, False), rows=category, row=0.24
-    )
+    layout = Layout((value, ""), series, panels, (log, False), category, 0.24)
     return _figure(data, draw, columns, value, layout, title, caption, alt)
 
 

@@ -32,9 +32,11 @@ _STYLE = """<style>
 .lm-long { max-height: 28rem }
 .lm-table table { border-collapse: collapse; width: auto; margin: .3rem 0 }
 .lm-table caption { text-align: left; caption-side: top }
-.lm-table :is(td, th) { padding: .2rem .6rem; text-align: left; vertical-align: top;
+.lm-table :is(td, th) { padding: .2rem .5rem; text-align: left; vertical-align: top;
   border-bottom: 1px solid rgba(128, 128, 128, .35) }
-.lm-table .n { text-align: right; white-space: nowrap }
+.lm-table th { vertical-align: bottom; line-height: 1.25 }
+.lm-table .n { text-align: right }
+.lm-table td.n { white-space: nowrap }
 .lm-run dt { float: left; clear: left; width: 6.2rem }
 .lm-run dd { margin: 0 0 .2rem 6.4rem; overflow-wrap: anywhere }
 </style>"""
@@ -61,17 +63,43 @@ def number(value: object) -> str:
 
 
 def table(frame: pd.DataFrame, caption: str) -> Html:
-    """A table that scrolls sideways on a phone. Column names are the heads; the index is not shown."""
+    """A table that scrolls sideways on a phone. Column names are the heads; the index is not shown.
+
+    The ends of an interval, columns ``low`` and ``high`` (or ``NAME low`` and ``NAME high``) beside each other,
+    are shown as one column ``interval`` (``NAME interval``).
+    """
     require_text("caption", caption)
-    frame = frame.reset_index(drop=True)
+    frame = _with_intervals(frame.reset_index(drop=True))
     columns = [frame.iloc[:, i] for i in range(frame.shape[1])]
-    marks = [" class=n" if all(v is None or isinstance(v, numbers.Real) for v in c) else "" for c in columns]
+    marks = [" class=n" if all(map(_is_number, column)) else "" for column in columns]
     heads = [(str(name), mark) for name, mark in zip(frame.columns, marks, strict=True)]
     rows = [
         [(_inline(number(value)), mark) for value, mark in zip(row, marks, strict=True)]
         for row in frame.astype(object).itertuples(index=False)
     ]
     return _grid(heads, rows, caption, caption)
+
+
+class _Interval(str):
+    """From one number to another, set like a number."""
+
+
+def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
+    names, columns, at = [str(name) for name in frame.columns], {}, 0
+    while at < len(names):
+        name, values = names[at], frame.iloc[:, at]
+        if re.search(r"\blow$", name) and names[at + 1 : at + 2] == [name.removesuffix("low") + "high"]:
+            at += 1
+            ends = zip(map(number, values), map(number, frame.iloc[:, at]), strict=True)
+            values = [_Interval("–" if low == high == "–" else f"{low} to {high}") for low, high in ends]
+            name = name.removesuffix("low") + "interval"
+        columns[len(columns)] = pd.Series(values, dtype=object, name=name)
+        at += 1
+    return pd.concat(columns.values(), axis=1) if columns else frame
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, (numbers.Real, _Interval))
 
 
 def _grid(
