@@ -66,6 +66,14 @@ def test_sentences_on_scores_by_hand():
     assert [sentence[:7] for sentence in alone] == ["On hard"]
 
 
+def test_the_size_of_the_truth_by_hand():
+    rows = [("easy", "2 bits", -9.0, 9.0), ("easy", "3 bits", -1.04, 2.5), ("hard", "3 bits", 10.0, 30.25)]
+    costs = pd.DataFrame(rows, columns=["texts", "width", "smallest", "largest"])
+    assert second_task.size_of_the_truth(costs, 3) == (
+        "One Linear at 3 bits changes the loss by -1.0 to 2.5 on easy, by 10.0 to 30.2 on hard (thousandths of a nat)."
+    )
+
+
 def test_sentences_on_allocation_by_hand():
     rows = [
         ("easy", "uniform_format", "uniform, groups", "uniform 3 bits", 0.02, 0.01, 0.03),
@@ -100,7 +108,7 @@ def test_the_page_on_scores(scored):
     assert list(truth["width"]) == ["2 bits", "3 bits", "4 bits"]
     by_layer = sensitivity_shootout.truth_table(second)
     mean = by_layer[by_layer["width"] == "3 bits"]["loss increase (nats)"].mean()
-    assert truth["mean loss increase (nats / 1000)"][1] == pytest.approx(1000 * mean)
+    assert truth["mean"][1] == pytest.approx(1000 * mean)
     agreement = sensitivity_shootout.agreement_table(second, 3)
     assert truth["truth's own"][1] == pytest.approx(agreement["truth's own"].dropna().iloc[0])
 
@@ -110,6 +118,12 @@ def test_the_page_on_allocation(allocated):
     assert len(pieces) == 5
     assert "TDMPQ on easy" in pieces[0]
     assert "4 bits, hard" in pieces[3]
+
+
+def test_a_page_of_some_of_the_runs(allocated):
+    first, second = renamed(allocated, "easy"), renamed(allocated, "hard")
+    for kind in ("uniform_format", "frontier", "clustered"):
+        assert len(second_task.allocation(first, cptquant.of_kind(second, kind))) in (3, 4)
 
 
 def test_the_second_task_alone(scored, allocated):

@@ -66,14 +66,14 @@ def truths_own(found: Sequence[Record], bits: int) -> float:
 
 
 def truth_by_width(found: Sequence[Record]) -> pd.DataFrame:
-    """What quantizing one layer costs at each width, over all layers, and how well that is known."""
+    """What quantizing one layer costs at each width, over all layers (thousandths of a nat), and how well one knows."""
     increases = sensitivity_shootout.truth_table(found)
     rows = []
     for width, layers in increases.groupby("width", sort=False):
         cost = 1000 * layers["loss increase (nats)"]
         own = truths_own(found, int(width.split()[0]))
         rows.append((width, cost.mean(), cost.min(), cost.max(), own))
-    heads = ["width", "mean loss increase (nats / 1000)", "smallest", "largest", "truth's own"]
+    heads = ["width", "mean", "smallest", "largest", "truth's own"]
     return pd.DataFrame(rows, columns=heads)
 
 
@@ -85,8 +85,8 @@ def _accuracy(record: Record) -> str:
     )
 
 
-def _with_interval(row: pd.Series, value: str) -> str:
-    return f"{row[value]:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+def _rho(row: pd.Series) -> str:
+    return f"{row['Spearman']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
 
 
 def scores_verdict(
@@ -113,25 +113,35 @@ def scores_verdict(
             apart = max(a["low"], b["low"]) > min(a["high"], b["high"])
             change = "changes beyond its interval" if apart else "does not change beyond its interval"
             sentences.append(
-                f"{score}'s Spearman correlation with the truth {change}: {_with_interval(a, 'Spearman')} on {one}, "
-                f"{_with_interval(b, 'Spearman')} on {other}."
+                f"{score}'s Spearman correlation with the truth {change}: {_rho(a)} on {one}, "
+                f"{_rho(b)} on {other}."
             )
     for name, rows in tasks.items():
         sure = ", ".join(rows.index[rows["low"] > 0]) or "none"
         sentences.append(
-            f"On {name} the best of {len(rows)} scores is {rows.index[0]}, {_with_interval(rows.iloc[0], 'Spearman')}; "
+            f"On {name} the best of {len(rows)} scores is {rows.index[0]}, {_rho(rows.iloc[0])}; "
             f"scores whose interval lies above 0: {sure}."
         )
     return sentences
 
 
+def size_of_the_truth(costs: pd.DataFrame, bits: int) -> str:
+    """A sentence on how much there is to foresee. ``costs``: :func:`truth_by_width` of each task."""
+    here = costs[costs["width"] == f"{bits} bits"]
+    parts = [
+        f"by {row['smallest']:.1f} to {row['largest']:.1f} on {row['texts']}" for _, row in here.iterrows()
+    ]
+    return f"One Linear at {bits} bits changes the loss {', '.join(parts)} (thousandths of a nat)."
+
+
 def scores(first: Sequence[Record], second: Sequence[Record], bits: int = 3) -> list:
     """Sentences, a figure and a table for the page on scores."""
     agreement = _joined(lambda found: sensitivity_shootout.agreement_table(found, bits), first, second)
+    costs = _joined(truth_by_width, first, second)
     tuned = of_kind([*first, *second], "fine_tuned")
     shown = agreement[["texts", "score", "Spearman", "low", "high", "seconds"]]
     return [
-        says(scores_verdict(agreement, tuned, bits)),
+        says([*scores_verdict(agreement, tuned, bits), size_of_the_truth(costs, bits)]),
         figures.bars(
             shown,
             "score",
@@ -145,23 +155,25 @@ def scores(first: Sequence[Record], second: Sequence[Record], bits: int = 3) -> 
             alt="Horizontal bars, one a score and panel a classification task: Spearman correlation with the truth.",
         ),
         figures.table(
-            _joined(truth_by_width, first, second),
-            "What quantizing one of the classifier's Linears costs, and how well that is known",
+            costs,
+            "Loss increase (thousandths of a nat) when one of the classifier's Linears is quantized, and how well one "
+            "knows",
         ),
     ]
 
 
 def beside(points: pd.DataFrame) -> pd.DataFrame:
     """The loss increase with its interval, best on average first: a row for each way to choose widths that was tried on
-    every task, a column for each task at the bytes of a uniform width.
+    every task, a column for each task at the bytes of a uniform width. Empty where nothing was tried on every task.
     """
     budgets = {
         name for name in points.loc[points["kind"] == "frontier", "budget"] if name.startswith("uniform")
     }
-    here = points[
-        points["budget"].isin(budgets) & (points["how"] != "uniform, rows")
-    ]  # these take other bytes
+    others = points["how"] != "uniform, rows"  # these take other bytes
+    here = points[points["budget"].isin(budgets) & others]
     here = here[here.groupby(["how", "budget"])["texts"].transform("nunique") == points["texts"].nunique()]
+    if not len(here):
+        return here
     cells = {
         (row["how"], f"{row['budget'].removeprefix('uniform ')}, {row['texts']}"): (
             f"{row['loss increase (nats)']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
@@ -173,26 +185,24 @@ def beside(points: pd.DataFrame) -> pd.DataFrame:
 
 
 def allocation_verdict(points: pd.DataFrame) -> list[str]:
-    """A sentence for each uniform width whose bytes are a budget on all tasks: each task's best score, and those that
-    are surely better than uniform widths.
+    """A sentence for each uniform width whose bytes are a budget: each task's best score, and the scores whose whole
+    interval is below what uniform widths cost.
     """
     scored = points[(points["kind"] == "frontier") & points["budget"].str.startswith("uniform")]
     scored = scored[~scored["how"].str.endswith(", GPTQ") & (scored["how"] != bit_allocation.MEASURED)]
-    uniform = points[points["how"] == bit_allocation.UNIFORM].set_index(["budget", "texts"])[
-        "loss increase (nats)"
-    ]
+    same = ["budget", "texts"]
+    uniform = points.loc[points["how"] == bit_allocation.UNIFORM, [*same, "loss increase (nats)"]]
     sentences = []
-    for budget, rows in scored.groupby("budget"):
-        best, surely = [], []
+    for budget, rows in scored.merge(uniform, on=same, suffixes=("", ", uniform")).groupby("budget"):
+        best, below = [], []
         for name, here in rows.groupby("texts", sort=False):
+            bar = here["loss increase (nats), uniform"].iloc[0]
             row = here.loc[here["loss increase (nats)"].idxmin()]
-            best.append(f"{row['how']} on {name} ({_nats(row)}, uniform {uniform[budget, name]:+.3f})")
-            surely.append(
-                f"{', '.join(here['how'][here['high'] < uniform[budget, name]]) or 'none'} on {name}"
-            )
+            best.append(f"{row['how']} on {name} ({_nats(row)}, uniform {bar:+.3f})")
+            below.append(f"{', '.join(here['how'][here['high'] < bar]) or 'none'} on {name}")
         sentences.append(
             f"At the bytes of {budget} the best score is {', '.join(best)}. Scores whose interval lies below uniform "
-            f"widths: {', '.join(surely)}."
+            f"widths: {', '.join(below)}."
         )
     return sentences
 
@@ -202,17 +212,19 @@ def _nats(row: pd.Series) -> str:
 
 
 def allocation(first: Sequence[Record], second: Sequence[Record]) -> list:
-    """Sentences, a frontier and tables for the page on bits per layer."""
+    """Sentences, a frontier and tables for the page on bits per layer; what no run is there for is left out."""
     points = _joined(bit_allocation.points_table, first, second)
-    mine = points[points["texts"] == _texts(second)]
+    mine, texts = points[points["texts"] == _texts(second)], _texts(second)
     shown = mine[mine["how"].isin(bit_allocation.PAPERS) & (mine["kind"] != "clustered")]
     columns = ["how", "bits", "MB", "loss increase (nats)", "low", "high"]
-    clusters = mine.loc[mine["kind"] == "clustered", columns]
+    tables = {
+        "Loss increase (nats) at the bytes of uniform widths, both tasks": beside(points),
+        f"The paper's clusters on {texts}": mine.loc[mine["kind"] == "clustered", columns],
+    }
     dense = _joined(bit_allocation.dense_table, first, second).drop(columns="task")
     return [
         says([*bit_allocation.verdict(second), *allocation_verdict(points)]),
         figures.table(dense, "The classifiers in FP16"),
-        bit_allocation.frontier_figure(shown, _texts(second), "the paper's scores"),
-        figures.table(beside(points), "Loss increase (nats) at the bytes of uniform widths, both tasks"),
-        *([figures.table(clusters, f"The paper's clusters on {_texts(second)}")] if len(clusters) else []),
+        *([bit_allocation.frontier_figure(shown, texts, "the paper's scores")] if len(shown) else []),
+        *(figures.table(table, caption) for caption, table in tables.items() if len(table)),
     ]
