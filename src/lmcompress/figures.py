@@ -95,8 +95,8 @@ def lines(
     """``y`` against ``x``, one line for each value of ``series``, error bars from ``low`` to ``high``.
 
     ``panels``: one panel for each value of that column, with ``own_axes`` if their sizes differ much.
-    ``reference``: label -> height of a dashed horizontal line, for the dense model, say. ``x`` may be text (in its order)
-    or numbers.
+    ``reference``: label -> height of a dashed horizontal line, for the dense model, say.
+    ``x`` may be text (in its order) or numbers.
     """
 
     def draw(axes: Axes, rows: pd.DataFrame, names: list) -> None:

@@ -49,7 +49,20 @@ def speed(kernel, decode):
 
 @pytest.mark.parametrize(("decode", "verdict"), [(250.0, study.HOLDS), (90.0, study.FAILS)])
 def test_efficiency_is_timed(decode, verdict):
-    assert study.claims([speed("bf16", 100.0), speed("int8", decode)])[1][1] == verdict
+    claim = study.claims([speed("bf16", 100.0), speed("int8", decode)])[1]
+    assert claim[1] == verdict
+    assert "Not timed: int4, 2:4." in claim[2]
+
+
+@pytest.mark.parametrize(("ends", "verdict"), [(0.3, study.HOLDS), (0.1, study.FAILS)])
+def test_the_ends_must_cost_more_beyond_the_interval(ends, verdict):
+    cost = [*[ends] * 4, *[0.1] * 4, *[ends] * 4]  # of blocks 0 to 11, whose names do not sort by depth
+    losses = {f"layers.{i}": {"3": [1 + value, 1 + value + 0.01 * (-1) ** i]} for i, value in enumerate(cost)}
+    truth = {"base": [1.0, 1.0], "losses": losses, "seconds": 1.0}
+    about = {"task": "language", "per": "block", "widths": [3]}
+    claim = study.claims([record("truth", truth, **about)])[4]
+    assert claim[1] == verdict
+    assert f"{ends - 0.1:+.4f} nats" in claim[2]
 
 
 def frontier(score, increase):
@@ -89,7 +102,7 @@ def test_the_best_score_must_beat_random_too(pmpq, verdict):
 def test_without_records_nothing_is_claimed():
     claims = study.claims([])
     assert {verdict for _, verdict, _ in claims} == {study.UNRUN}
-    assert "not run here" in study.pieces([])[0]
+    assert "not run here" in study.pieces([])[-1]
 
 
 def test_replacing_by_a_dotted_name_changes_nothing(tiny):  # noqa: F811

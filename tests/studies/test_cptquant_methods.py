@@ -5,6 +5,7 @@ from cptquant_tiny import tiny  # noqa: F401
 
 from lmcompress.records import obtain
 from lmcompress.studies import cmpq, pmpq, tdmpq
+from lmcompress.studies.agreement import agreement
 from lmcompress.studies.cptquant import by_depth
 
 
@@ -23,10 +24,10 @@ def test_cmpq(common):
     assert abs(padded / plain - 1) > 0.01  # masked tokens move it
     nulls = cmpq.null_table(records)
     assert set(nulls["score"]) == set(cmpq.MEASURES)
-    assert (nulls["explained by depth"] <= 1).all()
-    assert len(cmpq.verdict(records)) == 2
+    assert (nulls["explained by distance"] <= 1).all()
+    assert len(cmpq.verdict(records, agreement(records))) == 2
     assert len(cmpq.check_table(records)) == 3
-    assert len(cmpq.pieces(records)) == 6
+    assert len(cmpq.pieces(records)) == 8
 
 
 def test_pmpq(common):
@@ -37,8 +38,8 @@ def test_pmpq(common):
     heads = pmpq.head_table(records).iloc[0]
     assert heads["heads"] == 3
     assert heads["chance"] == 0.5
-    assert set(pmpq.sparsity_table(records)["pruned"]) >= {"PMPQ at 30%", "PMPQ, Wanda at 70%"}
-    assert len(pmpq.pieces(records)) == 5
+    assert set(pmpq.sparsity_table(records)["score"]) >= {"PMPQ", "PMPQ, Wanda"}
+    assert len(pmpq.pieces(records)) == 7
 
 
 def test_tdmpq(common):

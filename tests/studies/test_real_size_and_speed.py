@@ -21,7 +21,7 @@ def test_files_shrink_with_bits_and_reload_bit_for_bit(records):
     assert len(table) == 2 * (1 + 2 * 3)
     for _, rows in table.groupby("task"):
         sizes = rows[rows["embeddings"] == "16bit"].set_index("blocks")["file MB"]
-        assert sizes["4 bits, uniform"] < sizes["8 bits, uniform"] < sizes["FP16"]
+        assert sizes["uniform 4 bits"] < sizes["uniform 8 bits"] < sizes["FP16"]
         assert rows.loc[rows["blocks"] == "FP16", "loss increase (nats)"].abs().max() < 1e-6
     mixed = table[table["blocks"].str.contains("Fisher")]
     assert (mixed["bits a block weight"] <= 5.5).all()
@@ -39,11 +39,13 @@ def test_a_kernel_that_is_not_there_is_a_result(records, tiny):  # noqa: F811
     if plain.provenance["device"].endswith("cores"):  # the CPU has no 2:4 kernel
         assert sparse.result["refused"]
         assert table.loc["2:4", "why not"]
-    assert len(pieces([*records, plain, sparse])) == 4
+    assert len(pieces([*records, plain, sparse])) == 5
 
 
 def test_sentences_name_the_file_and_slow_kernels(records):
     sentences = verdict(records)
-    assert len(sentences) == 2
+    assert len(sentences) == 3
     assert "times smaller than FP16" in sentences[0]
+    assert "Uniform 4 bits, a file" in sentences[0]
+    assert sentences[2].startswith("All of 14 saved models")
     assert "Not run here" in pieces(records)[-1]

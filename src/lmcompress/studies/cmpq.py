@@ -3,21 +3,26 @@ makes of it.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from lmcompress import figures
+from lmcompress import evaluate, figures
 from lmcompress.records import Experiment, Record
 from lmcompress.sensitivity import cca
 from lmcompress.sensitivity.null import DepthNull, depth_null, ends_contrast
+from lmcompress.studies.agreement import agreement, agreement_tables, ranked
 from lmcompress.studies.cptquant import by_depth, of_kind, readable, says
 from lmcompress.studies.score_study import ScoreStudy
-from lmcompress.studies.scoring import Per, as_scores
-from lmcompress.studies.sensitivity_shootout import agreement_table
+from lmcompress.studies.scoring import Per
+from lmcompress.studies.sensitivity_shootout import truth_table
 from lmcompress.studies.subjects import OnModel
 
+DISTANCE = "distance alone"
+NO_DIFFERENCE = "are not told apart from"
+CONTRAST = "ends minus middle (nats)"
 MEASURES = ("CMPQ", "CMPQ, SVCCA", "CMPQ, PWCCA", "CMPQ, CKA")
 
 
@@ -92,7 +97,7 @@ class Study(ScoreStudy):
     classifier_per: Per = "block"
     measures: tuple[str, ...] = MEASURES
     language_measures: tuple[str, ...] = ("CMPQ", "CMPQ, CKA")
-    counts: tuple[int, ...] = (64, 500)
+    counts: tuple[int, ...] = (64, 500, 1000)
     padding: int = 32
     held_out: int = 8
     null_draws: int = 3
@@ -120,51 +125,76 @@ def depth_nulls(records: Sequence[Record]) -> list[tuple[str, str, DepthNull]]:
     return list(found.values())
 
 
+def distance_alone(records: Sequence[Record]) -> list[Record]:
+    """A score for each CMPQ record: what its depth-only null gives every block."""
+    found = []
+    for record in of_kind(records, "score"):
+        if record.parameters["score"] == "CMPQ" and record.parameters["per"] == "block":
+            names = by_depth(record.result["per_layer"])
+            expected = depth_null(record.result["similarity"]).expected
+            result = {
+                "per_layer": dict(zip(names, expected, strict=True)),
+                "seconds": record.result["seconds"],
+            }
+            found.append(replace(record, parameters={**record.parameters, "score": DISTANCE}, result=result))
+    return found
+
+
 def null_table(records: Sequence[Record]) -> pd.DataFrame:
     """How much of every measure's pattern over depth a similarity that knows only distance reproduces."""
     rows = [
         (task, score, null.explained, null.contrast, null.expected_contrast)
         for task, score, null in depth_nulls(records)
     ]
-    names = ["task", "score", "explained by depth", "ends minus middle", "ends minus middle by depth alone"]
+    names = ["task", "score", "explained by distance", "ends minus middle", "the same by distance alone"]
     return pd.DataFrame(rows, columns=names)
 
 
-def truth_contrasts(records: Sequence[Record], bits: int = 3) -> dict[str, tuple[int, float, float]]:
-    """Task -> (width, measured increase of the first and last 30 % of the layers over the middle, mean of
-    all layers).
+def contrasts(records: Sequence[Record], bits: int = 3) -> pd.DataFrame:
+    """Are the ends really costlier? One row a task: the measured cost of quantizing one of the first and last
+    30 % of the layers over that of one in the middle, with its 95 % interval over windows, and the mean of all.
 
     The width is ``bits`` where it was measured, else the narrowest; the truth of blocks goes before that of
     Linears.
     """
     found = {}
     for record in sorted(of_kind(records, "truth"), key=lambda one: one.parameters["per"] == "block"):
-        widths = record.parameters["widths"]
+        widths, task = record.parameters["widths"], readable(record.parameters["task"])
         width = bits if bits in widths else min(widths)
-        values = list(by_depth(as_scores(record).at(width)).values())
-        found[readable(record.parameters["task"])] = (width, ends_contrast(values), sum(values) / len(values))
-    return found
+        losses = torch.tensor([tried[str(width)] for tried in by_depth(record.result["losses"]).values()])
+        increase = losses.double() - torch.tensor(record.result["base"]).double()  # [layers, windows]
+        each = torch.tensor([ends_contrast(column) for column in increase.T.tolist()]).double()
+        ends = evaluate.bootstrap(each)
+        found[task] = (task, width, float(each.mean()), *ends, float(increase.mean()))
+    return pd.DataFrame(
+        list(found.values()), columns=["task", "bits", CONTRAST, "low", "high", "mean of all layers"]
+    )
 
 
-def verdict(records: Sequence[Record]) -> list[str]:
-    """For each task: what depth alone explains of CMPQ, and whether the ends are really the sensitive
-    ones.
+def verdict(records: Sequence[Record], rows: pd.DataFrame) -> list[str]:
+    """For each task: what distance alone explains of CMPQ, how both rank the blocks (``rows``: of
+    :func:`agreement`), and whether the ends are really the sensitive ones.
     """
-    truths, sentences = truth_contrasts(records), []
+    measured, sentences = contrasts(records).set_index("task"), []
     for task, score, null in depth_nulls(records):
         if score != "CMPQ":
             continue
         sentence = (
             f"{task.capitalize()}: a similarity that depends on distance alone explains {null.explained:.0%} of the "
-            f"variance of CMPQ over the blocks; first and last 30 % score {null.contrast:+.4f} above the middle, "
-            f"{null.expected_contrast:+.4f} by distance alone"
+            f"variance of CMPQ over the blocks. Spearman with the truth at {rows['bits'].min()} bits: "
+            f"{ranked(rows, task, ('CMPQ', DISTANCE))}."
         )
-        if task in truths:
-            bits, contrast, level = truths[task]
-            sentence += (
-                f"; measured at {bits} bits the ends cost {contrast:+.4f} nats more (mean {level:.4f})"
+        if task in measured.index:
+            row = measured.loc[task]
+            word = (
+                "cost more than" if row["low"] > 0 else "cost less than" if row["high"] < 0 else NO_DIFFERENCE
             )
-        sentences.append(sentence + ".")
+            sentence += (
+                f" Measured at {row['bits']:g} bits, the first and last 30 % {word} the middle: {row[CONTRAST]:+.4f} "
+                f"nats a block ({row['low']:+.4f} to {row['high']:+.4f}; all blocks on average "
+                f"{row['mean of all layers']:.4f})."
+            )
+        sentences.append(sentence)
     return sentences
 
 
@@ -172,36 +202,30 @@ def flaw_table(records: Sequence[Record]) -> pd.DataFrame:
     """What the released code's choices do to its own scores."""
     rows = []
     for record in of_kind(records, "cmpq_flaws"):
-        task, result = readable(record.parameters["task"]), record.result
-        for count, scores in result["by_count"].items():
-            what = f"{count} texts for {result['features']} features"
-            rows.append((task, what, min(scores), max(scores)))
-        what = f"{count} texts, {record.parameters['padding']} masked tokens added to each"
-        rows.append((task, what, min(result["padded"]), max(result["padded"])))
-    return pd.DataFrame(
-        rows, columns=["task", "released CMPQ with", "least of the blocks", "most of the blocks"]
-    )
+        about, result = record.parameters, record.result
+        for count in about["counts"]:
+            scores = result["by_count"][str(count)]
+            rows.append((f"{count} texts for {result['features']} features", min(scores), max(scores)))
+        padded = f"{about['counts'][-1]} texts, {about['padding']} masked tokens added to each"
+        rows.append((padded, min(result["padded"]), max(result["padded"])))
+    return pd.DataFrame(rows, columns=["released CMPQ with", "least of the blocks", "most of the blocks"])
 
 
 def check_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Correlations of the two sides of each block: in sample, held out, and of shuffled tokens."""
+    """Correlations of the two sides of each block: in sample, of shuffled tokens, and held out."""
     rows = []
     for record in of_kind(records, "cmpq_checks"):
         result = record.result
-        values = zip(result["in_sample"], result["held_out"], result["null"], strict=True)
-        rows += [(readable(record.parameters["task"]), block, *three) for block, three in enumerate(values)]
-    names = [
-        "task",
-        "block",
-        "mean CCA in sample",
-        "first correlations held out",
-        "mean CCA of shuffled tokens",
-    ]
+        values = zip(result["in_sample"], result["null"], result["held_out"], strict=True)
+        rows += [(block, *three) for block, three in enumerate(values)]
+    names = ["block", "mean CCA", "mean CCA of shuffled tokens", "first correlations, held out"]
     return pd.DataFrame(rows, columns=names)
 
 
 def pieces(records: Sequence[Record]) -> list:
-    """Sentences, the scores over depth beside their null, the flaws, and the agreement with the truth."""
+    """Sentences, the scores over depth beside their null, the truth over depth, the flaws, and the agreement
+    with the truth.
+    """
     rows = [
         (task, depth, series, value)
         for task, score, null in depth_nulls(records)
@@ -209,7 +233,8 @@ def pieces(records: Sequence[Record]) -> list:
         for series, values in (("CMPQ", null.scores), ("distance alone", null.expected))
         for depth, value in enumerate(values)
     ]
-    found: list = [says(verdict(records))]
+    ranks = agreement([*records, *distance_alone(records)])
+    found: list = [says(verdict(records, ranks))]
     if rows:
         found.append(
             figures.lines(
@@ -218,29 +243,43 @@ def pieces(records: Sequence[Record]) -> list:
                 "1 - mean correlation",
                 "what",
                 panels="task",
+                own_axes=True,
                 title="CMPQ over depth, and what distance alone makes of it",
                 caption="Each block's score beside that of a matrix in which every similarity is replaced by the "
                 "mean over all pairs as far apart. Where the two agree, the layers themselves contribute nothing.",
                 alt="Lines over the blocks, one panel a task: CMPQ and its depth-only null.",
             )
         )
-        found.append(figures.table(null_table(records), "What depth alone explains, by measure"))
-    for frame, caption in (
-        (
-            flaw_table(records),
-            "The released code: too few texts give 0 everywhere, and masked tokens move the score",
-        ),
-        (
-            check_table(records),
-            "Is there anything in these correlations? Held out, and against shuffled tokens",
-        ),
-    ):
-        if len(frame):
-            found.append(figures.table(frame, caption))
-    bits = min(min(record.parameters["widths"]) for record in of_kind(records, "truth"))
-    for width in sorted({min(record.parameters["widths"]) for record in of_kind(records, "truth")} | {bits}):
-        chosen = [record for record in records if width in record.parameters.get("widths", ())]
-        found.append(
-            figures.table(agreement_table(chosen, width), f"Rank agreement with the truth at {width} bits")
+    found.append(_truth_figure(records))
+    found += agreement_tables(records, ranks)
+    if rows:
+        caption = (
+            "What distance alone explains, by measure: share of the variance over the blocks (below 0: it foresees "
+            "less than the mean would), and the score of the first and last 30 % of the blocks minus the middle's"
         )
+        found.append(figures.table(null_table(records), caption))
+    flaws, checks = flaw_table(records), check_table(records)
+    if len(flaws):
+        found.append(figures.table(flaws, "The released code on the classifier: one vector a text"))
+    if len(checks):
+        caption = "Is there anything in these correlations? Input and output of each block of the classifier"
+        found.append(figures.table(checks, caption))
     return found
+
+
+def _truth_figure(records: Sequence[Record]) -> figures.Figure:
+    """The measured cost over depth, at the two narrowest widths, which stand out from the noise."""
+    truth = truth_table(records)
+    bits = truth["width"].str.removesuffix(" bits").astype(int)
+    shown = truth[bits.isin(sorted(bits.unique())[:2])]
+    return figures.lines(
+        shown.rename(columns={"layer": "block"}),
+        "block",
+        "loss increase (nats)",
+        "width",
+        panels="task",
+        own_axes=True,
+        title="The truth over depth: what quantizing one block alone costs",
+        caption="Mean over the windows or texts of the validation split.",
+        alt="Lines over the blocks, one a width and panel a task: the measured increase of the loss.",
+    )

@@ -7,16 +7,19 @@ import torch
 from torch import nn
 
 from lmcompress import figures
+from lmcompress.html import VERDICTS
 from lmcompress.models import block_linears
 from lmcompress.quantize.rtn import as_released
 from lmcompress.records import Experiment, Record, profile, published, study_class
 from lmcompress.sensitivity.scores import changed
-from lmcompress.studies import bit_allocation, cmpq, real_size_and_speed, sensitivity_shootout
-from lmcompress.studies.cptquant import SubjectStudy, of_kind, readable
+from lmcompress.studies import bit_allocation, cmpq, real_size_and_speed
+from lmcompress.studies.agreement import agreement, written
+from lmcompress.studies.cptquant import SubjectStudy, of_kind, readable, says
 from lmcompress.studies.subjects import OnModel, measure, outcome
 
 SOURCES = ("30_cmpq", "33_sensitivity_shootout", "34_bit_allocation", "35_real_size_and_speed")
 HOLDS, PART, FAILS, UNRUN = "holds", "holds in part", "does not hold here", "not run here"
+NAMES = {bit_allocation.UNIFORM: "uniform widths"}
 
 
 class DottedName(OnModel):
@@ -103,20 +106,34 @@ def _compression(records: Sequence[Record]) -> tuple[str, str, str]:
     sizes = real_size_and_speed.size_table(records)
     if not len(sizes):
         return claim, UNRUN, "needs saved models: [real size and speed](35_real_size_and_speed.html)"
-    harmless = sizes[sizes["loss increase (nats)"] <= 0.05]
-    mixed = sizes[~sizes["blocks"].str.contains("uniform|FP16")].sort_values("times smaller than FP16")
-    row = mixed.iloc[-1]
+    harmless, parts = sizes[sizes["high"] <= 0.05], []
+    for task, rows in sizes.groupby("task", sort=False):
+        kept = harmless[harmless["task"] == task]
+        best = kept.nlargest(1, "times smaller than FP16")
+        smallest = [
+            f"{one['times smaller than FP16']:.2f} times FP16, {one['than FP32']:.2f} times FP32 ({one['blocks']}, "
+            f"embeddings {one['embeddings']})"
+            for _, one in best.iterrows()
+        ]
+        row = real_size_and_speed.mixed(rows).iloc[-1]
+        parts.append(
+            f"{task}: {smallest[0] if smallest else 'none'}; {row['blocks']}: "
+            f"{row['times smaller than FP16']:.2f} times FP16, {row['loss increase (nats)']:+.3f} nats "
+            f"({row['low']:+.3f} to {row['high']:+.3f})"
+        )
     evidence = (
-        "Largest file size ratio at a loss increase of at most 0.05 nats: "
-        f"{harmless['times smaller than FP16'].max():.2f} times FP16, {harmless['than FP32'].max():.2f} times FP32. "
-        f"Mixed widths at {row['bits a block weight']:.2f} bits in the blocks ({row['task']}): "
-        f"{row['times smaller than FP16']:.2f} times FP16, {row['than FP32']:.2f} times FP32, "
-        f"{row['loss increase (nats)']:+.3f} nats. The paper counts from FP32, without scales and embeddings. "
+        f"Smallest file whose loss is at most 0.05 nats more (upper end of the 95 % interval), and the mixed one. "
+        f"{'. '.join(map(_capital, parts))}. The paper counts from FP32, without scales and embeddings. "
         "[Files](35_real_size_and_speed.html)"
     )
-    if harmless["times smaller than FP16"].max() >= 4:
+    ratios = harmless.groupby("task")[["times smaller than FP16", "than FP32"]].max()
+    if (ratios["times smaller than FP16"] >= 4).all():
         return claim, HOLDS, evidence
-    return claim, PART if harmless["than FP32"].max() >= 4 else FAILS, evidence
+    return claim, PART if (ratios >= 4).to_numpy().any() else FAILS, evidence
+
+
+def _capital(text: str) -> str:
+    return text[0].upper() + text[1:]
 
 
 def _efficiency(records: Sequence[Record]) -> tuple[str, str, str]:
@@ -131,14 +148,13 @@ def _efficiency(records: Sequence[Record]) -> tuple[str, str, str]:
         return claim, UNRUN, "only bf16 was timed: [kernels and reasons](35_real_size_and_speed.html)"
     ratio = timed["decode tokens/s"] / timed["batch"].map(base)
     parts = [
-        f"{k} at batch {b}: {r:.2f}" for k, b, r in zip(timed["kernel"], timed["batch"], ratio, strict=True)
+        f"{k} at batch {b} {r:.2f}" for k, b, r in zip(timed["kernel"], timed["batch"], ratio, strict=True)
     ]
     verdict = HOLDS if (ratio >= 2).all() else PART if (ratio >= 2).any() else FAILS
-    return (
-        claim,
-        verdict,
-        f"Decode speed over bf16: {'; '.join(parts)}. [Speeds](35_real_size_and_speed.html)",
-    )
+    absent = [kernel for kernel in ("int8", "int4", "2:4") if kernel not in set(timed["kernel"])]
+    missing = f" Not timed: {', '.join(absent)}." if absent else ""
+    evidence = f"Decode speed over bf16: {'; '.join(parts)}.{missing} [Speeds](35_real_size_and_speed.html)"
+    return claim, verdict, evidence
 
 
 def _best_on(records: Sequence[Record], score: str, task: str, by: str) -> tuple[str, str, str]:
@@ -155,73 +171,76 @@ def _best_on(records: Sequence[Record], score: str, task: str, by: str) -> tuple
     )
     best, beats, parts = [], [], []
     for budget, rows in here.groupby("budget") if len(here) else ():
-        at = rows.set_index("how")["loss increase (nats)"]
+        at = rows.set_index("how")
+        loss = at["loss increase (nats)"]
         if not {"CMPQ", "PMPQ", "TDMPQ", bit_allocation.UNIFORM} <= set(at.index):
             continue
-        three = at[["CMPQ", "PMPQ", "TDMPQ"]].sort_values()
-        bar, text = at[bit_allocation.UNIFORM], ""
+        three, bar = loss[["CMPQ", "PMPQ", "TDMPQ"]].sort_values(), loss[bit_allocation.UNIFORM]
+        low, high = at.loc[score, ["low", "high"]]
+        shown = [
+            f"{name} {value:+.3f}" + (f" ({low:+.3f} to {high:+.3f})" if name == score else "")
+            for name, value in three.items()
+        ]
+        others = loss.reindex([bit_allocation.MEASURED, bit_allocation.UNIFORM]).dropna()
+        others = [f"{NAMES.get(name, name)} {value:+.3f}" for name, value in others.items()]
         if bit_allocation.RANDOM in at.index:
-            band = rows.set_index("how").loc[bit_allocation.RANDOM]
+            band = at.loc[bit_allocation.RANDOM]
             bar = min(bar, band["low"])
-            chance = f"nine tenths from {band['low']:+.3f} to {band['high']:+.3f}"
-            text = f"; random {at[bit_allocation.RANDOM]:+.3f} ({chance})"
-        low, high = rows.set_index("how").loc[score, ["low", "high"]]
-        text = f"; {score} is between {low:+.3f} and {high:+.3f}" + text
+            chance = f"nine tenths {band['low']:+.3f} to {band['high']:+.3f}"
+            others.append(f"random widths {band['loss increase (nats)']:+.3f} ({chance})")
         best.append(high < three.drop(score).min())
         beats.append(high < bar)
-        others = at.reindex([bit_allocation.MEASURED, bit_allocation.UNIFORM]).dropna()
-        order = ", ".join(f"{name} {value:+.3f}" for name, value in pd.concat([three, others]).items())
-        parts.append(f"at the bytes of {budget}: {order} nats{text}")
+        parts.append(f"At the bytes of {budget}: {', '.join(shown)}; beside {', '.join(others)}")
     if not parts:
         return claim, UNRUN, f"needs the frontier on {task}: [bit allocation](34_bit_allocation.html)"
     verdict = HOLDS if all(best) and all(beats) else PART if any(best) else FAILS
-    return claim, verdict, f"By one solver, {'. '.join(parts)}. [Frontier](34_bit_allocation.html)"
+    evidence = f"Loss increase in nats, by one solver. {'. '.join(parts)}. [Frontier](34_bit_allocation.html)"
+    return claim, verdict, evidence
 
 
 def _ends(records: Sequence[Record]) -> tuple[str, str, str]:
-    """Holds: measured, the ends cost more than the middle on every model. In part: on some."""
+    """Holds: measured, the ends cost more than the middle beyond the interval on every model. In part: on some."""
     claim = "The first and last 30 % of the layers are the sensitive ones"
-    truths = cmpq.truth_contrasts(records)
-    if not truths:
+    if not of_kind(records, "truth"):
         return claim, UNRUN, "needs the measured truth: [CMPQ](30_cmpq.html)"
+    found = cmpq.contrasts(records)
     parts = [
-        f"{task}: {c:+.4f} nats at {bits} bits (mean {level:.4f})"
-        for task, (bits, c, level) in truths.items()
+        f"{row['task']}, {row['bits']} bits: {row[cmpq.CONTRAST]:+.4f} nats ({row['low']:+.4f} to {row['high']:+.4f}; "
+        f"all layers on average {row['mean of all layers']:.4f})"
+        for _, row in found.iterrows()
     ]
     nulls = {task: null.explained for task, score, null in cmpq.depth_nulls(records) if score == "CMPQ"}
-    parts += [f"depth alone explains {share:.0%} of CMPQ ({task})" for task, share in nulls.items()]
-    higher = [contrast > 0 for _, contrast, _ in truths.values()]
-    verdict = HOLDS if all(higher) else PART if any(higher) else FAILS
-    return claim, verdict, f"Measured, ends minus middle: {'; '.join(parts)}. [Depth](30_cmpq.html)"
+    nulls = [f"{share:.0%} of CMPQ's pattern ({task})" for task, share in nulls.items()]
+    depth = f". Distance alone explains {' and '.join(nulls)}" if nulls else ""
+    higher = found["low"] > 0
+    verdict = HOLDS if higher.all() else PART if higher.any() else FAILS
+    return (
+        claim,
+        verdict,
+        f"Measured, ends minus middle. {'. '.join(map(_capital, parts))}{depth}. [Depth](30_cmpq.html)",
+    )
 
 
 def _scores(records: Sequence[Record]) -> tuple[str, str, str]:
     """Holds: the intervals of all three are above 0 on every model. In part: some are."""
     claim = "CMPQ, PMPQ and TDMPQ tell which layers are sensitive"
-    rows = []
-    for per in ("linear", "block"):
-        chosen = [record for record in records if record.parameters.get("per") == per]
-        for bits in sorted(
-            {bits for one in of_kind(chosen, "truth") for bits in one.parameters["widths"]} & {3}
-        ):
-            rows.append(sensitivity_shootout.agreement_table(chosen, bits).assign(per=per))
-    if not rows:
+    if not of_kind(records, "truth"):
         return claim, UNRUN, "needs the truth: [shootout](33_sensitivity_shootout.html)"
-    table = pd.concat(rows).dropna(subset=["Spearman"])
-    three = table[table["score"].isin(["CMPQ", "PMPQ", "TDMPQ"])]
-    if not len(three):
+    names = ("CMPQ", "PMPQ", "TDMPQ")
+    chosen = [one for one in records if one.kind == "truth" or one.parameters.get("score") in names]
+    chosen = [one for one in chosen if 3 in one.parameters["widths"]]
+    table = agreement(chosen) if of_kind(chosen, "truth") else pd.DataFrame()
+    table = table[table["bits"] == 3].dropna(subset=["Spearman"]) if len(table) else table
+    if not len(table):
         return claim, UNRUN, "needs the scores: [shootout](33_sensitivity_shootout.html)"
     parts = [
-        f"{row['score']} {row['Spearman']:.2f} ({row['low']:.2f} to {row['high']:.2f}; {row['task']}, per {row['per']})"
-        for _, row in three.iterrows()
+        f"{task}, {layers}: " + ", ".join(f"{row['score']} {written(row)}" for _, row in rows.iterrows())
+        for (task, layers), rows in table.groupby(["task", "layers"], sort=False)
     ]
-    above = three["low"] > 0
+    above = table["low"] > 0
     verdict = HOLDS if above.all() else PART if above.any() else FAILS
-    return (
-        claim,
-        verdict,
-        f"Spearman with the truth at 3 bits: {'; '.join(parts)}. [Shootout](33_sensitivity_shootout.html)",
-    )
+    evidence = f"Spearman with the truth at 3 bits. {'. '.join(map(_capital, parts))}."
+    return claim, verdict, f"{evidence} [Shootout](33_sensitivity_shootout.html)"
 
 
 def dotted_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -240,8 +259,8 @@ def dotted_table(records: Sequence[Record]) -> pd.DataFrame:
         "task",
         "layers",
         "bits",
-        "by dotted name: loss increase (nats)",
-        "in place: loss increase (nats)",
+        "loss increase (nats), by dotted name",
+        "loss increase (nats), in place",
     ]
     return pd.DataFrame(rows, columns=names)
 
@@ -252,5 +271,8 @@ def dotted_pieces(records: Sequence[Record]) -> list:
 
 
 def pieces(records: Sequence[Record]) -> list:
-    """The table of verdicts."""
-    return [figures.verdicts(claims(records))]
+    """How many claims met which verdict, and the table of verdicts."""
+    judged = claims(records)
+    counts = {word: sum(verdict == word for _, verdict, _ in judged) for word in VERDICTS}
+    parts = [f"{count or 'none'} {word}" for word, count in counts.items() if count or word == HOLDS]
+    return [says([f"Of {len(judged)} claims: {', '.join(parts)}."]), figures.verdicts(judged)]

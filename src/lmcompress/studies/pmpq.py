@@ -11,11 +11,13 @@ from scipy.stats import spearmanr
 from lmcompress import data, figures, models
 from lmcompress.records import Experiment, Record
 from lmcompress.sensitivity import pruning
+from lmcompress.studies.agreement import HALVES, agreement, agreement_tables, ranked
 from lmcompress.studies.cptquant import by_depth, mean, of_kind, readable, says
 from lmcompress.studies.score_study import ScoreStudy
 from lmcompress.studies.scoring import Per
-from lmcompress.studies.sensitivity_shootout import agreement_table
 from lmcompress.studies.subjects import SIZE, OnModel
+
+OWN = "truth's own"
 
 
 class RandomHead(OnModel):
@@ -65,12 +67,12 @@ def sparsity_table(records: Sequence[Record]) -> pd.DataFrame:
         if "per_pattern" in record.result:
             found.setdefault((about["task"], about["score"]), record)
     rows = [
-        (readable(task), f"{score} at {pattern}", layer, increase)
+        (readable(task), score, f"{pattern} pruned", layer, increase)
         for (task, score), record in found.items()
         for pattern, table in record.result["per_pattern"].items()
         for layer, increase in enumerate(by_depth(table).values())
     ]
-    return pd.DataFrame(rows, columns=["task", "pruned", "layer", "loss increase (nats)"])
+    return pd.DataFrame(rows, columns=["task", "score", "sparsity", "layer", "loss increase (nats)"])
 
 
 def head_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -99,7 +101,7 @@ def head_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def sign_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Rank correlation of the released score with ours: below 0 where its sign is the wrong way round."""
+    """Rank correlation of the released score with ours, and whether that can be told from none (p < 0.05)."""
     rows = []
     for task in ("language", "classification"):
         first = {
@@ -109,64 +111,66 @@ def sign_table(records: Sequence[Record]) -> pd.DataFrame:
         }
         if {"PMPQ", "PMPQ as released"} <= first.keys():
             ours, theirs = first["PMPQ"], first["PMPQ as released"]
-            value = float(spearmanr([ours[name] for name in ours], [theirs[name] for name in ours]).statistic)
-            rows.append((readable(task), value, None if value != value else value < 0))
-    return pd.DataFrame(rows, columns=["task", "Spearman of released with ours", "reversed"])
+            found = spearmanr([ours[name] for name in ours], [theirs[name] for name in ours])
+            rows.append((readable(task), len(ours), float(found.statistic), bool(found.pvalue < 0.05)))
+    return pd.DataFrame(rows, columns=["task", "layers", "Spearman of released with ours", "told from none"])
 
 
-def verdict(records: Sequence[Record]) -> list[str]:
-    """What the signs and the untrained heads show."""
-    sentences = [
-        f"{row['task'].capitalize()}: the released score ranks the layers "
-        + (
-            "the wrong way round"
-            if row["Spearman of released with ours"] < 0
-            else "the same way round as ours"
+def verdict(records: Sequence[Record], rows: pd.DataFrame) -> list[str]:
+    """How well PMPQ ranks the layers (``rows``: of :func:`agreement`), and what the signs and the untrained heads
+    show.
+    """
+    sentences = []
+    for task, part in rows.groupby("task", sort=False):
+        narrowest = part[part["bits"] == part["bits"].min()]
+        sentences.append(
+            f"{task.capitalize()}, {narrowest['layers'].iloc[0]}: Spearman with the truth at "
+            f"{narrowest['bits'].iloc[0]} bits is {ranked(rows, task, ('PMPQ', 'PMPQ, Wanda', 'PMPQ as released'))}; "
+            f"{HALVES}: {narrowest[OWN].max():.2f}."
         )
-        + f" (Spearman with ours {row['Spearman of released with ours']:.2f})."
-        for _, row in sign_table(records).dropna().iterrows()
-    ]
+    for _, row in sign_table(records).dropna().iterrows():
+        value = row["Spearman of released with ours"]
+        if row["told from none"]:
+            word = "the wrong way round" if value < 0 else "the same way round as ours"
+        else:
+            word = f"in no relation to ours that {row['layers']} layers could show"
+        sentences.append(
+            f"{row['task'].capitalize()}: the released score ranks the layers {word} (Spearman with ours {value:.2f})."
+        )
     for _, row in head_table(records).iterrows():
         agreement = row["Spearman between heads"]
         sentences.append(
             f"With an untrained head the accuracy is {row['accuracy before pruning']:.2f} (chance "
-            f"{row['chance']:.2f}) and "
-            + (
-                f"the scores of two heads agree with a Spearman of {agreement:.2f}: what is ranked is chance."
-                if agreement is not None and agreement < 0.5
-                else f"the scores of two heads agree with a Spearman of {agreement}."
-            )
+            f"{row['chance']:.2f}), and the scores of two such heads agree with a Spearman of "
+            + ("unknown size." if pd.isna(agreement) else f"{agreement:.2f}")
+            + (": what is ranked is chance." if agreement < 0.5 else ".")
         )
     return sentences
 
 
 def pieces(records: Sequence[Record]) -> list:
-    """Sentences, loss over depth at every sparsity, the flaws, agreement with the truth."""
-    found: list = [
-        says(verdict(records)),
-        figures.lines(
-            sparsity_table(records),
-            "layer",
-            "loss increase (nats)",
-            "pruned",
-            panels="task",
-            title="What pruning one layer costs, at every sparsity",
-            caption="Calibration split; layers in order of depth. The released code knows one sparsity, 30 %.",
-            alt="Lines over the layers, one a criterion and sparsity, one panel a task: loss increase.",
-        ),
-    ]
+    """Sentences, agreement with the truth, loss over depth at every sparsity, the flaws."""
+    rows, increases = agreement(records), sparsity_table(records)
+    found: list = [says(verdict(records, rows)), *agreement_tables(records, rows)]
+    for task, part in increases.groupby("task", sort=False):
+        found.append(
+            figures.lines(
+                part,
+                "layer",
+                "loss increase (nats)",
+                "score",
+                panels="sparsity",
+                own_axes=True,
+                title=f"What pruning one layer costs, {task}",
+                caption="Calibration split; layers in order of depth. The numbers of each panel are its own. The "
+                "released code knows one sparsity, 30 %.",
+                alt=f"Lines over the layers for {task}, one a criterion and panel a sparsity: loss increase.",
+            )
+        )
     for frame, caption in (
-        (
-            sign_table(records),
-            "The released score beside ours: perplexity before minus after has the wrong sign",
-        ),
-        (head_table(records), "Classifiers without a trained head"),
+        (sign_table(records), "The released score beside ours (told from none: p below 0.05)"),
+        (head_table(records), "The released score of classifiers without a trained head"),
     ):
         if len(frame):
             found.append(figures.table(frame, caption))
-    for width in sorted({min(record.parameters["widths"]) for record in of_kind(records, "truth")}):
-        chosen = [record for record in records if width in record.parameters.get("widths", ())]
-        found.append(
-            figures.table(agreement_table(chosen, width), f"Rank agreement with the truth at {width} bits")
-        )
     return found

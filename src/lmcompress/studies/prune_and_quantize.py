@@ -28,6 +28,7 @@ from lmcompress.studies.cptquant import SubjectStudy, of_kind, readable, says
 from lmcompress.studies.subjects import OnModel, measure, outcome
 
 DENSE = str(Unstructured(0))
+LOSS = "loss increase (nats)"
 
 
 class Joint(OnModel):
@@ -187,7 +188,7 @@ def name_of(record: Record) -> str:
         return "quantize only"
     if len(widths) == 1:
         return f"prune only ({widths[0]} bits)"
-    return "joint" if len(patterns) > 1 else f"{patterns[0]} everywhere, then widths"
+    return "joint" if len(patterns) > 1 else f"{patterns[0]} everywhere"
 
 
 def points_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -200,7 +201,7 @@ def points_table(records: Sequence[Record]) -> pd.DataFrame:
             "bits": point["bits"],
             "MB": point["bytes"] / 1e6,
             "sparsity": point["sparsity"],
-            "loss increase (nats)": point["increase"],
+            LOSS: point["increase"],
             "low": point["low"],
             "high": point["high"],
             "right": point["right"],
@@ -213,49 +214,85 @@ def points_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def verdict(records: Sequence[Record]) -> list[str]:
-    """For each task: what the joint choice gains over quantization alone at the tightest budget that both
-    meet.
+    """For each task: up to which budget the joint choice prunes, at which it is better than quantization alone,
+    and whether any other set of choices is better than it. Two sets differ where their intervals do not overlap.
     """
     sentences = []
     for task, rows in points_table(records).groupby("task", sort=False):
-        table = rows.pivot(index="budget (bits)", columns="choices", values="loss increase (nats)")
-        sparsity = rows.pivot(index="budget (bits)", columns="choices", values="sparsity")["joint"]
-        both = table.dropna(subset=["joint", "quantize only"])
-        pruned = sparsity[sparsity > 0.01]
+        at = rows.set_index(["choices", "budget (bits)"])
+        joint = at.loc["joint"]
+        pruned = joint["sparsity"][joint["sparsity"] > 0.01]
         used = (
             f"prunes at budgets up to {pruned.index.max():g} bits ({pruned.max():.0%} of the weights at most)"
             if len(pruned)
             else "never prunes"
         )
-        budget = both.index.min()
-        difference = both.loc[budget, "quantize only"] - both.loc[budget, "joint"]
-        word = "less" if difference > 0 else "more"
-        sentences.append(
-            f"{task.capitalize()}: the joint choice {used}; at {budget:g} bits it loses {abs(difference):.3f} nats "
-            f"{word} than quantization alone ({both.loc[budget, 'joint']:.3f} against "
-            f"{both.loc[budget, 'quantize only']:.3f})."
-        )
+        sentence = f"{task.capitalize()}: the joint choice {used}. "
+        sentence += _beside(joint, at.loc["quantize only"])
+        better = []
+        for name in dict.fromkeys(rows["choices"]):
+            if name not in ("joint", "quantize only"):
+                both = at.loc[name].join(joint.add_suffix(" of joint"), how="inner")
+                clear = both.index[both["high"] < both["low of joint"]]
+                better += [f"{name} ({_budgets(clear)})"] if len(clear) else []
+        found = ", ".join(better) if better else "no other set"
+        sentences.append(sentence + f" Better than the joint choice, beyond the intervals: {found}.")
     return sentences
 
 
-def pieces(records: Sequence[Record]) -> list:
-    """Sentences, the frontier and its table."""
-    points = points_table(records)
-    return [
-        says(verdict(records)),
-        figures.lines(
-            points,
-            "bits",
-            "loss increase (nats)",
-            "choices",
-            low="low",
-            high="high",
-            panels="task",
-            log_y=bool((points["loss increase (nats)"] > 0).all()),
-            title="One budget for pruning and quantization",
-            caption="Bits a weight of the blocks' Linears on disk, masks, scales and zero points counted. Test split; "
-            "bars are 95 % intervals over windows paired with the FP16 model. All choices go through the same solver.",
-            alt="Lines, one a set of choices and panel a task: bits a weight against loss increase.",
-        ),
-        figures.table(points, "What was chosen from, at which bytes, how sparse, and what it cost"),
+def _beside(joint: pd.DataFrame, other: pd.DataFrame) -> str:
+    """At which budgets the joint choice differs from ``other``, quantization alone, and by how much."""
+    both = joint.join(other.add_suffix(" alone"), how="inner").sort_index()
+    less, more = both["high"] < both["low alone"], both["low"] > both["high alone"]
+    parts = [
+        f"it loses {word} than quantization alone at {_budgets(both.index[mask])}"
+        for word, mask in (("less", less), ("more", more))
+        if mask.any()
     ]
+    if not parts:
+        parts = ["it is nowhere told apart from quantization alone"]
+    shown = both[less] if less.any() else both
+    ends = [
+        f"at {budget:g} bits {row[LOSS]:.3f} against {row[f'{LOSS} alone']:.3f} nats"
+        for budget, row in shown.iloc[sorted({0, len(shown) - 1})].iterrows()
+    ]
+    return f"I{'; '.join(parts)[1:]} ({'; '.join(ends)})."
+
+
+def _budgets(budgets) -> str:
+    return ", ".join(f"{budget:g}" for budget in budgets) + " bits"
+
+
+def pieces(records: Sequence[Record]) -> list:
+    """Sentences, and for each task the frontier and its table."""
+    points = points_table(records)
+    found: list = [says(verdict(records))]
+    for task, rows in points.groupby("task", sort=False):
+        found.append(
+            figures.lines(
+                rows.drop(columns="task"),
+                "bits",
+                LOSS,
+                "choices",
+                low="low",
+                high="high",
+                log_y=bool((rows["low"] > 0).all()),
+                title=f"One budget for pruning and quantization, {task}",
+                caption="Bits a weight of the blocks' Linears on disk, masks, scales and zero points counted. Test "
+                "split; bars are 95 % intervals over windows paired with the FP16 model, their ends and the values "
+                "averaged over the seeds. All choices go through the same solver.",
+                alt=f"Lines for {task}, one a set of choices: bits a weight against loss increase.",
+            )
+        )
+        wide = rows.pivot(index="budget (bits)", columns="choices", values=LOSS)[
+            list(dict.fromkeys(rows["choices"]))
+        ]
+        sparsity = rows[rows["choices"] == "joint"].set_index("budget (bits)")["sparsity"]
+        wide.insert(1, "zeros of joint (%)", 100 * sparsity)
+        found.append(
+            figures.table(
+                wide.reset_index(),
+                f"Loss increase (nats) at every budget, {task}. A dash: these choices cannot be that small",
+            )
+        )
+    return found

@@ -210,13 +210,10 @@ def size_table(records: Sequence[Record]) -> pd.DataFrame:
     for record in of_kind(records, "packed"):
         about, result = record.parameters, record.result
         language = about["task"] == "language"
-        name = f"{about['average']:g} bits, {about['score']}" + (
-            ", GPTQ" if about["method"] == "gptq" else ""
-        )
         rows.append(
             {
                 "task": readable(about["task"]),
-                "blocks": "FP16" if about["average"] == 16 else name,
+                "blocks": _blocks(about),
                 "embeddings": about["embeddings"],
                 "bits a block weight": result["block_bits"],
                 "file MB": result["file_bytes"] / 1e6,
@@ -233,6 +230,23 @@ def size_table(records: Sequence[Record]) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _blocks(about: dict) -> str:
+    """How a table calls the formats of the blocks."""
+    if about["average"] == 16:
+        return "FP16"
+    if about["score"] == UNIFORM:
+        return f"uniform {about['average']:g} bits"
+    return f"{about['average']:g} bits by {about['score']}" + (
+        " with GPTQ" if about["method"] == "gptq" else ""
+    )
+
+
+def mixed(sizes: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`size_table` in which a score decided the widths, biggest file first."""
+    chosen = sizes[~sizes["blocks"].str.contains("uniform|FP16")]
+    return chosen.sort_values("times smaller than FP16", kind="stable")
 
 
 def speed_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -259,60 +273,131 @@ def speed_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def verdict(records: Sequence[Record]) -> list[str]:
-    """For each task: how much smaller than FP16 the mixed model's file is, and what it costs; kernels that
-    are slower.
+    """For each task: how much smaller than FP16 the mixed model's file is, what it costs, and what uniform widths
+    cost; what was the same after reloading; how fast each kernel is beside bf16.
     """
-    sentences = []
     sizes = size_table(records)
-    for task, rows in sizes.groupby("task", sort=False) if len(sizes) else ():
-        mixed = rows[~rows["blocks"].str.contains("uniform|FP16")]
-        row = mixed.sort_values("times smaller than FP16").iloc[-1]
-        quality = (
-            f"perplexity {row['perplexity']:.2f}"
-            if task == "language modelling"
-            else f"accuracy {row['accuracy']:.3f} ({row['accuracy low']:.3f} to {row['accuracy high']:.3f})"
-        )
+    sentences = (
+        [_mixed_file(task, rows) for task, rows in sizes.groupby("task", sort=False)] if len(sizes) else []
+    )
+    if len(sizes):
+        same, count = int(sizes["same after reloading"].sum()), len(sizes)
         sentences.append(
-            f"{task.capitalize()}: at {row['bits a block weight']:.2f} bits in the blocks and embeddings in "
-            f"{row['embeddings']} the file is {row['times smaller than FP16']:.2f} times smaller than FP16 "
-            f"({row['than FP32']:.2f} times smaller than FP32), with {quality} after reloading."
+            f"{'All' if same == count else same} of {count} saved models give the losses of before saving bit for bit "
+            "after reloading."
         )
-    speeds = speed_table(records)
-    if len(speeds) and (speeds["kernel"] == "bf16").any():
-        base = speeds[speeds["kernel"] == "bf16"].set_index("batch")["decode tokens/s"]
-        for _, row in speeds[speeds["kernel"] != "bf16"].dropna(subset=["decode tokens/s"]).iterrows():
-            ratio = row["decode tokens/s"] / base[row["batch"]]
-            word = "faster" if ratio > 1 else "slower"
-            sentences.append(
-                f"{row['kernel']} at batch {row['batch']}: {ratio:.2f} times the decode speed of bf16, so {word}."
+    return sentences + _kernels(speed_table(records))
+
+
+def _quality(row: pd.Series) -> str:
+    if row["task"] == "language modelling":
+        level = f"perplexity {row['perplexity']:.2f}"
+    else:
+        level = f"accuracy {row['accuracy']:.3f} ({row['accuracy low']:.3f} to {row['accuracy high']:.3f})"
+    increase = f"{row['loss increase (nats)']:+.3f} nats ({row['low']:+.3f} to {row['high']:+.3f})"
+    return f"{level}, {increase}"
+
+
+def _mixed_file(task: str, rows: pd.DataFrame) -> str:
+    smallest = mixed(rows)
+    smallest = smallest[smallest["file MB"] == smallest["file MB"].min()]
+    row = smallest.iloc[0]
+    sentence = (
+        f"{task.capitalize()}: with {row['bits a block weight']:.2f} bits a weight in the blocks and embeddings in "
+        f"{row['embeddings']} the file is {row['times smaller than FP16']:.2f} times smaller than FP16 "
+        f"({row['than FP32']:.2f} times smaller than FP32), with {_quality(row)} over FP16 after reloading"
+    )
+    uniform = rows[rows["blocks"].str.contains("uniform") & (rows["embeddings"] == row["embeddings"])]
+    uniform = uniform[uniform["file MB"] >= row["file MB"]].sort_values("file MB")
+    if len(uniform):
+        near = uniform.iloc[0]
+        word = (
+            "better"
+            if near["high"] < row["low"]
+            else "worse"
+            if near["low"] > row["high"]
+            else "not told apart"
+        )
+        more = near["file MB"] / row["file MB"] - 1
+        sentence += f". {_started(near['blocks'])}, a file {more:.1%} larger, is {word}: {_quality(near)}"
+    for _, other in smallest.iloc[1:].iterrows():
+        sentence += f". {_started(other['blocks'])}, as large: {_quality(other)}"
+    return sentence + "."
+
+
+def _started(text: str) -> str:
+    """As the beginning of a sentence; names inside keep their capitals."""
+    return text[0].upper() + text[1:]
+
+
+def _kernels(speeds: pd.DataFrame) -> list[str]:
+    """A sentence for each kernel that was timed beside bf16 at the same batch."""
+    if not len(speeds) or not (speeds["kernel"] == "bf16").any():
+        return []
+    base = speeds[speeds["kernel"] == "bf16"].set_index("batch")["decode tokens/s"]
+    sentences = []
+    timed = speeds[speeds["batch"].isin(base.index)].dropna(subset=["decode tokens/s"])
+    for kernel, rows in timed.groupby("kernel", sort=False):
+        if kernel != "bf16":
+            ratios = (rows["decode tokens/s"] / rows["batch"].map(base)).tolist()
+            word = (
+                "faster"
+                if min(ratios) > 1
+                else "slower"
+                if max(ratios) < 1
+                else "faster at some batches only"
             )
+            parts = [
+                f"{ratio:.2f} at batch {batch}" for ratio, batch in zip(ratios, rows["batch"], strict=True)
+            ]
+            sentences.append(f"{kernel} decodes {word}: {', '.join(parts)} times the speed of bf16.")
+    if not sentences:
+        sentences.append(
+            "Of the kernels only bf16, the model as it is, was timed: whether fewer bits are faster is open."
+        )
     return sentences
 
 
 def pieces(records: Sequence[Record]) -> list:
-    """Sentences, the table of files, and the table of speeds or what it needs."""
+    """Sentences, a table and a figure of the files of each model, and the table of speeds or what it needs."""
     sizes, speeds = size_table(records), speed_table(records)
     found: list = [says(verdict(records))]
+    for task, rows in sizes.groupby("task", sort=False) if len(sizes) else ():
+        found.append(_files(task, rows))
     if len(sizes):
-        found.append(figures.table(sizes, "Saved models: measured files, quality after reloading"))
         found.append(
             figures.scatter(
-                sizes.assign(saved=sizes["blocks"] + ", embeddings " + sizes["embeddings"]),
+                sizes,
                 "file MB",
                 "loss increase (nats)",
                 "blocks",
                 low="low",
                 high="high",
                 panels="task",
+                own_axes=True,
                 title="What the file weighs and what that costs",
-                caption="Everything in the file counts: scales, zero points, embeddings, head. Loss on the test split "
+                caption="Everything in the file counts: scales, zero points, embeddings, head; every choice of widths "
+                "for the blocks is there once for each format of the embeddings. Loss on the test split "
                 "after reloading, over the FP16 model; bars are paired 95 % intervals.",
                 alt="Points: megabytes of the file against loss increase, one colour a choice of widths.",
             )
         )
     if len(speeds):
-        found.append(figures.table(speeds, "Real kernels: tokens per second of the language model"))
+        devices = ", ".join(dict.fromkeys(speeds["device"]))
+        shown = speeds.drop(columns=["device"] if (speeds["why not"] != "").any() else ["device", "why not"])
+        found.append(
+            figures.table(shown, f"Real kernels: tokens per second of the language model on {devices}")
+        )
     else:
         what = "tokens per second of int8, int4 and 2:4 kernels at batch 1 and 32"
         found.append(figures.not_run(what, "a CUDA GPU with torchao: `-p kernels [bf16,int8,int4,2:4]`"))
     return found
+
+
+def _files(task: str, rows: pd.DataFrame):
+    columns = ["blocks", "embeddings", "bits a block weight", "file MB", "times smaller than FP16"]
+    columns += (
+        ["perplexity"] if task == "language modelling" else ["accuracy", "accuracy low", "accuracy high"]
+    )
+    shown = rows[[*columns, "loss increase (nats)", "low", "high"]].sort_values("file MB", ascending=False)
+    return figures.table(shown, f"Saved files, {task}: quality after reloading, with 95 % intervals")

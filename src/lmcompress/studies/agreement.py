@@ -1,0 +1,72 @@
+"""How well the scores of one page rank the layers of each model, at every width that was measured."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lmcompress.html import Html, table
+from lmcompress.records import Record
+from lmcompress.studies.cptquant import of_kind, readable
+from lmcompress.studies.sensitivity_shootout import agreement_table
+
+HALVES = "truth, half against half"
+
+
+def agreement(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each task, width and score: Spearman with its interval, ``truth's own`` (how far one half of
+    the windows foresees the other), seconds, and ``layers``, what was ranked ("30 blocks").
+
+    Every score is held against the truth of the same layers, blocks or Linears.
+    """
+    found = []
+    for truth in of_kind(records, "truth"):
+        task, per = truth.parameters["task"], truth.parameters["per"]
+        scores = [
+            r for r in of_kind(records, "score") if (r.parameters["task"], r.parameters["per"]) == (task, per)
+        ]
+        layers = f"{len(truth.result['losses'])} {'blocks' if per == 'block' else 'Linears'}"
+        for bits in truth.parameters["widths"]:
+            rows = agreement_table([truth, *scores], bits).drop(
+                columns=["Kendall", "Kendall low", "Kendall high"]
+            )
+            found.append(rows.assign(bits=bits, layers=layers))
+    return pd.concat(found, ignore_index=True)
+
+
+def agreement_tables(records: Sequence[Record], rows: pd.DataFrame) -> list[Html]:
+    """A table for each task of :func:`agreement`: scores by widths, best at the narrowest width first."""
+    found = []
+    for task, part in rows.groupby("task", sort=False):
+        order = part[part["bits"] == part["bits"].min()].sort_values("Spearman", ascending=False)["score"]
+        shown = []
+        for score in order:
+            mine = part[part["score"] == score]
+            cells = {f"{row['bits']} bits": written(row) for _, row in mine.iterrows()}
+            shown.append({"score": score, **cells, "seconds": mine["seconds"].iloc[0]})
+        own = part.groupby("bits")["truth's own"].max()
+        seconds = [
+            r.result["seconds"] for r in of_kind(records, "truth") if readable(r.parameters["task"]) == task
+        ]
+        halves = {f"{bits} bits": "–" if pd.isna(value) else f"{value:.2f}" for bits, value in own.items()}
+        shown.append({"score": HALVES, **halves, "seconds": seconds[0]})
+        caption = (
+            f"{task.capitalize()}: Spearman's rho of each score with the measured cost of quantizing one of the "
+            f"{part['layers'].iloc[0]}, 95 % intervals over layers and windows. The last row is the agreement of the "
+            "truth with itself, about the most that a score can reach. A dash: the score is the same for all."
+        )
+        found.append(table(pd.DataFrame(shown), caption))
+    return found
+
+
+def written(row: pd.Series) -> str:
+    """Spearman and its interval; the line breaks only before the parenthesis."""
+    if pd.isna(row["Spearman"]):
+        return "–"
+    return f"{row['Spearman']:.2f} ({row['low']:.2f}\u00a0to\u00a0{row['high']:.2f})"
+
+
+def ranked(rows: pd.DataFrame, task: str, names: Sequence[str]) -> str:
+    """For a sentence: how well these scores of ``task`` rank, at the narrowest width."""
+    part = rows[rows["task"] == task]
+    part = part[part["bits"] == part["bits"].min()].set_index("score")
+    return ", ".join(f"{name} {written(part.loc[name])}" for name in names if name in part.index)
