@@ -83,3 +83,10 @@ def test_ceilings_are_rates_and_a_share_is_of_them():
     assert found.matmul_flops_per_s > 0
     limit = cost.Ceilings(1.0, 200.0)
     assert cost.share_of_peak(operations=300.0, seconds=3.0, limit=limit) == pytest.approx(0.5)
+
+
+def test_counting_operations_leaves_a_living_model_its_attention():
+    config = CONFIGS["opt"]()
+    config._attn_implementation = "sdpa"
+    cost.flops(config, batch=1, length=4)
+    assert config._attn_implementation == "sdpa"

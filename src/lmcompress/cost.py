@@ -6,6 +6,7 @@ of the machine are measured, not read off a datasheet: a large copy for bytes, a
 operations.
 """
 
+import copy
 import re
 import statistics
 import time
@@ -170,8 +171,11 @@ def flops(config: PretrainedConfig, batch: int, length: int, trained: str | None
     pass (default: all are trained). Raises :class:`ParameterError` when it matches none.
     """
     with torch.device("meta"):
-        # The plain kernel: others look at the values of the mask, which the meta device does not have.
-        model: nn.Module = AutoModelForCausalLM.from_config(config, attn_implementation="eager")
+        # The plain kernel: others look at the values of the mask, which the meta device does not have. It is chosen
+        # in a copy: a living model whose config this is would change its kernel, too.
+        model: nn.Module = AutoModelForCausalLM.from_config(
+            copy.deepcopy(config), attn_implementation="eager"
+        )
         tokens = torch.zeros(batch, length, dtype=torch.long)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained is None or re.search(trained, name) is not None)
