@@ -54,6 +54,17 @@ def test_only_what_the_class_refers_to_counts(code_of):
     assert code_of(SOURCE.replace("return batches", "return batches, 1"))[0] == own
 
 
+def test_of_an_import_only_the_names_in_use_count(code_of):
+    own, others = code_of(SOURCE)
+    both = SOURCE.replace(
+        "from lmcompress.retrain import batches", "from lmcompress.retrain import batches, train"
+    )
+    assert code_of(both) == (own, others)
+    in_use = code_of(both.replace("return parse(x), LIMIT", "return parse(x), LIMIT, train"))
+    assert in_use[0] != own
+    assert "lmcompress.retrain.train" in in_use[1]
+
+
 def test_comments_docstrings_and_layout_do_not_count(code_of):
     own = code_of(SOURCE)[0]
     changed = (

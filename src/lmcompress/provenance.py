@@ -81,8 +81,8 @@ def _version(name: str) -> str:
 @lru_cache
 def code_of(experiment: type) -> dict[str, str]:
     """Module -> hash of the code that ``experiment`` depends on: of its own module the definitions that it refers to,
-    of every module of this package that this one imports (directly or not) the whole. Comments, docstrings and
-    layout do not count.
+    of every module of this package that these import (directly or not) the whole. Comments, docstrings and layout
+    do not count.
     """
     name = experiment.__module__
     tree = ast.parse(inspect.getsource(sys.modules[name]))
@@ -101,25 +101,43 @@ def code_of(experiment: type) -> dict[str, str]:
 
 
 def _referred(tree: ast.Module, name: str) -> list[ast.stmt]:
-    """Top-level statements that ``name`` refers to, directly or not, in the order of the file."""
+    """Top-level statements that ``name`` refers to, directly or not, in the order of the file; of an import, the
+    names that are.
+    """
     defines = {}
     for statement in tree.body:
         for defined in _defined(statement):
             defines.setdefault(defined, []).append(statement)
-    chosen, waiting = [], [name]
+    chosen, names, waiting = [], set(), [name]
     while waiting:
-        for statement in defines.get(waiting.pop(), []):
+        names.add(name := waiting.pop())
+        for statement in defines.get(name, []):
             if statement not in chosen:
                 chosen.append(statement)
                 waiting += [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]
-    return [statement for statement in tree.body if statement in chosen]
+    return [_without_others(statement, names) for statement in tree.body if statement in chosen]
+
+
+def _without_others(statement: ast.stmt, names: set[str]) -> ast.stmt:
+    """An import of just those of its names that are in ``names``; any other statement as it is."""
+    if not isinstance(statement, (ast.Import, ast.ImportFrom)):
+        return statement
+    kept = [alias for alias in statement.names if _bound(alias) in names]
+    if isinstance(statement, ast.Import):
+        return ast.Import(kept)
+    return ast.ImportFrom(statement.module, kept, statement.level)
+
+
+def _bound(alias: ast.alias) -> str:
+    """The name that an import makes."""
+    return (alias.asname or alias.name).partition(".")[0]
 
 
 def _defined(statement: ast.stmt) -> list[str]:
     if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
         return [statement.name]
     if isinstance(statement, (ast.Import, ast.ImportFrom)):
-        return [(alias.asname or alias.name).partition(".")[0] for alias in statement.names]
+        return [_bound(alias) for alias in statement.names]
     return [
         node.id
         for node in ast.walk(statement)
