@@ -1,5 +1,6 @@
 """Figures that the PERP pages draw twice: of the runs computed on the spot and of the published ones."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -21,10 +22,12 @@ def convention(records: Sequence[Record], corpus: str) -> str:
     if not found:
         return INTERVAL
     about, test = found[0].parameters, found[0].result["tests"][corpus]
-    seeds = len({record.parameters["seed"] for record in found})
+    counts = Counter(perp_tables.setting(record) for record in found if record.kind == perp_tables.RETRAIN)
+    few, many = (min(counts.values()), max(counts.values())) if counts else (1, 1)
+    seeds = f"{many} seed{'s' * (many > 1)}" if few == many else f"{few} to {many} seeds"
     return (
         f"{about['model']}, test split of {corpus}: {test['convention']}. {about['steps']} steps of "
-        f"{about['batch'] * about['length']:,} tokens, {seeds} seed{'s' * (seeds > 1)}. {INTERVAL}"
+        f"{about['batch'] * about['length']:,} tokens, {seeds}. {INTERVAL}"
     )
 
 

@@ -51,8 +51,17 @@ def exp(value: float) -> float:
 
 
 def of_task(records: Iterable[Record], task: str, kind: str = RETRAIN) -> list[Record]:
-    """Records of a kind of run on a task."""
-    return [record for record in records if record.kind == kind and record.parameters["task"] == task]
+    """Records of a kind of run on a task, of pruned models; :func:`without_pruning` has the others."""
+    found = [record for record in records if record.kind == kind and record.parameters["task"] == task]
+    return [record for record in found if parse(record.parameters["pattern"]).sparsity > 0]
+
+
+def without_pruning(records: Iterable[Record]) -> list[Record]:
+    """Retrainings of a language model of which nothing was pruned: what its texts alone teach it."""
+    found = [
+        record for record in records if record.kind == RETRAIN and record.parameters["task"] == "language"
+    ]
+    return [record for record in found if parse(record.parameters["pattern"]).sparsity == 0]
 
 
 def setting(record: Record) -> Setting:

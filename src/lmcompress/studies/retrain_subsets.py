@@ -96,6 +96,6 @@ def answers(records: Sequence[Record]) -> list[str]:
         for name in named:
             row = there[name]
             level = f"{row['perplexity']:,.2f} ({row['low']:,.2f} to {row['high']:,.2f})"
-            parts.append(f"{name} ({row['trained %']:.2g} % of the parameters) {level}")
+            parts.append(f"{name} ({row['trained %']:.3g} % of the parameters) {level}")
         sentences.append(f"{pattern} by {criterion}, perplexity: " + ", ".join(parts) + ".")
     return sentences
