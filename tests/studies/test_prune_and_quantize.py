@@ -22,7 +22,7 @@ def test_every_set_of_choices_meets_its_budgets_or_says_that_it_cannot(records):
         "joint",
         "quantize only",
         "prune only (8 bits)",
-        "2:4 everywhere",
+        "all at 2:4",
     }
     for record in records:
         for point in record.result["points"]:
@@ -40,7 +40,7 @@ def test_every_set_of_choices_meets_its_budgets_or_says_that_it_cannot(records):
 
 def test_a_mask_costs_a_bit_a_weight(records):
     """2:4 at 8 bits in groups of 8: 1 mask bit, 4 bits of codes, 16 + 8 bits for every 8 weights."""
-    record = next(one for one in records if name_of(one) == "2:4 everywhere")
+    record = next(one for one in records if name_of(one) == "all at 2:4")
     point = record.result["points"][-1]
     assert set(point["choice"].values()) == {"2:4 at 8 bits"}
     assert point["bits"] == pytest.approx(1 + 4 + 3)

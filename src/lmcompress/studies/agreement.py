@@ -59,10 +59,10 @@ def agreement_tables(records: Sequence[Record], rows: pd.DataFrame) -> list[Html
 
 
 def written(row: pd.Series) -> str:
-    """Spearman and its interval; the line breaks only before the parenthesis."""
+    """Spearman and its interval; no line begins with the upper end alone."""
     if pd.isna(row["Spearman"]):
         return "–"
-    return f"{row['Spearman']:.2f} ({row['low']:.2f}\u00a0to\u00a0{row['high']:.2f})"
+    return f"{row['Spearman']:.2f} ({row['low']:.2f} to\u00a0{row['high']:.2f})"
 
 
 def ranked(rows: pd.DataFrame, task: str, names: Sequence[str]) -> str:

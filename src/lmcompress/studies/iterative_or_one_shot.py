@@ -31,6 +31,18 @@ class Study(PerpStudy):
         )
 
 
+def compared(records: Sequence[Record]) -> list[Record]:
+    """The runs whose setting was run with more than one number of rounds: only these can be compared."""
+    rounds: dict[tuple, set[int]] = {}
+
+    def about(record: Record) -> tuple:
+        return tuple(record.parameters[name] for name in ("criterion", "pattern", "subset", "steps"))
+
+    for record in records:
+        rounds.setdefault(about(record), set()).add(record.parameters["rounds"])
+    return [record for record in records if len(rounds[about(record)]) > 1]
+
+
 def against_one_shot(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     """Perplexity by rounds with its interval, and ``times one-shot``: over that of one round, run by run on
     the same windows. Below 1 the rounds have helped.

@@ -188,7 +188,7 @@ def name_of(record: Record) -> str:
         return "quantize only"
     if len(widths) == 1:
         return f"prune only ({widths[0]} bits)"
-    return "joint" if len(patterns) > 1 else f"{patterns[0]} everywhere"
+    return "joint" if len(patterns) > 1 else f"all at {patterns[0]}"
 
 
 def points_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -288,7 +288,8 @@ def pieces(records: Sequence[Record]) -> list:
             list(dict.fromkeys(rows["choices"]))
         ]
         sparsity = rows[rows["choices"] == "joint"].set_index("budget (bits)")["sparsity"]
-        wide.insert(1, "zeros of joint (%)", 100 * sparsity)
+        wide = wide.round(4)
+        wide.insert(1, "zeros of joint (%)", (100 * sparsity).round(1))
         found.append(
             figures.table(
                 wide.reset_index(),

@@ -395,9 +395,19 @@ def pieces(records: Sequence[Record]) -> list:
 
 
 def _files(task: str, rows: pd.DataFrame):
-    columns = ["blocks", "embeddings", "bits a block weight", "file MB", "times smaller than FP16"]
-    columns += (
-        ["perplexity"] if task == "language modelling" else ["accuracy", "accuracy low", "accuracy high"]
+    rows = rows.sort_values("file MB", ascending=False, kind="stable")
+    shown = rows[["blocks", "embeddings", "bits a block weight", "file MB", "times smaller than FP16"]].round(
+        2
     )
-    shown = rows[[*columns, "loss increase (nats)", "low", "high"]].sort_values("file MB", ascending=False)
+    if task == "language modelling":
+        shown["perplexity"] = rows["perplexity"].round(2)
+    else:
+        shown["accuracy"] = [
+            f"{row['accuracy']:.3f} ({row['accuracy low']:.3f} to\u00a0{row['accuracy high']:.3f})"
+            for _, row in rows.iterrows()
+        ]
+    shown["loss increase (nats)"] = [
+        f"{row['loss increase (nats)']:+.4f} ({row['low']:+.4f} to\u00a0{row['high']:+.4f})"
+        for _, row in rows.iterrows()
+    ]
     return figures.table(shown, f"Saved files, {task}: quality after reloading, with 95 % intervals")

@@ -136,6 +136,10 @@ def verdict(records: Sequence[Record], ranks: pd.DataFrame) -> list[str]:
 def pieces(records: Sequence[Record]) -> list:
     """Sentences, agreement with the truth at every width, predicted against measured, the released draws."""
     predicted, ranks = predicted_table(records), agreement(records)
+    predicted["width"] = pd.Categorical(
+        [f"{bits} bits" for bits in predicted["bits"]],
+        [f"{bits} bits" for bits in sorted(set(predicted["bits"]))],
+    )
     shown = predicted[(predicted["predicted (nats)"] > 0) & (predicted["measured (nats)"] > 0)]
     found: list = [says(verdict(records, ranks)), *agreement_tables(records, ranks)]
     for task, part in shown.groupby("task", sort=False):
@@ -145,7 +149,7 @@ def pieces(records: Sequence[Record]) -> list:
                 part,
                 "predicted (nats)",
                 "measured (nats)",
-                "bits",
+                "width",
                 panels="score",
                 log_x=True,
                 log_y=True,
