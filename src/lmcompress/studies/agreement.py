@@ -38,10 +38,10 @@ def agreement_tables(records: Sequence[Record], rows: pd.DataFrame) -> list[Html
     found = []
     for task, part in rows.groupby("task", sort=False):
         order = part[part["bits"] == part["bits"].min()].sort_values("Spearman", ascending=False)["score"]
-        shown = []
+        shown, space = [], "\u00a0" if part["bits"].nunique() < 5 else " "  # more columns have less room
         for score in order:
             mine = part[part["score"] == score]
-            cells = {f"{row['bits']} bits": written(row) for _, row in mine.iterrows()}
+            cells = {f"{row['bits']} bits": written(row, space) for _, row in mine.iterrows()}
             shown.append({"score": score, **cells, "seconds": mine["seconds"].iloc[0]})
         own = part.groupby("bits")["truth's own"].max()
         seconds = [
@@ -58,11 +58,11 @@ def agreement_tables(records: Sequence[Record], rows: pd.DataFrame) -> list[Html
     return found
 
 
-def written(row: pd.Series) -> str:
-    """Spearman and its interval; no line begins with the upper end alone."""
+def written(row: pd.Series, space: str = " ") -> str:
+    """Spearman and its interval; with a hard ``space`` the interval stays in one line."""
     if pd.isna(row["Spearman"]):
         return "–"
-    return f"{row['Spearman']:.2f} ({row['low']:.2f} to\u00a0{row['high']:.2f})"
+    return f"{row['Spearman']:.2f} ({row['low']:.2f}{space}to\u00a0{row['high']:.2f})"
 
 
 def ranked(rows: pd.DataFrame, task: str, names: Sequence[str]) -> str:

@@ -274,5 +274,8 @@ def pieces(records: Sequence[Record]) -> list:
     """How many claims met which verdict, and the table of verdicts."""
     judged = claims(records)
     counts = {word: sum(verdict == word for _, verdict, _ in judged) for word in VERDICTS}
-    parts = [f"{count or 'none'} {word}" for word, count in counts.items() if count or word == HOLDS]
-    return [says([f"Of {len(judged)} claims: {', '.join(parts)}."]), figures.verdicts(judged)]
+    parts = [f"{word}: {count}" for word, count in counts.items()]
+    return [
+        says([f"Verdicts on {len(judged)} claims. {_capital(', '.join(parts))}."]),
+        figures.verdicts(judged),
+    ]

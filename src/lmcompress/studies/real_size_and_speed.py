@@ -400,14 +400,14 @@ def _files(task: str, rows: pd.DataFrame):
         2
     )
     if task == "language modelling":
-        shown["perplexity"] = rows["perplexity"].round(2)
+        shown["perplexity"] = rows["perplexity"]
     else:
         shown["accuracy"] = [
-            f"{row['accuracy']:.3f} ({row['accuracy low']:.3f} to\u00a0{row['accuracy high']:.3f})"
+            f"{row['accuracy']:.3f} ({row['accuracy low']:.3f}\u00a0to\u00a0{row['accuracy high']:.3f})"
             for _, row in rows.iterrows()
         ]
     shown["loss increase (nats)"] = [
-        f"{row['loss increase (nats)']:+.4f} ({row['low']:+.4f} to\u00a0{row['high']:+.4f})"
+        f"{row['loss increase (nats)']:.4f} ({row['low']:.4f}\u00a0to\u00a0{row['high']:.4f})"
         for _, row in rows.iterrows()
     ]
     return figures.table(shown, f"Saved files, {task}: quality after reloading, with 95 % intervals")
