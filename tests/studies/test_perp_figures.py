@@ -3,7 +3,7 @@
 import pytest
 
 from lmcompress.records import Record
-from lmcompress.studies import perp_figures
+from lmcompress.studies import perp_figures, perp_tables
 
 PATTERNS = ("30%", "50%", "70%", "2:4")
 
@@ -61,6 +61,21 @@ def test_a_grid_is_lines_of_the_subsets_that_were_run_at_most_patterns(grid, dra
     assert "head" not in set(figure.table["retrained"])  # run at one pattern only
     assert list(figure.table[perp_figures.PATTERN].unique()) == ["30", "50", "70", "2:4"]
     assert "9 steps of 32 tokens, 1 seed" in figure.caption
+
+
+def test_what_was_not_pruned_is_a_control_and_not_in_the_comparison(grid):
+    control = [
+        retrained("norms", 2.9, pattern="0%"),
+        retrained("norms", 2.8, pattern="0%", task="classification"),
+    ]
+    runs = [*grid, *control]
+    assert perp_tables.without_pruning(runs) == control[:1]
+    assert len(perp_tables.of_task(runs, "language")) == len(grid)
+
+
+def test_a_caption_counts_the_seeds_of_each_setting(grid):
+    again = [retrained("norms", 3.4, pattern="50%", seed=seed) for seed in (1, 2)]
+    assert "1 to 3 seeds" in perp_figures.perplexity([*grid, *again], "text").caption
 
 
 def test_every_subset_is_shown_at_the_pattern_where_most_were_run(grid):
