@@ -32,6 +32,7 @@ _STYLE = """<style>
 .lm-long { max-height: 28rem }
 .lm-table table { border-collapse: collapse; width: auto; margin: .3rem 0 }
 .lm-table caption { text-align: left; caption-side: top }
+.lm-table caption span { display: inline-block; max-width: 85vw }
 .lm-table :is(td, th) { padding: .2rem .5rem; text-align: left; vertical-align: top;
   border-bottom: 1px solid rgba(128, 128, 128, .35) }
 .lm-table th { vertical-align: bottom; line-height: 1.25 }
@@ -108,7 +109,7 @@ def _grid(
     """A table that scrolls: ``heads`` (texts) and ``rows`` (HTML), each with the attributes of its cells."""
     top = "".join(f'<th scope="col"{mark}>{escape(name)}</th>' for name, mark in heads)
     body = "".join(f"<tr>{''.join(f'<td{mark}>{cell}</td>' for cell, mark in row)}</tr>" for row in rows)
-    above = f"<caption>{_inline(caption)}</caption>" if caption else ""
+    above = f"<caption><span>{_inline(caption)}</span></caption>" if caption else ""
     kind = "lm-table lm-long" if len(rows) > LONG else "lm-table"
     return Html(
         f'{_STYLE}<div class="{kind}" tabindex="0" role="region" aria-label="{escape(label)}"><table>{above}'

@@ -47,5 +47,5 @@ def test_sentences_name_the_file_and_slow_kernels(records):
     assert len(sentences) == 3
     assert "times smaller than FP16" in sentences[0]
     assert "Uniform 4 bits, a file" in sentences[0]
-    assert sentences[2].startswith("All of 14 saved models")
+    assert sentences[2].startswith("All 14 saved models")
     assert "Not run here" in pieces(records)[-1]

@@ -283,8 +283,8 @@ def verdict(records: Sequence[Record]) -> list[str]:
     if len(sizes):
         same, count = int(sizes["same after reloading"].sum()), len(sizes)
         sentences.append(
-            f"{'All' if same == count else same} of {count} saved models give the losses of before saving bit for bit "
-            "after reloading."
+            f"{'All' if same == count else f'{same} of'} {count} saved models give, bit for bit, the same losses after "
+            "reloading as before saving."
         )
     return sentences + _kernels(speed_table(records))
 
@@ -410,4 +410,5 @@ def _files(task: str, rows: pd.DataFrame):
         f"{row['loss increase (nats)']:.4f} ({row['low']:.4f}\u00a0to\u00a0{row['high']:.4f})"
         for _, row in rows.iterrows()
     ]
+    shown = shown.rename(columns={"embeddings": "embed\u00addings"})  # may break there
     return figures.table(shown, f"Saved files, {task}: quality after reloading, with 95 % intervals")
