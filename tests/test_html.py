@@ -161,13 +161,29 @@ def test_verdicts_are_four_and_need_evidence():
 
 
 def test_coverage_says_how_many_planned_runs_are_missing(monkeypatch):
-    monkeypatch.setattr(html, "coverage_of", lambda name: {"retrain": (2, 5), "choose_rate": (1, 1)})
+    counts = {"retrain": (2, 5), "choose_rate": (1, 1)}
+    monkeypatch.setattr(html, "coverage_of", lambda name, profile: {"full": counts}[profile])
     text = html.coverage("20_retrain_subsets")
     assert "3 of the 6 runs planned here (3 of 5 <code>retrain</code>)" in text
     assert "lmcompress compute 20_retrain_subsets --profile full" in text
 
 
+def test_coverage_is_that_of_the_profile_asked_for(monkeypatch):
+    monkeypatch.setattr(html, "coverage_of", lambda name, profile: {"sst2": {"score": (1, 2)}}[profile])
+    assert "lmcompress compute 33_shootout --profile sst2" in html.coverage("33_shootout", "sst2")
+
+
 @pytest.mark.parametrize("counts", [{"retrain": (5, 5)}, {"retrain": (0, 5), "score": (0, 2)}])
 def test_coverage_is_silent_where_all_or_nothing_is_there(monkeypatch, counts):
-    monkeypatch.setattr(html, "coverage_of", lambda name: counts)
+    monkeypatch.setattr(html, "coverage_of", lambda name, profile: counts)
     assert html.coverage("20_retrain_subsets") == ""
+
+
+def test_what_is_the_same_in_every_row_stands_in_the_caption():
+    frame = pd.DataFrame(
+        {"subset": ["norms", "full"], "steps": [150, 150], "empty": [None, None], "loss": [2.0, 1.0]}
+    )
+    text = html.varied(frame, "Runs.")
+    assert "Runs. The same in every row: steps 150." in text
+    assert re.findall(r"<th[^>]*>([^<]*)", text) == ["subset", "loss"]
+    assert ">steps<" in html.varied(frame[:1], "One run")

@@ -35,7 +35,17 @@ from lmcompress.canvas import (
 )
 from lmcompress.errors import ParameterError
 from lmcompress.files import atomic_path
-from lmcompress.html import coverage, details, not_run, number, provenance, require_text, table, verdicts
+from lmcompress.html import (
+    coverage,
+    details,
+    not_run,
+    number,
+    provenance,
+    require_text,
+    table,
+    varied,
+    verdicts,
+)
 
 __all__ = [
     "Figure",
@@ -48,6 +58,7 @@ __all__ = [
     "scatter",
     "table",
     "unbeaten",
+    "varied",
     "verdicts",
 ]
 

@@ -81,6 +81,17 @@ def table(frame: pd.DataFrame, caption: str) -> Html:
     return _grid(heads, rows, caption, caption)
 
 
+def varied(frame: pd.DataFrame, caption: str) -> Html:
+    """:func:`table` of the columns that vary; what is the same in every row is said once, in the caption."""
+    frame = frame[[name for name in frame if not frame[name].isna().all()]]
+    same = [name for name in frame if len(frame) > 1 and frame[name].nunique(dropna=False) == 1]
+    said = ", ".join(f"{name} {number(frame[name].iloc[0])}" for name in same)
+    return table(
+        frame.drop(columns=same),
+        f"{caption.rstrip('.')}. The same in every row: {said}." if said else caption,
+    )
+
+
 class _Interval(str):
     """From one number to another, set like a number."""
 
@@ -174,9 +185,9 @@ def provenance(records: Sequence) -> Html:
     )
 
 
-def coverage(notebook: str) -> Html:
+def coverage(notebook: str, profile: str = "full") -> Html:
     """Which of a notebook's planned runs are published; empty when all are (or none: the page says that itself)."""
-    counts = coverage_of(notebook)
+    counts = coverage_of(notebook, profile)
     done, planned = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
     if done in (0, planned):
         return Html("")
@@ -187,7 +198,7 @@ def coverage(notebook: str) -> Html:
     )
     return not_run(
         f"{planned - done} of the {planned} runs planned here ({missing}). What follows rests on the others.",
-        f"a GPU, and `lmcompress compute {notebook} --profile full`, which computes just these",
+        f"a GPU, and `lmcompress compute {notebook} --profile {profile}`, which computes just these",
     )
 
 

@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 from cptquant_tiny import tiny  # noqa: F401
 
-from lmcompress import records
 from lmcompress.records import obtain
 from lmcompress.studies import bit_allocation, cptquant, second_task, sensitivity_shootout
 
@@ -136,12 +135,3 @@ def test_nothing_published_says_what_it_needs():
     assert "Not run here" in piece
     assert "data/local/sst2" in piece
     assert "lmcompress compute 33_sensitivity_shootout --profile sst2" in piece
-
-
-@pytest.mark.parametrize(("done", "said"), [(0, False), (3, True), (5, False)])
-def test_coverage_counts_the_runs_of_this_profile(monkeypatch, done, said):
-    counts = {"truth": (min(done, 1), 1), "score": (max(done - 1, 0), 4)}
-    monkeypatch.setattr(records, "coverage", lambda _notebook, in_profile: {"sst2": counts}[in_profile])
-    text = second_task.coverage("33_sensitivity_shootout")
-    assert ("2 of the 5 runs planned here (2 of 4 <code>score</code>)" in text) == said
-    assert bool(text) == said

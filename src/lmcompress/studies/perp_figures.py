@@ -245,6 +245,5 @@ def budgets(records: Sequence[Record], corpus: str) -> Figure:
 
 
 def table(frame: pd.DataFrame, caption: str):
-    """A table of the page with the columns' reader names, seeds and empty columns left to the records."""
-    columns = [name for name in frame if name not in ("rounds",) and not frame[name].isna().all()]
-    return figures.table(frame[columns].rename(columns=NAMES), caption)
+    """A table of the page with the columns' reader names; what is the same everywhere stands in the caption."""
+    return figures.varied(frame.drop(columns="rounds", errors="ignore").rename(columns=NAMES), caption)

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from lmcompress import figures, records
-from lmcompress.html import Html
+from lmcompress import figures
 from lmcompress.records import Record
 from lmcompress.studies import bit_allocation, sensitivity_shootout
 from lmcompress.studies.cptquant import of_kind, says
@@ -23,21 +22,6 @@ def needs(notebook: str) -> str:
     return (
         f"a GPU, the sentences in `data/local/sst2`, and `lmcompress compute {notebook} --profile {PROFILE}`"
     )
-
-
-def coverage(notebook: str) -> Html:
-    """Which of the runs planned for the second task are published; empty when all are (or none: the page says that)."""
-    counts = records.coverage(notebook, PROFILE)
-    done, planned = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
-    if done in (0, planned):
-        return Html("")
-    missing = ", ".join(
-        f"{all_ - have} of {all_} `{kind}`" for kind, (have, all_) in counts.items() if have < all_
-    )
-    what = (
-        f"{planned - done} of the {planned} runs planned here ({missing}). What follows rests on the others."
-    )
-    return figures.not_run(what, f"{needs(notebook)}, which computes just these")
 
 
 def _texts(found: Sequence[Record]) -> str:

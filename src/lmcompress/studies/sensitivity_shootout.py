@@ -118,6 +118,7 @@ def pieces(records: Sequence[Record], bits: int = 3) -> list:
             "loss increase (nats)",
             "width",
             panels="task",
+            own_axes=True,
             title="The truth: what quantizing one layer alone costs",
             caption="Mean loss increase over the windows or texts of the validation split. Layers in order of depth: "
             "blocks, or single Linears block by block, by name within a block.",
