@@ -185,5 +185,5 @@ def test_what_is_the_same_in_every_row_stands_in_the_caption():
     )
     text = html.varied(frame, "Runs.")
     assert "Runs. The same in every row: steps 150." in text
-    assert re.findall(r"<th[^>]*>([^<]*)", text) == ["subset", "loss"]
+    assert re.findall(r"<th [^>]*>([^<]*)", text) == ["subset", "loss"]
     assert ">steps<" in html.varied(frame[:1], "One run")
