@@ -20,7 +20,7 @@ PROFILE = "sst2"
 def needs(notebook: str) -> str:
     """What it takes to compute the profile."""
     return (
-        f"a GPU, the sentences in `data/local/sst2`, and `lmcompress compute {notebook} --profile {PROFILE}`"
+        f"a GPU, the sentences (hub, or `data/local/sst2`), and `lmcompress compute {notebook} --profile {PROFILE}`"
     )
 
 

@@ -1,0 +1,27 @@
+"""The profiles of ``config/`` as a fresh clone finds them: nothing lies in ``data/local``."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lmcompress import assets, records
+
+CONFIG = Path(__file__).resolve().parents[2] / "config"
+PLANS = [
+    (path.stem, notebook)
+    for path in sorted(CONFIG.glob("*.yaml"))
+    for notebook in yaml.safe_load(path.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.parametrize(("profile", "notebook"), PLANS)
+def test_a_profile_is_valid_without_local_data(profile, notebook, monkeypatch):
+    monkeypatch.setattr(assets, "_local", lambda _name: None)
+    planned = records.planned(notebook, profile)
+    assert planned
+    known = {kind: set(assets.names(kind)) for kind in ("model", "data")}
+    named = {
+        asset for experiment in planned if experiment.kind != "zero_shot" for asset in experiment.assets()
+    }
+    assert all(name in known[kind] for name, kind in named)
