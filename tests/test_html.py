@@ -187,3 +187,9 @@ def test_what_is_the_same_in_every_row_stands_in_the_caption():
     assert "Runs. The same in every row: steps 150." in text
     assert re.findall(r"<th [^>]*>([^<]*)", text) == ["subset", "loss"]
     assert ">steps<" in html.varied(frame[:1], "One run")
+
+
+def test_sentences_are_a_list_and_escaped():
+    assert (
+        html.listed(["a < b", "`norms` win"]) == "<ul><li>a &lt; b</li><li><code>norms</code> win</li></ul>"
+    )

@@ -12,6 +12,7 @@ The pages' other pieces (tables, the run behind a figure, what was not run, verd
 
 from dataclasses import dataclass, field
 from html import escape
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ from lmcompress.files import atomic_path
 from lmcompress.html import (
     coverage,
     details,
+    listed,
     not_run,
     number,
     provenance,
@@ -53,6 +55,7 @@ __all__ = [
     "coverage",
     "heatmap",
     "lines",
+    "listed",
     "not_run",
     "provenance",
     "scatter",
@@ -61,6 +64,9 @@ __all__ = [
     "varied",
     "verdicts",
 ]
+
+
+DASHES = (4, 3), (1, 2)  # of reference lines, so that two can be told apart
 
 
 @dataclass(frozen=True)
@@ -114,8 +120,8 @@ def lines(
         for index, name, part in split(rows, series, names):
             at, error = positions(part[x], data[x]), spread(part, y, low, high)
             axes.errorbar(at, part[y], yerr=error, label=name, **style(index))
-        for label, height in (reference or {}).items():
-            axes.axhline(height, color=INK, linewidth=1.1, linestyle=(0, (4, 3)), label=label, zorder=1)
+        for (label, height), dashes in zip((reference or {}).items(), cycle(DASHES)):
+            axes.axhline(height, color=INK, linewidth=1.1, linestyle=(0, dashes), label=label, zorder=1)
         name_positions(axes.xaxis, data[x])
 
     columns = (x, y, series, low, high)

@@ -92,6 +92,11 @@ def varied(frame: pd.DataFrame, caption: str) -> Html:
     )
 
 
+def listed(sentences: Iterable[str]) -> Html:
+    """Sentences made of records, as a list."""
+    return Html(f"<ul>{''.join(f'<li>{_inline(sentence)}</li>' for sentence in sentences)}</ul>")
+
+
 class _Interval(str):
     """From one number to another, set like a number."""
 

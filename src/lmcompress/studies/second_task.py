@@ -19,9 +19,7 @@ PROFILE = "sst2"
 
 def needs(notebook: str) -> str:
     """What it takes to compute the profile."""
-    return (
-        f"a GPU, the sentences (hub, or `data/local/sst2`), and `lmcompress compute {notebook} --profile {PROFILE}`"
-    )
+    return f"a GPU, the sentences (hub, or `data/local/sst2`), and `lmcompress compute {notebook} --profile {PROFILE}`"
 
 
 def _texts(found: Sequence[Record]) -> str:

@@ -109,7 +109,8 @@ def pieces(records: Sequence[Record], bits: int = 3) -> list:
             alt="Horizontal bars, one a score and panel a task: Spearman correlation with the truth, best on top.",
         ),
         figures.table(
-            agreement, f"Rank agreement with the truth at {bits} bits, and what each score cost in seconds"
+            _written(agreement),
+            f"Rank agreement with the truth at {bits} bits with 95 % intervals, and what each score cost in seconds",
         ),
         *_narrowest(records, bits),
         figures.lines(
@@ -127,6 +128,25 @@ def pieces(records: Sequence[Record], bits: int = 3) -> list:
     ]
 
 
+def _written(agreement: pd.DataFrame) -> pd.DataFrame:
+    """The table as it is shown: each correlation in one cell with its interval."""
+    return pd.DataFrame(
+        {
+            "task": agreement["task"],
+            "score": agreement["score"],
+            "Spearman": _cells(agreement, "Spearman", ""),
+            "Kendall": _cells(agreement, "Kendall", "Kendall "),
+            "truth's own": agreement["truth's own"].round(2),
+            "seconds": agreement["seconds"],
+        }
+    )
+
+
+def _cells(agreement: pd.DataFrame, name: str, ends: str) -> list[str]:
+    rows = agreement[[name, f"{ends}low", f"{ends}high"]].itertuples(index=False)
+    return ["–" if pd.isna(value) else f"{value:.2f} ({low:.2f} to {high:.2f})" for value, low, high in rows]
+
+
 def _narrowest(records: Sequence[Record], bits: int) -> list:
     """The table at the narrowest width, where the truth stands out from its noise; nothing if that is
     ``bits``.
@@ -137,6 +157,7 @@ def _narrowest(records: Sequence[Record], bits: int) -> list:
     chosen = [record for record in records if width in record.parameters.get("widths", ())]
     return [
         figures.table(
-            agreement_table(chosen, width), f"The same at {width} bits, for what was measured there"
+            _written(agreement_table(chosen, width)),
+            f"The same at {width} bits, for what was measured there",
         )
     ]
