@@ -1,7 +1,10 @@
 """Every figure of the PERP pages from a few made-up records: what is drawn, what is left out, what captions say."""
 
+import re
+
 import pytest
 
+from lmcompress import canvas
 from lmcompress.records import Record
 from lmcompress.studies import perp_figures, perp_tables
 
@@ -76,6 +79,17 @@ def test_what_was_not_pruned_is_a_control_and_not_in_the_comparison(grid):
 def test_a_caption_counts_the_seeds_of_each_setting(grid):
     again = [retrained("norms", 3.4, pattern="50%", seed=seed) for seed in (1, 2)]
     assert "1 to 3 seeds" in perp_figures.perplexity([*grid, *again], "text").caption
+
+
+def test_a_subset_has_one_colour_in_all_figures_of_lines(grid):
+    def colours(figure):
+        return {one for one in re.findall("#[0-9a-f]{6}", figure.svg) if one in canvas.PALETTE}
+
+    norms = [run for run in grid if run.parameters["subset"] == "norms"]
+    alone = perp_figures.perplexity(norms, "text")
+    assert colours(alone) == {canvas.PALETTE[perp_figures.USUAL.index("norms")]}
+    others = perp_figures.close_to_full(grid, "text")  # norms and masklora
+    assert colours(others) == colours(alone) | {canvas.PALETTE[perp_figures.USUAL.index("masklora")]}
 
 
 def test_every_subset_is_shown_at_the_pattern_where_most_were_run(grid):

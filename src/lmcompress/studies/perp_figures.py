@@ -12,6 +12,7 @@ from lmcompress.studies import cost_of_retraining, iterative_or_one_shot, perp_t
 
 PATTERN = "sparsity in %, or zeros n:m"
 NAMES = {"pattern": PATTERN, "subset": "retrained", "criterion": "pruned by"}
+USUAL = ("nothing", "full", "norms", "new-biases", "masklora")
 FEW = 2
 INTERVAL = "Error bars: 95 % bootstrap intervals over the test texts and, where there are several, the seeds."
 
@@ -43,11 +44,18 @@ def _drawn(
     if frame[PATTERN].nunique() > 1:
         reach = frame.groupby("retrained", observed=True)[PATTERN].nunique()
         if reach.max() > FEW:  # what was run at few patterns only is in `every_subset`
-            frame = frame[frame["retrained"].isin(reach[reach > FEW].index)].copy()
-            frame["retrained"] = frame["retrained"].cat.remove_unused_categories()
+            frame = frame[frame["retrained"].isin(reach[reach > FEW].index)]
+        frame = _coloured(frame)
         options = {"low": "low", "high": "high", "panels": panels, "log_y": log, "reference": reference}
         return figures.lines(frame, PATTERN, value, "retrained", **options, **titles)
     return figures.bars(frame, "retrained", value, low="low", high="high", panels=panels, log=log, **titles)
+
+
+def _coloured(frame: pd.DataFrame) -> pd.DataFrame:
+    """The same colour for a subset in every figure of lines: the usual ones have the first places, drawn or not."""
+    others = [name for name in frame["retrained"].cat.categories if (frame["retrained"] == name).any()]
+    order = [*USUAL, *(name for name in others if name not in USUAL)]
+    return frame.assign(retrained=frame["retrained"].cat.set_categories(order))
 
 
 def perplexity(records: Sequence[Record], corpus: str) -> Figure:
@@ -192,7 +200,7 @@ def rounds(records: Sequence[Record], corpus: str) -> Figure:
     frame = iterative_or_one_shot.against_one_shot(records, corpus).rename(columns=NAMES)
     frame["rounds"] = frame["rounds"].astype(str)
     return figures.lines(
-        frame,
+        _coloured(frame),
         "rounds",
         "perplexity",
         "retrained",
@@ -225,10 +233,9 @@ def budgets(records: Sequence[Record], corpus: str) -> Figure:
     frame = perp_tables.perplexities(records, corpus)
     pruned = frame.loc[frame["subset"] == "nothing", "perplexity"]
     frame = frame[frame["subset"] != "nothing"].rename(columns=NAMES)
-    frame["retrained"] = frame["retrained"].cat.remove_unused_categories()
     reference = {"dense": float(frame["dense"].iloc[0])}
     return figures.lines(
-        frame,
+        _coloured(frame),
         "steps",
         "perplexity",
         "retrained",
