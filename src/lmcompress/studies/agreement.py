@@ -6,7 +6,7 @@ import pandas as pd
 
 from lmcompress.html import Html, table
 from lmcompress.records import Record
-from lmcompress.studies.cptquant import of_kind, readable
+from lmcompress.studies.cptquant import estimate, of_kind, readable
 from lmcompress.studies.sensitivity_shootout import agreement_table
 
 HALVES = "truth, half against half"
@@ -60,9 +60,7 @@ def agreement_tables(records: Sequence[Record], rows: pd.DataFrame) -> list[Html
 
 def written(row: pd.Series, space: str = " ") -> str:
     """Spearman and its interval; with a hard ``space`` the interval stays in one line."""
-    if pd.isna(row["Spearman"]):
-        return "–"
-    return f"{row['Spearman']:.2f} ({row['low']:.2f}{space}to\u00a0{row['high']:.2f})"
+    return estimate(row["Spearman"], row["low"], row["high"], f"{space}to\u00a0")
 
 
 def ranked(rows: pd.DataFrame, task: str, names: Sequence[str]) -> str:
@@ -70,3 +68,15 @@ def ranked(rows: pd.DataFrame, task: str, names: Sequence[str]) -> str:
     part = rows[rows["task"] == task]
     part = part[part["bits"] == part["bits"].min()].set_index("score")
     return ", ".join(f"{name} {written(part.loc[name])}" for name in names if name in part.index)
+
+
+def standing(rows: pd.DataFrame, task: str, names: Sequence[str]) -> str:
+    """A sentence: how well these scores of ``task`` rank at the narrowest width, and how well any could."""
+    part = rows[rows["task"] == task]
+    narrowest = part[part["bits"] == part["bits"].min()]
+    own = narrowest["truth's own"].max()
+    return (
+        f"{task.capitalize()}, {narrowest['layers'].iloc[0]}: Spearman with the truth at "
+        f"{narrowest['bits'].iloc[0]} bits is {ranked(rows, task, names)}; {HALVES}: "
+        f"{own:.2f}."
+    )

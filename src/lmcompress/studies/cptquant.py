@@ -74,6 +74,16 @@ def by_depth(table: dict[str, float]) -> dict[str, float]:
     return dict(sorted(table.items(), key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])]))
 
 
+def started(text: str) -> str:
+    """As the beginning of a sentence; names inside keep their capitals."""
+    return text[0].upper() + text[1:]
+
+
+def estimate(value: float, low: float, high: float, to: str = " to ") -> str:
+    """A correlation with its interval, in a sentence or a cell; a dash for the unknown. ``to``: between the ends."""
+    return "–" if math.isnan(value) else f"{value:.2f} ({low:.2f}{to}{high:.2f})"
+
+
 def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
     """Records of one kind of experiment."""
     return [record for record in records if record.kind == kind]

@@ -14,7 +14,7 @@ from lmcompress.records import Experiment, Record, profile, published, study_cla
 from lmcompress.sensitivity.scores import changed
 from lmcompress.studies import bit_allocation, cmpq, real_size_and_speed
 from lmcompress.studies.agreement import agreement, written
-from lmcompress.studies.cptquant import SubjectStudy, of_kind, readable, says
+from lmcompress.studies.cptquant import SubjectStudy, of_kind, readable, says, started
 from lmcompress.studies.subjects import OnModel, measure, outcome
 
 SOURCES = ("30_cmpq", "33_sensitivity_shootout", "34_bit_allocation", "35_real_size_and_speed")
@@ -123,17 +123,13 @@ def _compression(records: Sequence[Record]) -> tuple[str, str, str]:
         )
     evidence = (
         f"Smallest file whose loss is at most 0.05 nats more (upper end of the 95 % interval), and the mixed one. "
-        f"{'. '.join(map(_capital, parts))}. The paper counts from FP32, without scales and embeddings. "
+        f"{'. '.join(map(started, parts))}. The paper counts from FP32, without scales and embeddings. "
         "[Files](35_real_size_and_speed.html)"
     )
     ratios = harmless.groupby("task")[["times smaller than FP16", "than FP32"]].max()
     if (ratios["times smaller than FP16"] >= 4).all():
         return claim, HOLDS, evidence
     return claim, PART if (ratios >= 4).to_numpy().any() else FAILS, evidence
-
-
-def _capital(text: str) -> str:
-    return text[0].upper() + text[1:]
 
 
 def _efficiency(records: Sequence[Record]) -> tuple[str, str, str]:
@@ -217,7 +213,7 @@ def _ends(records: Sequence[Record]) -> tuple[str, str, str]:
     return (
         claim,
         verdict,
-        f"Measured, ends minus middle. {'. '.join(map(_capital, parts))}{depth}. [Depth](30_cmpq.html)",
+        f"Measured, ends minus middle. {'. '.join(map(started, parts))}{depth}. [Depth](30_cmpq.html)",
     )
 
 
@@ -239,7 +235,7 @@ def _scores(records: Sequence[Record]) -> tuple[str, str, str]:
     ]
     above = table["low"] > 0
     verdict = HOLDS if above.all() else PART if above.any() else FAILS
-    evidence = f"Spearman with the truth at 3 bits. {'. '.join(map(_capital, parts))}."
+    evidence = f"Spearman with the truth at 3 bits. {'. '.join(map(started, parts))}."
     return claim, verdict, f"{evidence} [Shootout](33_sensitivity_shootout.html)"
 
 
@@ -276,6 +272,6 @@ def pieces(records: Sequence[Record]) -> list:
     counts = {word: sum(verdict == word for _, verdict, _ in judged) for word in VERDICTS}
     parts = [f"{word}: {count}" for word, count in counts.items()]
     return [
-        says([f"Verdicts on {len(judged)} claims. {_capital(', '.join(parts))}."]),
+        says([f"Verdicts on {len(judged)} claims. {started(', '.join(parts))}."]),
         figures.verdicts(judged),
     ]

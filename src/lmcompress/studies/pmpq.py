@@ -11,13 +11,11 @@ from scipy.stats import spearmanr
 from lmcompress import data, figures, models
 from lmcompress.records import Experiment, Record
 from lmcompress.sensitivity import pruning
-from lmcompress.studies.agreement import HALVES, agreement, agreement_tables, ranked
+from lmcompress.studies.agreement import agreement, agreement_tables, standing
 from lmcompress.studies.cptquant import by_depth, mean, of_kind, readable, says
 from lmcompress.studies.score_study import ScoreStudy
 from lmcompress.studies.scoring import Per
 from lmcompress.studies.subjects import SIZE, OnModel
-
-OWN = "truth's own"
 
 
 class RandomHead(OnModel):
@@ -120,14 +118,8 @@ def verdict(records: Sequence[Record], rows: pd.DataFrame) -> list[str]:
     """How well PMPQ ranks the layers (``rows``: of :func:`agreement`), and what the signs and the untrained heads
     show.
     """
-    sentences = []
-    for task, part in rows.groupby("task", sort=False):
-        narrowest = part[part["bits"] == part["bits"].min()]
-        sentences.append(
-            f"{task.capitalize()}, {narrowest['layers'].iloc[0]}: Spearman with the truth at "
-            f"{narrowest['bits'].iloc[0]} bits is {ranked(rows, task, ('PMPQ', 'PMPQ, Wanda', 'PMPQ as released'))}; "
-            f"{HALVES}: {narrowest[OWN].max():.2f}."
-        )
+    names = ("PMPQ", "PMPQ, Wanda", "PMPQ as released")
+    sentences = [standing(rows, task, names) for task in rows["task"].unique()]
     for _, row in sign_table(records).dropna().iterrows():
         value = row["Spearman of released with ours"]
         if row["told from none"]:

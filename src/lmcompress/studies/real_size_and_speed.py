@@ -21,7 +21,7 @@ from lmcompress.quantize.kernels import generate_speed, use_kernel
 from lmcompress.quantize.model import quantize_model
 from lmcompress.records import Experiment, Record
 from lmcompress.studies.allocating import Group, Scored, problem_of, widths_of
-from lmcompress.studies.cptquant import SubjectStudy, of_kind, perplexity, readable, says
+from lmcompress.studies.cptquant import SubjectStudy, of_kind, perplexity, readable, says, started
 from lmcompress.studies.scoring import Per
 from lmcompress.studies.subjects import Measured, Palette, measure, outcome
 
@@ -319,15 +319,10 @@ def _mixed_file(task: str, rows: pd.DataFrame) -> str:
             else "not told apart"
         )
         more = near["file MB"] / row["file MB"] - 1
-        sentence += f". {_started(near['blocks'])}, a file {more:.1%} larger, is {word}: {_quality(near)}"
+        sentence += f". {started(near['blocks'])}, a file {more:.1%} larger, is {word}: {_quality(near)}"
     for _, other in smallest.iloc[1:].iterrows():
-        sentence += f". {_started(other['blocks'])}, as large: {_quality(other)}"
+        sentence += f". {started(other['blocks'])}, as large: {_quality(other)}"
     return sentence + "."
-
-
-def _started(text: str) -> str:
-    """As the beginning of a sentence; names inside keep their capitals."""
-    return text[0].upper() + text[1:]
 
 
 def _kernels(speeds: pd.DataFrame) -> list[str]:

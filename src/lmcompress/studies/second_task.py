@@ -12,7 +12,7 @@ import pandas as pd
 from lmcompress import figures
 from lmcompress.records import Record
 from lmcompress.studies import bit_allocation, sensitivity_shootout
-from lmcompress.studies.cptquant import of_kind, says
+from lmcompress.studies.cptquant import estimate, of_kind, says
 
 PROFILE = "sst2"
 
@@ -68,7 +68,7 @@ def _accuracy(record: Record) -> str:
 
 
 def _rho(row: pd.Series) -> str:
-    return f"{row['Spearman']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+    return estimate(row["Spearman"], row["low"], row["high"])
 
 
 def scores_verdict(

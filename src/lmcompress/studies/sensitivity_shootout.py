@@ -8,7 +8,7 @@ from lmcompress import figures
 from lmcompress.errors import ParameterError
 from lmcompress.records import Experiment, Record
 from lmcompress.sensitivity import measured
-from lmcompress.studies.cptquant import by_depth, of_kind, readable, says
+from lmcompress.studies.cptquant import by_depth, estimate, of_kind, readable, says
 from lmcompress.studies.score_study import ScoreStudy
 from lmcompress.studies.scoring import SCORES, as_scores
 
@@ -75,7 +75,7 @@ def verdict(agreement: pd.DataFrame) -> list[str]:
     for task, rows in agreement.dropna(subset=["Spearman"]).groupby("task", sort=False):
         best = rows.iloc[0]
         ours = [
-            f"{name} {row['Spearman']:.2f} ({row['low']:.2f} to {row['high']:.2f})"
+            f"{name} {estimate(row['Spearman'], row['low'], row['high'])}"
             for name in ("CMPQ", "PMPQ", "TDMPQ")
             for _, row in rows[rows["score"] == name].iterrows()
         ]
@@ -144,7 +144,7 @@ def _written(agreement: pd.DataFrame) -> pd.DataFrame:
 
 def _cells(agreement: pd.DataFrame, name: str, ends: str) -> list[str]:
     rows = agreement[[name, f"{ends}low", f"{ends}high"]].itertuples(index=False)
-    return ["–" if pd.isna(value) else f"{value:.2f} ({low:.2f} to {high:.2f})" for value, low, high in rows]
+    return [estimate(*row) for row in rows]
 
 
 def _narrowest(records: Sequence[Record], bits: int) -> list:

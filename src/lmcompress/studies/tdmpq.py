@@ -10,21 +10,16 @@ from scipy.stats import spearmanr
 from lmcompress import figures
 from lmcompress.records import Experiment, Record
 from lmcompress.sensitivity import taylor
-from lmcompress.studies.agreement import HALVES, agreement, agreement_tables, ranked
+from lmcompress.studies.agreement import agreement, agreement_tables, standing
 from lmcompress.studies.cptquant import mean, of_kind, readable, says
 from lmcompress.studies.score_study import ScoreStudy
 from lmcompress.studies.scoring import as_scores
 from lmcompress.studies.subjects import OnModel
 
 ORDERS = ("TDMPQ", "TDMPQ, Fisher", "TDMPQ, Gauss-Newton", "TDMPQ, second order")
-
-
-RATIO, OWN = "median of predicted over measured", "truth's own"
-IN_NATS = (
-    "TDMPQ",
-    "TDMPQ, Gauss-Newton",
-    "TDMPQ, second order",
-)  # Fisher lacks a factor: see the page's limits
+# Fisher's lacks a factor: see the page's limits
+IN_NATS = tuple(name for name in ORDERS if name != "TDMPQ, Fisher")
+RATIO = "median of predicted over measured"
 
 
 class ReleasedDraws(OnModel):
@@ -112,13 +107,8 @@ def verdict(records: Sequence[Record], ranks: pd.DataFrame) -> list[str]:
     whether the released score repeats itself.
     """
     sizes, sentences = size_table(records), []
-    for task, rows in ranks.groupby("task", sort=False):
-        narrowest = rows[rows["bits"] == rows["bits"].min()]
-        sentences.append(
-            f"{task.capitalize()}, {narrowest['layers'].iloc[0]}: Spearman with the truth at "
-            f"{narrowest['bits'].iloc[0]} bits is {ranked(ranks, task, ORDERS)}; {HALVES}: "
-            f"{narrowest[OWN].max():.2f}."
-        )
+    for task in ranks["task"].unique():
+        sentences.append(standing(ranks, task, ORDERS))
         parts = []
         for score, mine in sizes[sizes["task"] == task].groupby("score", sort=False):
             ends = [f"{row[RATIO]:.2g} at {row['bits']} bits" for _, row in mine.iloc[[0, -1]].iterrows()]
