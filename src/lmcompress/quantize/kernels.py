@@ -33,6 +33,11 @@ from lmcompress.models import block_linears, head
 
 KERNELS = ("int8", "int4", "2:4")
 GROUPS = (32, 64, 128)  # inputs that share a scale in the int4 kernels of both devices
+COMPILED = {  # the same for every kernel and for the model as it is
+    "triton.cudagraphs": True,
+    # without it an int8 weight is written out as bf16 before every product of a single token
+    "coordinate_descent_tuning": True,
+}
 
 
 @dataclass(frozen=True)
@@ -111,8 +116,8 @@ def generate_speed(
 ) -> Speed:
     """Time greedy generation with a static cache on ``batch`` random prompts of ``prompt`` tokens.
 
-    ``compile``: decode with ``torch.compile(mode="reduce-overhead")``, that is with CUDA graphs on a GPU; the
-    prompt is always read without. A whole generation is run first and not timed: it compiles and allocates.
+    ``compile``: decode with ``torch.compile`` under :data:`COMPILED`; the prompt is always read without. A
+    whole generation is run first and not timed: it compiles and allocates.
     ``bandwidth``: bytes per second, as ``cost.ceilings(device).copy_bytes_per_s``. Raises
     :class:`ParameterError` for a model without a language head, fewer than 2 new tokens or no prompt, no
     sequence or no repetition.
@@ -126,7 +131,7 @@ def generate_speed(
         raise ParameterError("model", type(model).__name__, "a causal model with a language head")
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(model.config.vocab_size, (batch, prompt), generator=generator).to(model.device)
-    decode = torch.compile(model, mode="reduce-overhead", dynamic=False) if compile else model
+    decode = torch.compile(model, dynamic=False, options=COMPILED) if compile else model
     cache = StaticCache(config=model.config, max_cache_len=prompt + new_tokens)
     generate(model, decode, tokens, new_tokens, cache)
     with cost.measured(model.device) as spent:
@@ -207,7 +212,7 @@ def _from_torchao(kernel: str, module: str, name: str, options: dict) -> object:
     except ImportError as error:
         raise ParameterError("kernel", kernel, "torchao installed: pip install torchao") from error
     try:
-        # inductor's settings are left alone, so that the dense model is compiled under the same ones
+        # inductor's settings are left alone: COMPILED holds those of every kernel
         return getattr(importlib.import_module(module), name)(set_inductor_config=False, **options)
     except (ImportError, AttributeError, TypeError) as error:
         version = getattr(torchao, "__version__", "unknown")

@@ -122,6 +122,19 @@ def unpacked(mask: Tensor | None, columns: int) -> Tensor | None:
 if triton is not None:
 
     @triton.jit
+    def _kept(mask, row, first, rows, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+        """Bits of a tile [ROWS, COLUMNS] as bool; every byte is loaded once. ``first``: a multiple of 8."""
+        stride = tl.cdiv(columns, 8)
+        place = first // 8 + tl.arange(0, COLUMNS // 8)
+        byte = tl.load(
+            mask + row.to(tl.int64)[:, None] * stride + place[None, :],
+            mask=(row < rows)[:, None] & (place < stride)[None, :],
+            other=0,
+        )
+        bits = (byte[:, :, None] >> tl.arange(0, 8)[None, None, :].to(tl.uint8)) & 1
+        return tl.reshape(bits, (ROWS, COLUMNS)) != 0
+
+    @triton.jit
     def _effective_weight(
         weight,
         mask,
@@ -157,12 +170,8 @@ if triton is not None:
             result = w.to(tl.float32) * low
         else:
             if MASKED:
-                byte = tl.load(
-                    mask + row.to(tl.int64)[:, None] * tl.cdiv(columns, 8) + (column // 8)[None, :],
-                    mask=inside,
-                    other=0,
-                )
-                low = tl.where(((byte >> (column % 8)[None, :]) & 1) != 0, low, 0.0)
+                kept = _kept(mask, row, tl.program_id(0) * COLUMNS, rows, columns, ROWS, COLUMNS)
+                low = tl.where(kept, low, 0.0)
             result = w.to(tl.float32) + scale * low
         tl.store(out + place, result.to(w.dtype), mask=inside)
 
@@ -202,12 +211,7 @@ if triton is not None:
             if SCALING:
                 h = h * tl.load(weight + place, mask=inside, other=0.0)
             if MASKED:
-                byte = tl.load(
-                    mask + row.to(tl.int64)[:, None] * tl.cdiv(columns, 8) + (column // 8)[None, :],
-                    mask=inside,
-                    other=0,
-                )
-                h = tl.where(((byte >> (column % 8)[None, :]) & 1) != 0, h, 0.0).to(b_tile.dtype)
+                h = tl.where(_kept(mask, row, first, rows, columns, ROWS, COLUMNS), h, 0.0).to(b_tile.dtype)
             in_a = (k < rank)[:, None] & (column < columns)[None, :]
             place_a = k[:, None] * columns + column[None, :]
             a_tile = tl.load(a + place_a, mask=in_a, other=0.0).to(h.dtype)
