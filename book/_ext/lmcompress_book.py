@@ -1,12 +1,14 @@
-"""Three small things that the book needs of Sphinx.
+"""Four small things that the book needs of Sphinx.
 
 * ``{page}`10_pruning_sweep``` links to a notebook's page by its title, and says so when this build does not hold it.
   Markdown links to a notebook, such as ``[pruning](10_pruning_sweep.md)``, do the same with their own words.
+* ``{verdicts} 29_perp_claims`` is the table of a claims page without the evidence, made of the published records.
 * Formulas become MathML while building: they are read by screen readers, and need no network and no script.
 * Scripts of live cells, which Jupyter Book puts into every page (twice, which is an error), are left out.
 """
 
 import re
+from collections.abc import Callable
 from html import escape
 
 from docutils import nodes
@@ -16,7 +18,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
-from sphinx.util.docutils import SphinxRole
+from sphinx.util.docutils import SphinxDirective, SphinxRole
 
 NOTEBOOK = re.compile(r"(?:\S*/)?(\d\d_\w+)(?:\.md|\.ipynb)?")
 
@@ -26,6 +28,50 @@ class PageRole(SphinxRole):
 
     def run(self):
         return link(self.env, self.text, []), []
+
+
+def judged(notebook: str) -> list[tuple[str, str, str]]:
+    """``(claim, verdict, evidence)`` of a claims page on the published records."""
+    from lmcompress.records import published
+    from lmcompress.studies import cptquant_claims, perp_claims
+
+    pages: dict[str, Callable] = {
+        "29_perp_claims": lambda: perp_claims.claims(published("29_perp_claims")),
+        "39_cptquant_claims": lambda: cptquant_claims.claims(cptquant_claims.published_evidence()),
+    }
+    if notebook not in pages:
+        raise ValueError(f"verdicts of {notebook}: only {', '.join(pages)} judge claims")
+    return pages[notebook]()
+
+
+class Verdicts(SphinxDirective):
+    """Claims and their verdicts; the evidence is on the page."""
+
+    required_arguments = 1
+
+    def run(self):
+        try:
+            rows = judged(self.arguments[0])
+        except ValueError as refused:
+            raise self.error(str(refused)) from refused
+        from lmcompress.html import VERDICTS
+
+        table = nodes.table(classes=["lm-verdicts"])
+        group = nodes.tgroup(cols=2)
+        table += group
+        group += [nodes.colspec(colwidth=width) for width in (75, 25)]
+        head, body = nodes.thead(), nodes.tbody()
+        head += row("claim", "published runs")
+        body += [row(claim, f"{VERDICTS[verdict]} {verdict}") for claim, verdict, _ in rows]
+        group += [head, body]
+        return [table]
+
+
+def row(*cells: str) -> nodes.row:
+    made = nodes.row()
+    for cell in cells:
+        made += nodes.entry("", nodes.paragraph(text=cell))
+    return made
 
 
 def link(env: BuildEnvironment, name: str, words: list[nodes.Node]) -> list[nodes.Node]:
@@ -80,6 +126,7 @@ def without_live_cells(app: Sphinx, pagename: str, template: str, context: dict,
 
 def setup(app: Sphinx) -> dict:
     app.add_role("page", PageRole())
+    app.add_directive("verdicts", Verdicts)
     app.connect("doctree-read", link_notebooks)
     app.connect("html-page-context", without_live_cells, priority=900)
     app.add_html_math_renderer("mathml", (inline, None), (block, None))

@@ -110,6 +110,27 @@ def test_zero_shot_of_dense_pruned_and_retrained(language, tiny_place, monkeypat
     assert found(records, "Zero-shot")[1] == NOT_RUN  # without full retraining
 
 
+@pytest.mark.parametrize(
+    ("dense", "norms", "full", "verdict"),
+    [
+        (0.70, 0.60, 0.61, HOLDS),  # 0.1 above pruned, errors 0.02: 3.5 errors of the difference
+        (0.70, 0.60, 0.67, PART),  # full is 2.5 errors of the difference above norms
+        (0.70, 0.52, 0.60, PART),  # norms are no better than pruned, full is
+        (0.70, 0.52, 0.52, FAILS),
+        (0.52, 0.52, 0.52, NOT_RUN),  # the task cannot tell dense from pruned
+    ],
+)
+def test_zero_shot_verdicts(dense, norms, full, verdict):
+    def asked(pattern, subset, accuracy):
+        result = {"tasks": {"piqa": {"accuracy": accuracy, "error": 0.02, "questions": 600}}}
+        return Record("", "zero_shot", "", {"pattern": pattern, "subset": subset}, {}, {}, result, {})
+
+    states = ("0%", "nothing", dense), ("50%", "nothing", 0.5), ("50%", "norms", norms), ("50%", "full", full)
+    _, given, evidence = found([asked(*state) for state in states], "Zero-shot")
+    assert given == verdict
+    assert ("piqa cannot tell" in evidence) == (verdict == NOT_RUN)
+
+
 def test_the_runs_of_the_other_notebooks_are_judged(monkeypatch):
     monkeypatch.setattr("lmcompress.records.project_root", project_root)  # the checkout, with its config
     study = Study(runs_of="quick")
