@@ -10,7 +10,7 @@ from lmcompress.errors import ParameterError
 from lmcompress.records import Record, obtain
 from lmcompress.studies import perp, perp_tables
 from lmcompress.studies.perp import ChooseRate, Retrain
-from lmcompress.studies.retrain_subsets import Study
+from lmcompress.studies.retrain_subsets import Study, answers, levels
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +194,38 @@ def test_patterns_and_subsets_are_in_order():
 def test_experiments_survive_the_way_to_another_process():
     run = Study(classifier="").experiments()[0]
     assert Retrain(**run.model_dump(mode="json")) == run
+
+
+def made_up(subset, loss, pattern="50%"):
+    about = {
+        "task": "language",
+        "criterion": "magnitude",
+        "pattern": pattern,
+        "subset": subset,
+        "steps": 9,
+        "seed": 0,
+    }
+    test = {"nll": [loss, loss], "dense": 2.0, "kl": 0.5}
+    result = {"lr": 1.0, "percent": 0.02, "tokens": 9, "tests": {"text": test}}
+    return Record("", "retrain", "", about, {}, {}, result, {})
+
+
+def test_answers_are_sorted_by_closeness_to_full_retraining():
+    records = [made_up("nothing", 5.0), made_up("norms", 2.5), made_up("full", 2.0), made_up("masklora", 2.0)]
+    assert answers(records) == [
+        "masklora (0.02 % of the parameters): 1.00 (1.00 to 1.00) times the perplexity of full retraining.",
+        "norms (0.02 % of the parameters): 1.65 (1.65 to 1.65) times the perplexity of full retraining.",
+    ]
+    more = [made_up("norms", 1.5, "30%"), made_up("full", 2.0, "30%")]
+    assert answers([*records, *more])[0] == (
+        "norms (0.02 % of the parameters): 0.61 to 1.65 times the perplexity of full retraining over 2 settings; "
+        "the interval reaches it or lies below in 1."
+    )
+
+
+def test_levels_name_the_best_only_beside_full_retraining():
+    table = levels([made_up("norms", 2.5), made_up("full", 2.0), made_up("norms", 1.5, "30%")], "text")
+    assert list(table["pattern"]) == ["30%", "50%"]
+    assert list(table["best"]) == ["", "full"]
+    assert list(table["norms"]) == ["4.5 (4.5 to 4.5)", "12.2 (12.2 to 12.2)"]
+    assert "full" not in table  # half of the rows have it: no more

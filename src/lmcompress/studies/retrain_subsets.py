@@ -5,13 +5,15 @@ criterion.
 from collections.abc import Sequence
 from typing import Literal
 
+import pandas as pd
+from numpy import log
 from pydantic import Field
 
 from lmcompress.parameters import CorpusName, ModelName, PatternText
 from lmcompress.records import Experiment, Record
 from lmcompress.studies.perp import Criterion, Retrain, SubsetText
 from lmcompress.studies.perp_study import Grid, PerpStudy, with_rates
-from lmcompress.studies.perp_tables import corpora, perplexities
+from lmcompress.studies.perp_tables import against_full, corpora, perplexities
 
 
 class Study(PerpStudy):
@@ -77,25 +79,49 @@ class Study(PerpStudy):
 
 
 def answers(records: Sequence[Record]) -> list[str]:
-    """A sentence for each criterion and pattern on the first corpus: pruned, norms, full, and what comes closest."""
+    """A sentence for each subset on the first corpus, closest to full retraining (on average) first."""
     found = corpora(records)
-    if not found:
+    close = against_full(records, found[0]) if found else pd.DataFrame()
+    if close.empty:
         return []
-    frame = perplexities(records, found[0]).dropna(subset=["perplexity"])
+    close = close[close["subset"] != "nothing"]
+    trained = perplexities(records, found[0]).groupby("subset", observed=True)["trained %"].first()
+    by_subset = dict(list(close.groupby("subset", observed=True)))
     sentences = []
-    for (criterion, pattern), rows in frame.groupby(["criterion", "pattern"], observed=True):
-        there = {str(row["subset"]): row for _, row in rows.iterrows()}
-        others = {name: row for name, row in there.items() if name not in ("nothing", "full")}
-        parts = [f"dense {rows['dense'].iloc[0]:.2f}"]
-        if "nothing" in there:
-            parts.append(f"pruned {there['nothing']['perplexity']:,.2f}")
-        named = [name for name in ("norms", "full") if name in there]
-        if others:
-            best = min(others, key=lambda name: others[name]["perplexity"])
-            named += [best] if best not in named else []
-        for name in named:
-            row = there[name]
-            level = f"{row['perplexity']:,.2f} ({row['low']:,.2f} to {row['high']:,.2f})"
-            parts.append(f"{name} ({row['trained %']:.3g} % of the parameters) {level}")
-        sentences.append(f"{pattern} by {criterion}, perplexity: " + ", ".join(parts) + ".")
+    for subset, rows in sorted(by_subset.items(), key=lambda one: log(one[1]["times full"]).mean()):
+        times, reached = rows["times full"], int((rows["low"] <= 1).sum())
+        if len(rows) == 1:
+            level = f"{times.iloc[0]:.2f} ({rows['low'].iloc[0]:.2f} to {rows['high'].iloc[0]:.2f})"
+        else:
+            level = f"{times.min():.2f} to {times.max():.2f}"
+        share = f"{trained[subset]:.3g} % of the parameters"
+        sentence = f"{subset} ({share}): {level} times the perplexity of full retraining"
+        if len(rows) > 1:
+            sentence += (
+                f" over {len(rows)} settings; the interval reaches it or lies below in {reached or 'none'}"
+            )
+        sentences.append(f"{sentence}.")
     return sentences
+
+
+def levels(records: Sequence[Record], corpus: str) -> pd.DataFrame:
+    """Perplexity with its interval: a row for each criterion and pattern, a column for each subset that most rows
+    have, and the best of all where full retraining is among them.
+    """
+    frame = perplexities(records, corpus).dropna(subset=["perplexity"])
+    texts = [
+        f"{row['perplexity']:,.1f} ({row['low']:,.1f} to {row['high']:,.1f})" for _, row in frame.iterrows()
+    ]
+    rows = ["criterion", "pattern", "dense"]
+    wide = frame.assign(level=texts).pivot(index=rows, columns="subset", values="level")
+    common = [subset for subset in wide if 2 * wide[subset].count() > len(wide)]
+    best = (
+        frame.loc[frame.groupby(rows, observed=True)["perplexity"].idxmin()]
+        .set_index(rows)["subset"]
+        .astype(str)
+    )
+    if "full" in wide:
+        best = best.where(wide["full"].notna())
+    shown = wide[common].rename(columns={"nothing": "pruned"})
+    shown.columns = list(shown.columns)
+    return shown.assign(best=best).reset_index().fillna("")
