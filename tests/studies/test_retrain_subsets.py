@@ -10,7 +10,7 @@ from lmcompress.errors import ParameterError
 from lmcompress.records import Record, obtain
 from lmcompress.studies import perp, perp_tables
 from lmcompress.studies.perp import ChooseRate, Retrain
-from lmcompress.studies.retrain_subsets import Study, answers, levels
+from lmcompress.studies.retrain_subsets import Study, closeness, levels
 
 
 @pytest.fixture(scope="module")
@@ -210,17 +210,17 @@ def made_up(subset, loss, pattern="50%"):
     return Record("", "retrain", "", about, {}, {}, result, {})
 
 
-def test_answers_are_sorted_by_closeness_to_full_retraining():
+def test_closeness_is_sorted_and_counts_settings():
     records = [made_up("nothing", 5.0), made_up("norms", 2.5), made_up("full", 2.0), made_up("masklora", 2.0)]
-    assert answers(records) == [
-        "masklora (0.02 % of the parameters): 1.00 (1.00 to 1.00) times the perplexity of full retraining.",
-        "norms (0.02 % of the parameters): 1.65 (1.65 to 1.65) times the perplexity of full retraining.",
-    ]
+    table = closeness(records)
+    assert list(table["subset"]) == ["masklora", "norms"]
+    assert list(table["times full, text"]) == ["1.00", "1.65"]
+    assert list(table["as good, text"]) == ["1 of 1", "0 of 1"]
     more = [made_up("norms", 1.5, "30%"), made_up("full", 2.0, "30%")]
-    assert answers([*records, *more])[0] == (
-        "norms (0.02 % of the parameters): 0.61 to 1.65 times the perplexity of full retraining over 2 settings; "
-        "the interval reaches it or lies below in 1."
-    )
+    table = closeness([*records, *more]).set_index("subset")
+    assert table.loc["norms", "times full, text"] == "0.61 to 1.65"
+    assert table.loc["norms", "as good, text"] == "1 of 2"
+    assert closeness([made_up("norms", 2.0)]).empty
 
 
 def test_levels_name_the_best_only_beside_full_retraining():

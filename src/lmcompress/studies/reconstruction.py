@@ -136,13 +136,13 @@ def block_errors(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def answers(records: Sequence[Record], corpus: str) -> list[str]:
-    """A sentence for each criterion and pattern: what reconstruction makes of the pruned model."""
-    sentences = []
-    for (criterion, pattern), rows in methods(records, corpus).groupby(["criterion", "pattern"], sort=False):
-        each = ", ".join(
-            f"{row['method']} {row['perplexity']:,.2f} ({row['low']:,.2f} to {row['high']:,.2f})"
-            for _, row in rows.iterrows()
-        )
-        sentences.append(f"{pattern} by {criterion}, dense {rows['dense'].iloc[0]:.2f}: {each}.")
-    return sentences
+def levels(records: Sequence[Record], corpus: str) -> pd.DataFrame:
+    """Perplexity: a row for each criterion and pattern that was reconstructed, a column for each method."""
+    frame = methods(records, corpus)
+    if frame.empty:
+        return frame
+    rows, order = ["criterion", "pattern"], list(dict.fromkeys(frame["method"]))
+    wide = frame.pivot(index=rows, columns="method", values="perplexity")[order]
+    tried = [name for name in order if " by " in name]
+    wide = wide[wide[tried].notna().any(axis=1)]
+    return wide.reindex(frame.set_index(rows).index.unique().intersection(wide.index)).reset_index()

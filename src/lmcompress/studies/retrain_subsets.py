@@ -78,30 +78,29 @@ class Study(PerpStudy):
         ]
 
 
-def answers(records: Sequence[Record]) -> list[str]:
-    """A sentence for each subset on the first corpus, closest to full retraining (on average) first."""
-    found = corpora(records)
-    close = against_full(records, found[0]) if found else pd.DataFrame()
-    if close.empty:
-        return []
-    close = close[close["subset"] != "nothing"]
-    trained = perplexities(records, found[0]).groupby("subset", observed=True)["trained %"].first()
-    by_subset = dict(list(close.groupby("subset", observed=True)))
-    sentences = []
-    for subset, rows in sorted(by_subset.items(), key=lambda one: log(one[1]["times full"]).mean()):
-        times, reached = rows["times full"], int((rows["low"] <= 1).sum())
-        if len(rows) == 1:
-            level = f"{times.iloc[0]:.2f} ({rows['low'].iloc[0]:.2f} to {rows['high'].iloc[0]:.2f})"
-        else:
-            level = f"{times.min():.2f} to {times.max():.2f}"
-        share = f"{trained[subset]:.3g} % of the parameters"
-        sentence = f"{subset} ({share}): {level} times the perplexity of full retraining"
-        if len(rows) > 1:
-            sentence += (
-                f" over {len(rows)} settings; the interval reaches it or lies below in {reached or 'none'}"
-            )
-        sentences.append(f"{sentence}.")
-    return sentences
+def closeness(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a subset, closest first: on each corpus its perplexity over that of full retraining, least to largest
+    of all settings, and in how many settings it is as good (the 95 % interval reaches 1 or lies below).
+    """
+    columns, distance = {}, {}
+    for corpus in corpora(records):
+        close = against_full(records, corpus)
+        close = close[close["subset"] != "nothing"] if len(close) else close
+        for subset, rows in close.groupby("subset", observed=True) if len(close) else ():
+            ends = {f"{value:.2f}": None for value in (rows["times full"].min(), rows["times full"].max())}
+            row = columns.setdefault(subset, {})
+            row[f"times full, {corpus}"] = " to ".join(ends)
+            row[f"as good, {corpus}"] = f"{(rows['low'] <= 1).sum()} of {len(rows)}"
+            distance.setdefault(subset, float(log(rows["times full"]).mean()))
+    if not columns:
+        return pd.DataFrame()
+    trained = perplexities(records, corpora(records)[0]).groupby("subset", observed=True)["trained %"].first()
+    return pd.DataFrame(
+        [
+            {"subset": subset, "trained %": trained[subset]} | columns[subset]
+            for subset in sorted(distance, key=distance.get)
+        ]
+    )
 
 
 def levels(records: Sequence[Record], corpus: str) -> pd.DataFrame:
