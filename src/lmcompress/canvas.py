@@ -164,7 +164,7 @@ def _write_numbers(axis, across: int) -> None:
     """Plain numbers; on a logarithmic axis with few powers of ten also those between them."""
     if axis.get_scale() == "log":
         low, high = sorted(axis.get_view_interval())
-        long = low < 1e-4  # numbers such as 1e-09 side by side
+        long = low < 1e-4 or high > 2e4  # numbers such as 1e-09 or 100,000 side by side
         room = (5 if across == 1 or not long else 3) if axis.axis_name == "x" else 8
         decades = LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,), numticks=room)
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]) if high < 5 * low else decades)
