@@ -40,7 +40,7 @@ def test_matching_full_retraining_at_some_patterns_is_in_part():
     records = [run("norms", 2.01), run("full", 2.0), run("norms", 3.0, "70%"), run("full", 2.5, "70%")]
     _claim, verdict, evidence = found(records, "0.01 to 0.05 % of the parameters")
     assert verdict == PART
-    assert "1.01 to 1.65 on text, near it in 1 of 2 settings" in evidence
+    assert "1.01 to 1.65 on text, at most 1.05 in 1 of 2 settings" in evidence
 
 
 @pytest.mark.parametrize(

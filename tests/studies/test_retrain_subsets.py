@@ -213,11 +213,11 @@ def made_up(subset, loss, pattern="50%"):
 def test_closeness_is_sorted_and_counts_settings():
     records = [made_up("nothing", 5.0), made_up("norms", 2.5), made_up("full", 2.0), made_up("masklora", 2.0)]
     table = closeness(records)
-    assert list(table["subset"]) == ["masklora", "norms"]
+    assert list(table["retrained"]) == ["masklora", "norms"]
     assert list(table["times full, text"]) == ["1.00", "1.65"]
     assert list(table["as good, text"]) == ["1 of 1", "0 of 1"]
     more = [made_up("norms", 1.5, "30%"), made_up("full", 2.0, "30%")]
-    table = closeness([*records, *more]).set_index("subset")
+    table = closeness([*records, *more]).set_index("retrained")
     assert table.loc["norms", "times full, text"] == "0.61 to 1.65"
     assert table.loc["norms", "as good, text"] == "1 of 2"
     assert closeness([made_up("norms", 2.0)]).empty

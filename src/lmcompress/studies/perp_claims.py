@@ -126,16 +126,9 @@ def _near_full(claim: str, found: Frames, needs: str) -> Claim:
     """Whether a subset comes near full retraining in every setting of ``found``, in some, or in none."""
     if not found:
         return claim, NOT_RUN, needs
-    good, parts = 0, []
-    for corpus, rows in found.items():
-        times = rows["times full"]
-        here = int((times <= MATCHES).sum())
-        good += here
-        parts.append(
-            f"{times.min():.2f} to {times.max():.2f} on {corpus}, near it in {here} of {len(rows)} settings"
-        )
-    evidence = f"perplexity over that of full retraining: {'; '.join(parts)}; rule: {MATCHES}"
-    return claim, _verdict(good, sum(map(len, found.values()))), evidence
+    times = {corpus: list(rows["times full"]) for corpus, rows in found.items()}
+    near = {corpus: [one <= MATCHES for one in here] for corpus, here in times.items()}
+    return _counted(claim, "perplexity over that of full retraining", times, near, f"at most {MATCHES}")
 
 
 def _biases(labelled: Sequence[Record]) -> Claim:
@@ -161,7 +154,7 @@ def _new_biases(close: Frames) -> Claim:
 
 def _lower(claim: str, levels: Frames, first: str, second: str, least: float = 0.0) -> Claim:
     """Whether one subset's perplexity is below another's, on the same pruned models of sparsity ``least`` or more."""
-    good, of, parts = 0, 0, []
+    found = {}
     for corpus, frame in levels.items():
         if frame.empty or not {first, second} <= set(frame["subset"]):
             continue
@@ -170,14 +163,11 @@ def _lower(claim: str, levels: Frames, first: str, second: str, least: float = 0
         ).dropna(subset=[first, second])
         ratio = (wide[first] / wide[second])[[parse(pattern).sparsity >= least for _, pattern in wide.index]]
         if len(ratio):
-            lower = int((ratio < 1).sum())
-            good, of = good + lower, of + len(ratio)
-            parts.append(
-                f"{ratio.min():.2f} to {ratio.max():.2f} on {corpus}, lower in {lower} of {len(ratio)}"
-            )
-    if not parts:
+            found[corpus] = list(ratio)
+    if not found:
         return claim, NOT_RUN, f"`{first}` and `{second}` on the same pruned models"
-    return claim, _verdict(good, of), f"perplexity with {first} over that with {second}: {'; '.join(parts)}"
+    lower = {corpus: [ratio < 1 for ratio in ratios] for corpus, ratios in found.items()}
+    return _counted(claim, f"perplexity with {first} over that with {second}", found, lower, "lower")
 
 
 def _masklora_at_high_sparsity(levels: Frames) -> Claim:
@@ -214,19 +204,29 @@ def _by_setting(records: Sequence[Record], corpus: str) -> list[pd.DataFrame]:
 def _reconstruction(records: Sequence[Record], texts: Sequence[str]) -> Claim:
     claim = "Reconstruction with adapters improves the model after magnitude, Wanda and SparseGPT"
     chosen = [record for record in records if record.kind == reconstruction.KIND or _is_pruned(record)]
-    good, of, parts = 0, 0, []
+    found = {}
     for corpus in texts:
-        each = []
         for rows in _by_setting(chosen, corpus):
             pruned = rows.loc[rows["method"] == "pruned", "perplexity"].min()
             best = rows.loc[rows["method"].str.startswith("masklora by"), "perplexity"].min()
-            good, of = good + bool(best < pruned), of + 1
-            each.append(f"{rows['pattern'].iloc[0]} {rows['criterion'].iloc[0]} {pruned:,.1f} to {best:,.1f}")
-        if each:
-            parts.append(f"{corpus}: {', '.join(each)}")
-    if not parts:
+            found.setdefault(corpus, []).append(best / pruned)
+    if not found:
         return claim, NOT_RUN, "the reconstruction notebook"
-    return claim, _verdict(good, of), f"perplexity pruned and reconstructed; {'; '.join(parts)}"
+    lower = {corpus: [ratio < 1 for ratio in ratios] for corpus, ratios in found.items()}
+    return _counted(
+        claim, "perplexity with the best granularity over that of the pruned model", found, lower, "lower"
+    )
+
+
+def _counted(claim: str, what: str, values: dict[str, list], good: dict[str, list[bool]], word: str) -> Claim:
+    """A claim on several settings: on each corpus the range of ``values`` and how many are ``good``."""
+    parts = []
+    for corpus, here in good.items():
+        least, largest = min(values[corpus]), max(values[corpus])
+        counted = f"{word} in {sum(here)} of {len(here)} settings"
+        parts.append(f"{least:.3g} to {largest:.3g} on {corpus}, {counted}")
+    verdict = _verdict(sum(map(sum, good.values())), sum(map(len, good.values())))
+    return claim, verdict, f"{what}: {'; '.join(parts)}"
 
 
 def _is_pruned(record: Record) -> bool:
@@ -243,39 +243,38 @@ def _granularity(records: Sequence[Record], texts: Sequence[str]) -> Claim:
         and record.parameters["subset"] == "masklora"
         and record.parameters["targets"] == "sparse"
     ]
-    spreads, parts = [], []
+    found = {}
     for corpus in texts:
-        each = []
         for rows in _by_setting(chosen, corpus):
             if len(rows) > 1:
-                spreads.append(rows["perplexity"].max() / rows["perplexity"].min())
-                each.append(f"{rows['pattern'].iloc[0]} {rows['criterion'].iloc[0]} {spreads[-1]:.2f}")
-        if each:
-            parts.append(f"{corpus}: {', '.join(each)}")
-    if not parts:
+                spread = rows["perplexity"].max() / rows["perplexity"].min()
+                found.setdefault(corpus, []).append(spread)
+    if not found:
         return claim, NOT_RUN, "several granularities"
-    good = sum(spread <= MATCHES for spread in spreads)
-    evidence = f"perplexity of the worst granularity over the best; {'; '.join(parts)}; rule: {MATCHES}"
-    return claim, _verdict(good, len(spreads)), evidence
+    small = {corpus: [spread <= MATCHES for spread in spreads] for corpus, spreads in found.items()}
+    return _counted(
+        claim, "perplexity of the worst granularity over the best", found, small, f"at most {MATCHES}"
+    )
 
 
 def _one_shot(language: Sequence[Record], texts: Sequence[str]) -> Claim:
     claim = "One-shot pruning with retraining is as good as iterative pruning"
-    good, of, parts = 0, 0, []
+    found, good = {}, {}
     for corpus in texts:
         frame = iterative_or_one_shot.against_one_shot(language, corpus)
         frame = frame.dropna(subset=["times one-shot"]) if len(frame) else frame
         if len(frame):
-            good, of = good + int((frame["ratio high"] >= 1).sum()), of + len(frame)
-            each = [
-                f"{row['pattern']} {row['subset']} x{row['rounds']} {row['times one-shot']:.2f}"
-                for _, row in frame.iterrows()
-            ]
-            parts.append(f"{corpus}: {', '.join(each)}")
-    if not parts:
+            found[corpus] = list(frame["times one-shot"])
+            good[corpus] = list(frame["ratio high"] >= 1)
+    if not found:
         return claim, NOT_RUN, "several rounds at equal steps"
-    evidence = f"perplexity of rounds over one-shot at equal steps; {'; '.join(parts)}"
-    return claim, _verdict(good, of), f"{evidence}; rule: the interval reaches 1"
+    return _counted(
+        claim,
+        "perplexity of rounds over one-shot at equal steps",
+        found,
+        good,
+        "not below 1 beyond the interval",
+    )
 
 
 def _memory(records: Sequence[Record]) -> Claim:

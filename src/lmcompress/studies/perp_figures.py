@@ -252,5 +252,9 @@ def budgets(records: Sequence[Record], corpus: str) -> Figure:
 
 
 def table(frame: pd.DataFrame, caption: str):
-    """A table of the page with the columns' reader names; what is the same everywhere stands in the caption."""
-    return figures.varied(frame.drop(columns="rounds", errors="ignore").rename(columns=NAMES), caption)
+    """A table of the page with the columns' reader names; what is the same everywhere stands in the caption, but for
+    the number of rounds.
+    """
+    if "rounds" in frame and frame["rounds"].nunique() == 1:
+        frame = frame.drop(columns="rounds")
+    return figures.varied(frame.rename(columns=NAMES), caption)

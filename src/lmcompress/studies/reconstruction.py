@@ -141,8 +141,9 @@ def levels(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     frame = methods(records, corpus)
     if frame.empty:
         return frame
-    rows, order = ["criterion", "pattern"], list(dict.fromkeys(frame["method"]))
-    wide = frame.pivot(index=rows, columns="method", values="perplexity")[order]
-    tried = [name for name in order if " by " in name]
-    wide = wide[wide[tried].notna().any(axis=1)]
-    return wide.reindex(frame.set_index(rows).index.unique().intersection(wide.index)).reset_index()
+    frame = frame.assign(pruned_to=frame["pattern"] + " by " + frame["criterion"])
+    order = list(dict.fromkeys(frame["method"]))
+    wide = frame.pivot(index="pruned_to", columns="method", values="perplexity")[order]
+    wide = wide.loc[frame["pruned_to"].unique()]
+    tried = wide[[name for name in order if " by " in name]].notna().any(axis=1)
+    return wide[tried].rename_axis("pruned to").reset_index()

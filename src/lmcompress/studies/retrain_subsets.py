@@ -97,7 +97,7 @@ def closeness(records: Sequence[Record]) -> pd.DataFrame:
     trained = perplexities(records, corpora(records)[0]).groupby("subset", observed=True)["trained %"].first()
     return pd.DataFrame(
         [
-            {"subset": subset, "trained %": trained[subset]} | columns[subset]
+            {"retrained": subset, "trained %": trained[subset]} | columns[subset]
             for subset in sorted(distance, key=distance.get)
         ]
     )
