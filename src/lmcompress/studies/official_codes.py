@@ -99,4 +99,6 @@ def _table(name: str, title: str) -> Html:
     origin = "; ".join([about["device"], f"ours at {about['commit'][:7]}", *against])
     rows = pd.DataFrame(record["rows"])
     named = [column for column in rows if rows[column].map(type).eq(str).any()]
-    return table(rows[[*named, *(column for column in rows if column not in named)]], f"{title} ({origin})")
+    # ends of an interval after what they belong to, the lower one first
+    numbers = sorted(rows.columns.difference(named), key=lambda name: name.replace(" high", " low 2"))
+    return table(rows[[*named, *numbers]], f"{title} ({origin})")
