@@ -94,7 +94,7 @@ def _add_parameters(parser: argparse.ArgumentParser) -> None:
         help="VALUE is YAML",
     )
     parser.add_argument("-f", "--file", help="a YAML file of parameters")
-    parser.add_argument("--profile", help="start from config/PROFILE.yaml (quick, full or sst2)")
+    parser.add_argument("--profile", help="start from config/PROFILE.yaml (quick, full, sst2 or cpu)")
 
 
 def _study(notebook: str, options: argparse.Namespace):
