@@ -3,7 +3,7 @@
 import pytest
 from cptquant_tiny import tiny  # noqa: F401
 
-from lmcompress.records import obtain
+from lmcompress.records import Record, obtain
 from lmcompress.studies.real_size_and_speed import Speed, Study, pieces, size_table, speed_table, verdict
 
 
@@ -49,3 +49,23 @@ def test_sentences_name_the_file_and_slow_kernels(records):
     assert "Uniform 4 bits, a file" in sentences[0]
     assert sentences[2].startswith("All 14 saved models")
     assert "Not run here" in pieces(records)[-1]
+
+
+@pytest.mark.parametrize(
+    ("speeds", "word"),
+    [
+        ([2.0, 1.1], "faster:"),
+        ([0.9, 0.5], "slower:"),
+        ([1.2, 1.0], "faster at some"),
+        ([1.04, 0.5], "no faster:"),
+    ],
+)
+def test_a_kernel_is_faster_only_beyond_the_spread_of_timings(speeds, word):
+    def timed(kernel, batch, speed):
+        result = {"decode": speed, "prefill": 1.0, "loss": 1.0, "refused": None}
+        return Record("", "speed", "", {"kernel": kernel, "batch": batch}, {}, {}, result, {"device": "one"})
+
+    bf16 = [timed("bf16", batch, 1.0) for batch in (1, 8)]
+    int8 = [timed("int8", batch, speed) for batch, speed in zip((1, 8), speeds, strict=True)]
+    (sentence,) = verdict([*bf16, *int8])
+    assert word in sentence

@@ -26,6 +26,7 @@ from lmcompress.studies.scoring import Per
 from lmcompress.studies.subjects import Measured, Palette, measure, outcome
 
 UNIFORM = "uniform"
+TIMING = 0.05  # a smaller difference between two timings says nothing
 
 
 class Packed(Scored):
@@ -337,10 +338,12 @@ def _kernels(speeds: pd.DataFrame) -> list[str]:
             ratios = (rows["decode tokens/s"] / rows["batch"].map(base)).tolist()
             word = (
                 "faster"
-                if min(ratios) > 1
+                if min(ratios) > 1 + TIMING
                 else "slower"
-                if max(ratios) < 1
+                if max(ratios) < 1 - TIMING
                 else "faster at some batches only"
+                if max(ratios) > 1 + TIMING
+                else "no faster"
             )
             parts = [
                 f"{ratio:.2f} at batch {batch}" for ratio, batch in zip(ratios, rows["batch"], strict=True)
