@@ -51,7 +51,14 @@ def speed(kernel, decode):
 def test_efficiency_is_timed(decode, verdict):
     claim = study.claims([speed("bf16", 100.0), speed("int8", decode)])[1]
     assert claim[1] == verdict
-    assert "Not timed: int4, 2:4." in claim[2]
+    assert "Not timed on a GPU: int4, 2:4." in claim[2]
+
+
+def test_speeds_of_two_devices_are_not_mixed():
+    slow = [replace(speed(*one), provenance={"device": "a CPU"}) for one in (("bf16", 10.0), ("int4", 25.0))]
+    claim = study.claims([speed("bf16", 100.0), *slow])[1]
+    assert claim[1] == study.HOLDS
+    assert "a CPU: int4 at batch 1 2.50. Not timed on a GPU: int8, int4, 2:4." in claim[2]
 
 
 @pytest.mark.parametrize(("ends", "verdict"), [(0.3, study.HOLDS), (0.1, study.FAILS)])

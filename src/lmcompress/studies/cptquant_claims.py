@@ -9,6 +9,7 @@ from torch import nn
 from lmcompress import figures
 from lmcompress.html import VERDICTS
 from lmcompress.models import block_linears
+from lmcompress.quantize.kernels import KERNELS
 from lmcompress.quantize.rtn import as_released
 from lmcompress.records import Experiment, Record, profile, published, study_class
 from lmcompress.sensitivity.scores import changed
@@ -81,9 +82,10 @@ def quick_experiments() -> list[Experiment]:
 
 
 def published_evidence() -> list[Record]:
-    """The published records of these notebooks, each once."""
+    """The published records of these notebooks, each once, with the kernels of a CPU."""
+    of_cpu = published("35_real_size_and_speed", "cpu")
     found = {record.key: record for name in SOURCES for record in published(name)}
-    return list(found.values())
+    return [*found.values(), *of_cpu]
 
 
 def claims(records: Sequence[Record]) -> list[tuple[str, str, str]]:
@@ -138,18 +140,27 @@ def _efficiency(records: Sequence[Record]) -> tuple[str, str, str]:
     speeds = real_size_and_speed.speed_table(records)
     if not len(speeds) or not (speeds["kernel"] == "bf16").any():
         return claim, UNRUN, "needs real kernels on a GPU: [real size and speed](35_real_size_and_speed.html)"
-    base = speeds[speeds["kernel"] == "bf16"].set_index("batch")["decode tokens/s"]
-    timed = speeds[speeds["kernel"] != "bf16"].dropna(subset=["decode tokens/s"])
+    same, speed = ["device", "batch"], "decode tokens/s"
+    base = speeds.loc[speeds["kernel"] == "bf16", [*same, speed]]
+    timed = (
+        speeds[speeds["kernel"] != "bf16"]
+        .dropna(subset=[speed])
+        .merge(base, on=same, suffixes=("", " of bf16"))
+    )
     if not len(timed):
         return claim, UNRUN, "only bf16 was timed: [kernels and reasons](35_real_size_and_speed.html)"
-    ratio = timed["decode tokens/s"] / timed["batch"].map(base)
+    ratio = timed[speed] / timed[f"{speed} of bf16"]
     parts = [
-        f"{k} at batch {b} {r:.2f}" for k, b, r in zip(timed["kernel"], timed["batch"], ratio, strict=True)
+        f"{device}: "
+        + "; ".join(f"{row['kernel']} at batch {row['batch']} {ratio[at]:.2f}" for at, row in rows.iterrows())
+        for device, rows in timed.groupby("device", sort=False)
     ]
     verdict = HOLDS if (ratio >= 2).all() else PART if (ratio >= 2).any() else FAILS
-    absent = [kernel for kernel in ("int8", "int4", "2:4") if kernel not in set(timed["kernel"])]
-    missing = f" Not timed: {', '.join(absent)}." if absent else ""
-    evidence = f"Decode speed over bf16: {'; '.join(parts)}.{missing} [Speeds](35_real_size_and_speed.html)"
+    for device, rows in speeds.groupby("device", sort=False):
+        there = set(rows.dropna(subset=[speed])["kernel"])
+        if absent := [kernel for kernel in KERNELS if kernel not in there]:
+            parts.append(f"Not timed on {device}: {', '.join(absent)}")
+    evidence = f"Decode speed over bf16. {'. '.join(parts)}. [Speeds](35_real_size_and_speed.html)"
     return claim, verdict, evidence
 
 
