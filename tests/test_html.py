@@ -189,7 +189,8 @@ def test_what_is_the_same_in_every_row_stands_in_the_caption():
     assert ">steps<" in html.varied(frame[:1], "One run")
 
 
-def test_sentences_are_a_list_and_escaped():
-    assert (
-        html.listed(["a < b", "`norms` win"]) == "<ul><li>a &lt; b</li><li><code>norms</code> win</li></ul>"
-    )
+@pytest.mark.parametrize(
+    ("good", "verdict"), [([True, True], html.HOLDS), ([True, False], html.PART), ([False], html.FAILS)]
+)
+def test_a_claim_on_several_cases(good, verdict):
+    assert html.verdict_on(good) == verdict

@@ -8,7 +8,6 @@
 """
 
 import re
-from collections.abc import Callable
 from html import escape
 
 from docutils import nodes
@@ -30,48 +29,34 @@ class PageRole(SphinxRole):
         return link(self.env, self.text, []), []
 
 
-def judged(notebook: str) -> list[tuple[str, str, str]]:
-    """``(claim, verdict, evidence)`` of a claims page on the published records."""
-    from lmcompress.records import published
-    from lmcompress.studies import cptquant_claims, perp_claims
-
-    pages: dict[str, Callable] = {
-        "29_perp_claims": lambda: perp_claims.claims(published("29_perp_claims")),
-        "39_cptquant_claims": lambda: cptquant_claims.claims(cptquant_claims.published_evidence()),
-    }
-    if notebook not in pages:
-        raise ValueError(f"verdicts of {notebook}: only {', '.join(pages)} judge claims")
-    return pages[notebook]()
-
-
 class Verdicts(SphinxDirective):
-    """Claims and their verdicts; the evidence is on the page."""
+    """Claims and their verdicts on the published records; the evidence is on the claims page, which is the argument."""
 
     required_arguments = 1
 
     def run(self):
-        try:
-            rows = judged(self.arguments[0])
-        except ValueError as refused:
-            raise self.error(str(refused)) from refused
+        # here, not above: only one page needs torch, which these bring along
         from lmcompress.html import VERDICTS
+        from lmcompress.records import published
+        from lmcompress.studies import cptquant_claims, perp_claims
 
-        table = nodes.table(classes=["lm-verdicts"])
-        group = nodes.tgroup(cols=2)
-        table += group
-        group += [nodes.colspec(colwidth=width) for width in (75, 25)]
-        head, body = nodes.thead(), nodes.tbody()
-        head += row("claim", "published runs")
-        body += [row(claim, f"{VERDICTS[verdict]} {verdict}") for claim, verdict, _ in rows]
-        group += [head, body]
-        return [table]
+        page = self.arguments[0]
+        if page == "29_perp_claims":
+            claims = perp_claims.claims(published(page))
+        elif page == "39_cptquant_claims":
+            claims = cptquant_claims.claims(cptquant_claims.published_evidence())
+        else:
+            raise self.error(f"verdicts of {page}: only 29_perp_claims and 39_cptquant_claims judge claims")
+        head = nodes.thead("", row("claim", "published runs"))
+        body = nodes.tbody(
+            "", *(row(claim, f"{VERDICTS[verdict]} {verdict}") for claim, verdict, _ in claims)
+        )
+        columns = [nodes.colspec(colwidth=width) for width in (75, 25)]
+        return [nodes.table("", nodes.tgroup("", *columns, head, body, cols=2))]
 
 
 def row(*cells: str) -> nodes.row:
-    made = nodes.row()
-    for cell in cells:
-        made += nodes.entry("", nodes.paragraph(text=cell))
-    return made
+    return nodes.row("", *(nodes.entry("", nodes.paragraph(text=cell)) for cell in cells))
 
 
 def link(env: BuildEnvironment, name: str, words: list[nodes.Node]) -> list[nodes.Node]:

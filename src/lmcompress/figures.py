@@ -39,7 +39,6 @@ from lmcompress.files import atomic_path
 from lmcompress.html import (
     coverage,
     details,
-    listed,
     not_run,
     number,
     provenance,
@@ -55,7 +54,6 @@ __all__ = [
     "coverage",
     "heatmap",
     "lines",
-    "listed",
     "not_run",
     "provenance",
     "scatter",

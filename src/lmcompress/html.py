@@ -20,12 +20,8 @@ from lmcompress.errors import ParameterError
 from lmcompress.records import coverage as coverage_of
 
 LONG = 30  # a table of more rows scrolls in a window of its own
-VERDICTS = {
-    "holds": "✓",
-    "holds in part": "◐",
-    "does not hold here": "✗",
-    "not run here": "–",
-}
+HOLDS, PART, FAILS, NOT_RUN = "holds", "holds in part", "does not hold here", "not run here"
+VERDICTS = {HOLDS: "✓", PART: "◐", FAILS: "✗", NOT_RUN: "–"}
 ATTACHED = 40  # records that are attached to a page one by one: a few kilobytes each
 _STYLE = """<style>
 .lm-table { overflow: auto; max-width: 100%; font-size: .9em }
@@ -90,11 +86,6 @@ def varied(frame: pd.DataFrame, caption: str) -> Html:
         frame.drop(columns=same),
         f"{caption.rstrip('.')}. The same in every row: {said}." if said else caption,
     )
-
-
-def listed(sentences: Iterable[str]) -> Html:
-    """Sentences made of records, as a list."""
-    return Html(f"<ul>{''.join(f'<li>{_inline(sentence)}</li>' for sentence in sentences)}</ul>")
 
 
 class _Interval(str):
@@ -239,6 +230,12 @@ def verdicts(
         raise ParameterError("claims", rows, "at least one claim")
     frame = pd.DataFrame(rows, columns=["Claim", "Verdict", "Evidence"])
     return table(frame, caption)
+
+
+def verdict_on(good: Iterable[bool]) -> str:
+    """Of a claim on several cases, at least one: it holds in all of them, in part, or in none."""
+    cases = list(good)
+    return HOLDS if all(cases) else PART if any(cases) else FAILS
 
 
 def require_text(field: str, value: object) -> None:

@@ -1,8 +1,10 @@
 """The table of contents holds every page; the book builds without a warning; links inside it lead somewhere."""
 
+import importlib
 import json
 import re
 from fnmatch import fnmatchcase
+from html import escape
 from html.parser import HTMLParser
 from importlib.metadata import version
 from pathlib import Path
@@ -123,6 +125,13 @@ def test_links_between_notebooks_work_with_and_without_an_extension(built):
     for words in ("with", "without"):
         assert re.search(rf'href="20_retrain_subsets.html">\s*<span[^>]*>{words}</span>', text)
     assert "the absent<em> (not in this build)</em>" in text
+
+
+def test_the_front_page_shows_every_verdict(built):
+    text = re.sub(r"<[^>]+>", " ", (built / "book" / "intro.html").read_text(encoding="utf-8"))
+    for page in ("perp_claims", "cptquant_claims"):
+        claims = importlib.import_module(f"lmcompress.studies.{page}").claims([])
+        assert all(escape(claim, quote=False) in text for claim, *_ in claims)
 
 
 def test_links_to_notebooks_name_notebooks_of_the_plan():

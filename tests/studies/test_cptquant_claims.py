@@ -103,12 +103,12 @@ def test_the_best_score_must_beat_random_too(pmpq, verdict):
     ]
     claims = study.claims([frontier("PMPQ", pmpq), *others])
     assert claims[2][1] == verdict
-    assert claims[3][1] == study.UNRUN  # nothing on language modelling
+    assert claims[3][1] == study.NOT_RUN  # nothing on language modelling
 
 
 def test_without_records_nothing_is_claimed():
     claims = study.claims([])
-    assert {verdict for _, verdict, _ in claims} == {study.UNRUN}
+    assert {verdict for _, verdict, _ in claims} == {study.NOT_RUN}
     assert "not run here" in study.pieces([])[-1]
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from lmcompress import figures
-from lmcompress.html import VERDICTS
+from lmcompress.html import FAILS, HOLDS, NOT_RUN, PART, VERDICTS, verdict_on
 from lmcompress.models import block_linears
 from lmcompress.quantize.kernels import KERNELS
 from lmcompress.quantize.rtn import as_released
@@ -19,7 +19,6 @@ from lmcompress.studies.cptquant import SubjectStudy, of_kind, readable, says, s
 from lmcompress.studies.subjects import OnModel, measure, outcome
 
 SOURCES = ("30_cmpq", "33_sensitivity_shootout", "34_bit_allocation", "35_real_size_and_speed")
-HOLDS, PART, FAILS, UNRUN = "holds", "holds in part", "does not hold here", "not run here"
 NAMES = {bit_allocation.UNIFORM: "uniform widths"}
 
 
@@ -107,7 +106,7 @@ def _compression(records: Sequence[Record]) -> tuple[str, str, str]:
     claim = "Up to 4x compression with minimal loss"
     sizes = real_size_and_speed.size_table(records)
     if not len(sizes):
-        return claim, UNRUN, "needs saved models: [real size and speed](35_real_size_and_speed.html)"
+        return claim, NOT_RUN, "needs saved models: [real size and speed](35_real_size_and_speed.html)"
     harmless, parts = sizes[sizes["high"] <= 0.05], []
     for task, rows in sizes.groupby("task", sort=False):
         kept = harmless[harmless["task"] == task]
@@ -139,29 +138,27 @@ def _efficiency(records: Sequence[Record]) -> tuple[str, str, str]:
     claim = "2x efficiency against FP16"
     speeds = real_size_and_speed.speed_table(records)
     if not len(speeds) or not (speeds["kernel"] == "bf16").any():
-        return claim, UNRUN, "needs real kernels on a GPU: [real size and speed](35_real_size_and_speed.html)"
-    same, speed = ["device", "batch"], "decode tokens/s"
-    base = speeds.loc[speeds["kernel"] == "bf16", [*same, speed]]
-    timed = (
-        speeds[speeds["kernel"] != "bf16"]
-        .dropna(subset=[speed])
-        .merge(base, on=same, suffixes=("", " of bf16"))
-    )
+        return (
+            claim,
+            NOT_RUN,
+            "needs real kernels on a GPU: [real size and speed](35_real_size_and_speed.html)",
+        )
+    timed = real_size_and_speed.over_bf16(speeds)
     if not len(timed):
-        return claim, UNRUN, "only bf16 was timed: [kernels and reasons](35_real_size_and_speed.html)"
-    ratio = timed[speed] / timed[f"{speed} of bf16"]
+        return claim, NOT_RUN, "only bf16 was timed: [kernels and reasons](35_real_size_and_speed.html)"
     parts = [
         f"{device}: "
-        + "; ".join(f"{row['kernel']} at batch {row['batch']} {ratio[at]:.2f}" for at, row in rows.iterrows())
+        + "; ".join(
+            f"{row['kernel']} at batch {row['batch']} {row['over bf16']:.2f}" for _, row in rows.iterrows()
+        )
         for device, rows in timed.groupby("device", sort=False)
     ]
-    verdict = HOLDS if (ratio >= 2).all() else PART if (ratio >= 2).any() else FAILS
     for device, rows in speeds.groupby("device", sort=False):
-        there = set(rows.dropna(subset=[speed])["kernel"])
+        there = set(rows.dropna(subset=["decode tokens/s"])["kernel"])
         if absent := [kernel for kernel in KERNELS if kernel not in there]:
             parts.append(f"Not timed on {device}: {', '.join(absent)}")
     evidence = f"Decode speed over bf16. {'. '.join(parts)}. [Speeds](35_real_size_and_speed.html)"
-    return claim, verdict, evidence
+    return claim, verdict_on(timed["over bf16"] >= 2), evidence
 
 
 def _best_on(records: Sequence[Record], score: str, task: str, by: str) -> tuple[str, str, str]:
@@ -199,7 +196,7 @@ def _best_on(records: Sequence[Record], score: str, task: str, by: str) -> tuple
         beats.append(high < bar)
         parts.append(f"At the bytes of {budget}: {', '.join(shown)}; beside {', '.join(others)}")
     if not parts:
-        return claim, UNRUN, f"needs the frontier on {task}: [bit allocation](34_bit_allocation.html)"
+        return claim, NOT_RUN, f"needs the frontier on {task}: [bit allocation](34_bit_allocation.html)"
     verdict = HOLDS if all(best) and all(beats) else PART if any(best) else FAILS
     evidence = f"Loss increase in nats, by one solver. {'. '.join(parts)}. [Frontier](34_bit_allocation.html)"
     return claim, verdict, evidence
@@ -209,7 +206,7 @@ def _ends(records: Sequence[Record]) -> tuple[str, str, str]:
     """Holds: measured, the ends cost more than the middle beyond the interval on every model. In part: on some."""
     claim = "The first and last 30 % of the layers are the sensitive ones"
     if not of_kind(records, "truth"):
-        return claim, UNRUN, "needs the measured truth: [CMPQ](30_cmpq.html)"
+        return claim, NOT_RUN, "needs the measured truth: [CMPQ](30_cmpq.html)"
     found = cmpq.contrasts(records)
     parts = [
         f"{row['task']}, {row['bits']} bits: {row[cmpq.CONTRAST]:+.4f} nats ({row['low']:+.4f} to {row['high']:+.4f}; "
@@ -219,11 +216,9 @@ def _ends(records: Sequence[Record]) -> tuple[str, str, str]:
     nulls = {task: null.explained for task, score, null in cmpq.depth_nulls(records) if score == "CMPQ"}
     nulls = [f"{share:.0%} of CMPQ's pattern ({task})" for task, share in nulls.items()]
     depth = f". Distance alone explains {' and '.join(nulls)}" if nulls else ""
-    higher = found["low"] > 0
-    verdict = HOLDS if higher.all() else PART if higher.any() else FAILS
     return (
         claim,
-        verdict,
+        verdict_on(found["low"] > 0),
         f"Measured, ends minus middle. {'. '.join(map(started, parts))}{depth}. [Depth](30_cmpq.html)",
     )
 
@@ -232,22 +227,20 @@ def _scores(records: Sequence[Record]) -> tuple[str, str, str]:
     """Holds: the intervals of all three are above 0 on every model. In part: some are."""
     claim = "CMPQ, PMPQ and TDMPQ tell which layers are sensitive"
     if not of_kind(records, "truth"):
-        return claim, UNRUN, "needs the truth: [shootout](33_sensitivity_shootout.html)"
+        return claim, NOT_RUN, "needs the truth: [shootout](33_sensitivity_shootout.html)"
     names = ("CMPQ", "PMPQ", "TDMPQ")
     chosen = [one for one in records if one.kind == "truth" or one.parameters.get("score") in names]
     chosen = [one for one in chosen if 3 in one.parameters["widths"]]
     table = agreement(chosen) if of_kind(chosen, "truth") else pd.DataFrame()
     table = table[table["bits"] == 3].dropna(subset=["Spearman"]) if len(table) else table
     if not len(table):
-        return claim, UNRUN, "needs the scores: [shootout](33_sensitivity_shootout.html)"
+        return claim, NOT_RUN, "needs the scores: [shootout](33_sensitivity_shootout.html)"
     parts = [
         f"{task}, {layers}: " + ", ".join(f"{row['score']} {written(row)}" for _, row in rows.iterrows())
         for (task, layers), rows in table.groupby(["task", "layers"], sort=False)
     ]
-    above = table["low"] > 0
-    verdict = HOLDS if above.all() else PART if above.any() else FAILS
     evidence = f"Spearman with the truth at 3 bits. {'. '.join(map(started, parts))}."
-    return claim, verdict, f"{evidence} [Shootout](33_sensitivity_shootout.html)"
+    return claim, verdict_on(table["low"] > 0), f"{evidence} [Shootout](33_sensitivity_shootout.html)"
 
 
 def dotted_table(records: Sequence[Record]) -> pd.DataFrame:

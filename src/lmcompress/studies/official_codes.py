@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from lmcompress.html import Html, not_run, table, verdicts
+from lmcompress.html import NOT_RUN, Html, not_run, table, verdict_on, verdicts
 from lmcompress.records import results_folder
 
 BENCHMARKS = {
@@ -33,38 +33,39 @@ def _record(name: str) -> dict | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def _judged(claim: str, name: str, measured: Callable[[dict], tuple[float, str]]) -> tuple[str, str, str]:
-    """``measured(record)``: the share of what was aimed at that is reached, and the evidence."""
+def _judged(
+    claim: str, name: str, measured: Callable[[dict], tuple[list[bool], str]]
+) -> tuple[str, str, str]:
+    """``measured(record)``: whether what was aimed at is reached, in each case, and the evidence."""
     record = _record(name)
     if record is None:
-        return claim, "not run here", f"needs a GPU and the official codes: `benchmarks/{name}.py`"
-    share, evidence = measured(record)
-    return claim, "holds" if share == 1 else "holds in part" if share else "does not hold here", evidence
+        return claim, NOT_RUN, f"needs a GPU and the official codes: `benchmarks/{name}.py`"
+    reached, evidence = measured(record)
+    return claim, verdict_on(reached), evidence
 
 
 def _agreement() -> tuple[str, str, str]:
     claim = "Masks of magnitude and Wanda equal the official ones, ties aside; SparseGPT's output error is within 1 %"
 
-    def measured(record: dict) -> tuple[float, str]:
+    def measured(record: dict) -> tuple[list[bool], str]:
         agreeing = sum(row["agrees"] for row in record["rows"])
-        return record["agrees"], f"{agreeing} of {len(record['rows'])} comparisons agree"
+        return [record["agrees"]], f"{agreeing} of {len(record['rows'])} comparisons agree"
 
     return _judged(claim, "agreement", measured)
 
 
 def _masks() -> tuple[str, str, str]:
-    def measured(record: dict) -> tuple[float, str]:
+    def measured(record: dict) -> tuple[list[bool], str]:
         found = [row["speed-up"] for row in record["rows"]]
-        return min(
-            found
-        ) >= 50, f"{min(found):.0f} to {max(found):.0f} times, over {len(found)} shapes and patterns"
+        evidence = f"{min(found):.0f} to {max(found):.0f} times, over {len(found)} shapes and patterns"
+        return [min(found) >= 50], evidence
 
     return _judged("N:M masks in one call are 50 times as fast as the loop over columns", "nm_mask", measured)
 
 
 def _useful_tokens() -> tuple[str, str, str]:
-    def measured(record: dict) -> tuple[float, str]:
-        return record["gain"] >= 3, f"{record['gain']:.1f} times, on {record['documents']:,} documents"
+    def measured(record: dict) -> tuple[list[bool], str]:
+        return [record["gain"] >= 3], f"{record['gain']:.1f} times, on {record['documents']:,} documents"
 
     return _judged("Packed training sees three times as many real tokens a second", "useful_tokens", measured)
 
@@ -72,7 +73,7 @@ def _useful_tokens() -> tuple[str, str, str]:
 def _adapter_step() -> tuple[str, str, str]:
     claim = "A step with MaskLoRA or ScaleLoRA is 1.5 times as fast, with at most 0.6 times the extra memory"
 
-    def measured(record: dict) -> tuple[float, str]:
+    def measured(record: dict) -> tuple[list[bool], str]:
         equal = [
             row for row in record["ratios"] if row["ours checkpointing"] == row["official checkpointing"]
         ]
@@ -82,7 +83,7 @@ def _adapter_step() -> tuple[str, str, str]:
             f"{row['tokens/s ratio']:.2f} and {row['extra ratio']:.2f}"
             for row in equal
         ]
-        return sum(reached) / len(reached), f"speed and extra memory, ours over official: {'; '.join(each)}"
+        return reached, f"speed and extra memory, ours over official: {'; '.join(each)}"
 
     return _judged(claim, "adapter_step", measured)
 

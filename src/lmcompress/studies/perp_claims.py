@@ -7,6 +7,7 @@ from math import hypot
 import pandas as pd
 from pydantic import Field
 
+from lmcompress.html import FAILS, HOLDS, NOT_RUN, PART, verdict_on
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Experiment, Record, profile, study_class
 from lmcompress.studies import cost_of_retraining, iterative_or_one_shot, reconstruction
@@ -15,9 +16,10 @@ from lmcompress.studies.perp_study import PerpStudy
 from lmcompress.studies.perp_tables import accuracies, against_full, corpora, of_task, perplexities
 
 NOTEBOOKS = ("20_retrain_subsets", "21_reconstruction", "22_iterative_or_one_shot", "23_cost_of_retraining")
-HOLDS, PART, FAILS, NOT_RUN = "holds", "holds in part", "does not hold here", "not run here"
 MATCHES = 1.05  # a perplexity within 5 % of full retraining's counts as matching it
 Claim = tuple[str, str, str]
+Frames = dict[str, pd.DataFrame]  # by test corpus
+Cases = dict[str, list[tuple[float, bool]]]  # by test corpus: what was measured, and whether it is as claimed
 
 
 class Study(PerpStudy):
@@ -88,11 +90,17 @@ def usual_steps(records: Sequence[Record]) -> list[Record]:
     return [record for record in records if record.parameters["steps"] == steps.most_common(1)[0][0]]
 
 
-def _verdict(good: int, of: int) -> str:
-    return HOLDS if good == of else PART if good else FAILS
-
-
-Frames = dict[str, pd.DataFrame]  # by test corpus
+def _counted(claim: str, what: str, found: Cases, word: str, needs: str) -> Claim:
+    """A claim on several settings: on each corpus the range of what was measured and in how many it is ``word``."""
+    if not found:
+        return claim, NOT_RUN, needs
+    parts = []
+    for corpus, cases in found.items():
+        values, good = zip(*cases, strict=True)
+        counted = f"{word} in {sum(good)} of {len(good)} settings"
+        parts.append(f"{min(values):.3g} to {max(values):.3g} on {corpus}, {counted}")
+    every = [good for cases in found.values() for _, good in cases]
+    return claim, verdict_on(every), f"{what}: {'; '.join(parts)}"
 
 
 def _rows(frames: Frames, subset: str) -> Frames:
@@ -122,13 +130,10 @@ def _matches(close: Frames) -> Claim:
     return _near_full(claim, _rows(close, "norms"), "`norms` and `full` at several patterns")
 
 
-def _near_full(claim: str, found: Frames, needs: str) -> Claim:
-    """Whether a subset comes near full retraining in every setting of ``found``, in some, or in none."""
-    if not found:
-        return claim, NOT_RUN, needs
-    times = {corpus: list(rows["times full"]) for corpus, rows in found.items()}
-    near = {corpus: [one <= MATCHES for one in here] for corpus, here in times.items()}
-    return _counted(claim, "perplexity over that of full retraining", times, near, f"at most {MATCHES}")
+def _near_full(claim: str, frames: Frames, needs: str) -> Claim:
+    """Whether a subset comes near full retraining in every setting of ``frames``, in some, or in none."""
+    found = {corpus: [(one, one <= MATCHES) for one in rows["times full"]] for corpus, rows in frames.items()}
+    return _counted(claim, "perplexity over that of full retraining", found, f"at most {MATCHES}", needs)
 
 
 def _biases(labelled: Sequence[Record]) -> Claim:
@@ -163,11 +168,12 @@ def _lower(claim: str, levels: Frames, first: str, second: str, least: float = 0
         ).dropna(subset=[first, second])
         ratio = (wide[first] / wide[second])[[parse(pattern).sparsity >= least for _, pattern in wide.index]]
         if len(ratio):
-            found[corpus] = list(ratio)
-    if not found:
-        return claim, NOT_RUN, f"`{first}` and `{second}` on the same pruned models"
-    lower = {corpus: [ratio < 1 for ratio in ratios] for corpus, ratios in found.items()}
-    return _counted(claim, f"perplexity with {first} over that with {second}", found, lower, "lower")
+            found[corpus] = [(one, one < 1) for one in ratio]
+    what, needs = (
+        f"perplexity with {first} over that with {second}",
+        f"`{first}` and `{second}` on the same pruned models",
+    )
+    return _counted(claim, what, found, "lower", needs)
 
 
 def _masklora_at_high_sparsity(levels: Frames) -> Claim:
@@ -186,12 +192,9 @@ def _merges(one_shot: Sequence[Record]) -> Claim:
     found = [record for record in one_shot if names & set(record.parameters["subset"].split("+"))]
     if not found:
         return claim, NOT_RUN, "any of these adapters"
-    good = sum(record.result["merged"] for record in found)
-    return (
-        claim,
-        _verdict(good, len(found)),
-        f"{good} of {len(found)} runs merged, every mask checked afterwards",
-    )
+    merged = [record.result["merged"] for record in found]
+    evidence = f"{sum(merged)} of {len(merged)} runs merged, every mask checked afterwards"
+    return claim, verdict_on(merged), evidence
 
 
 def _by_setting(records: Sequence[Record], corpus: str) -> list[pd.DataFrame]:
@@ -209,24 +212,9 @@ def _reconstruction(records: Sequence[Record], texts: Sequence[str]) -> Claim:
         for rows in _by_setting(chosen, corpus):
             pruned = rows.loc[rows["method"] == "pruned", "perplexity"].min()
             best = rows.loc[rows["method"].str.startswith("masklora by"), "perplexity"].min()
-            found.setdefault(corpus, []).append(best / pruned)
-    if not found:
-        return claim, NOT_RUN, "the reconstruction notebook"
-    lower = {corpus: [ratio < 1 for ratio in ratios] for corpus, ratios in found.items()}
-    return _counted(
-        claim, "perplexity with the best granularity over that of the pruned model", found, lower, "lower"
-    )
-
-
-def _counted(claim: str, what: str, values: dict[str, list], good: dict[str, list[bool]], word: str) -> Claim:
-    """A claim on several settings: on each corpus the range of ``values`` and how many are ``good``."""
-    parts = []
-    for corpus, here in good.items():
-        least, largest = min(values[corpus]), max(values[corpus])
-        counted = f"{word} in {sum(here)} of {len(here)} settings"
-        parts.append(f"{least:.3g} to {largest:.3g} on {corpus}, {counted}")
-    verdict = _verdict(sum(map(sum, good.values())), sum(map(len, good.values())))
-    return claim, verdict, f"{what}: {'; '.join(parts)}"
+            found.setdefault(corpus, []).append((best / pruned, best < pruned))
+    what = "perplexity with the best granularity over that of the pruned model"
+    return _counted(claim, what, found, "lower", "the reconstruction notebook")
 
 
 def _is_pruned(record: Record) -> bool:
@@ -248,33 +236,21 @@ def _granularity(records: Sequence[Record], texts: Sequence[str]) -> Claim:
         for rows in _by_setting(chosen, corpus):
             if len(rows) > 1:
                 spread = rows["perplexity"].max() / rows["perplexity"].min()
-                found.setdefault(corpus, []).append(spread)
-    if not found:
-        return claim, NOT_RUN, "several granularities"
-    small = {corpus: [spread <= MATCHES for spread in spreads] for corpus, spreads in found.items()}
-    return _counted(
-        claim, "perplexity of the worst granularity over the best", found, small, f"at most {MATCHES}"
-    )
+                found.setdefault(corpus, []).append((spread, spread <= MATCHES))
+    what = "perplexity of the worst granularity over the best"
+    return _counted(claim, what, found, f"at most {MATCHES}", "several granularities")
 
 
 def _one_shot(language: Sequence[Record], texts: Sequence[str]) -> Claim:
     claim = "One-shot pruning with retraining is as good as iterative pruning"
-    found, good = {}, {}
+    found = {}
     for corpus in texts:
         frame = iterative_or_one_shot.against_one_shot(language, corpus)
         frame = frame.dropna(subset=["times one-shot"]) if len(frame) else frame
         if len(frame):
-            found[corpus] = list(frame["times one-shot"])
-            good[corpus] = list(frame["ratio high"] >= 1)
-    if not found:
-        return claim, NOT_RUN, "several rounds at equal steps"
-    return _counted(
-        claim,
-        "perplexity of rounds over one-shot at equal steps",
-        found,
-        good,
-        "not below 1 beyond the interval",
-    )
+            found[corpus] = list(zip(frame["times one-shot"], frame["ratio high"] >= 1, strict=True))
+    what, word = "perplexity of rounds over one-shot at equal steps", "not below 1 beyond the interval"
+    return _counted(claim, what, found, word, "several rounds at equal steps")
 
 
 def _memory(records: Sequence[Record]) -> Claim:
@@ -285,13 +261,10 @@ def _memory(records: Sequence[Record]) -> Claim:
     rows = frame.set_index("subset")
     memory = rows.loc["norms", "peak memory (GiB)"] / rows.loc["full", "peak memory (GiB)"]
     speed = rows.loc["norms", "tokens/s"] / rows.loc["full", "tokens/s"]
-    good = int(memory <= 0.5) + int(speed >= 1.5)
-    return (
-        claim,
-        _verdict(good, 2),
-        f"norms: {memory:.2f} of the peak memory, {speed:.2f} times the tokens a second; "
-        + ("rule: 0.5 and 1.5"),
+    evidence = (
+        f"norms: {memory:.2f} of the peak memory, {speed:.2f} times the tokens a second; rule: 0.5 and 1.5"
     )
+    return claim, verdict_on([memory <= 0.5, speed >= 1.5]), evidence
 
 
 def _tiny_share(records: Sequence[Record]) -> Claim:
@@ -305,9 +278,9 @@ def _tiny_share(records: Sequence[Record]) -> Claim:
     )
     if chosen.empty:
         return claim, NOT_RUN, "counted parameters"
-    good = int(chosen["percent"].between(0.005, 0.05).sum())  # 0.01 as rounded
+    good = chosen["percent"].between(0.005, 0.05)  # 0.01 as rounded
     each = ", ".join(f"{row['model']} {row['subset']} {row['percent']:.4f}" for _, row in chosen.iterrows())
-    return claim, _verdict(good, len(chosen)), f"percent: {each}"
+    return claim, verdict_on(good), f"percent: {each}"
 
 
 def _zero_shot(records: Sequence[Record]) -> Claim:

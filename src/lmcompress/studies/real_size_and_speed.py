@@ -326,34 +326,39 @@ def _mixed_file(task: str, rows: pd.DataFrame) -> str:
     return sentence + "."
 
 
+def over_bf16(speeds: pd.DataFrame) -> pd.DataFrame:
+    """The kernels of :func:`speed_table` that were timed beside bf16 on the same device at the same batch, with
+    ``over bf16``, their decoding speed over its.
+    """
+    same, speed = ["device", "batch"], "decode tokens/s"
+    timed = speeds.dropna(subset=[speed])
+    base = timed.loc[timed["kernel"] == "bf16", [*same, speed]]
+    found = timed[timed["kernel"] != "bf16"].merge(base, on=same, suffixes=("", " of bf16"))
+    return found.assign(**{"over bf16": found[speed] / found[f"{speed} of bf16"]})
+
+
 def _kernels(speeds: pd.DataFrame) -> list[str]:
     """A sentence for each kernel that was timed beside bf16 at the same batch."""
     if not len(speeds) or not (speeds["kernel"] == "bf16").any():
         return []
-    base = speeds[speeds["kernel"] == "bf16"].set_index("batch")["decode tokens/s"]
     sentences = []
-    timed = speeds[speeds["batch"].isin(base.index)].dropna(subset=["decode tokens/s"])
-    for kernel, rows in timed.groupby("kernel", sort=False):
-        if kernel != "bf16":
-            ratios = (rows["decode tokens/s"] / rows["batch"].map(base)).tolist()
-            word = (
-                "faster"
-                if min(ratios) > 1 + TIMING
-                else "slower"
-                if max(ratios) < 1 - TIMING
-                else "faster at some batches only"
-                if max(ratios) > 1 + TIMING
-                else "no faster"
-            )
-            parts = [
-                f"{ratio:.2f} at batch {batch}" for ratio, batch in zip(ratios, rows["batch"], strict=True)
-            ]
-            sentences.append(f"{kernel} decodes {word}: {', '.join(parts)} times the speed of bf16.")
+    for kernel, rows in over_bf16(speeds).groupby("kernel", sort=False):
+        parts = [f"{row['over bf16']:.2f} at batch {row['batch']}" for _, row in rows.iterrows()]
+        word = _faster(rows["over bf16"])
+        sentences.append(f"{kernel} decodes {word}: {', '.join(parts)} times the speed of bf16.")
     if not sentences:
         sentences.append(
             "Of the kernels only bf16, the model as it is, was timed: whether fewer bits are faster is open."
         )
     return sentences
+
+
+def _faster(ratios: pd.Series) -> str:
+    if ratios.min() > 1 + TIMING:
+        return "faster"
+    if ratios.max() < 1 - TIMING:
+        return "slower"
+    return "faster at some batches only" if ratios.max() > 1 + TIMING else "no faster"
 
 
 def pieces(records: Sequence[Record]) -> list:

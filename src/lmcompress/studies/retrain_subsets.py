@@ -92,14 +92,10 @@ def closeness(records: Sequence[Record]) -> pd.DataFrame:
             row[f"times full, {corpus}"] = " to ".join(ends)
             row[f"as good, {corpus}"] = f"{(rows['low'] <= 1).sum()} of {len(rows)}"
             distance.setdefault(subset, float(log(rows["times full"]).mean()))
-    if not columns:
-        return pd.DataFrame()
-    trained = perplexities(records, corpora(records)[0]).groupby("subset", observed=True)["trained %"].first()
+    trained = {record.parameters["subset"]: record.result["percent"] for record in records}
+    closest_first = sorted(distance, key=distance.get)
     return pd.DataFrame(
-        [
-            {"retrained": subset, "trained %": trained[subset]} | columns[subset]
-            for subset in sorted(distance, key=distance.get)
-        ]
+        [{"retrained": subset, "trained %": trained[subset]} | columns[subset] for subset in closest_first]
     )
 
 
