@@ -158,7 +158,7 @@ def _compute(options: argparse.Namespace) -> int:
         raise ParameterError("kinds", unknown[0], sorted({one.kind for one in found}))
     wanted = [one for one in found if not options.kinds or one.kind in options.kinds]
     experiments = list(dict.fromkeys(run_of(one) for one in wanted))
-    end = time.time() + options.seconds if options.seconds else None
+    end = None if options.seconds is None else time.time() + options.seconds
     context = multiprocessing.get_context("spawn")
     queue, done = context.Queue(), context.Queue()
     numbered = list(enumerate(experiments))
