@@ -12,7 +12,7 @@ from lmcompress.errors import ParameterError
 from lmcompress.models import block_linears
 from lmcompress.prune.model import prune_model
 from lmcompress.quantize import kernels
-from lmcompress.quantize.kernels import generate, generate_speed, use_kernel, weight_bytes
+from lmcompress.quantize.kernels import compiled, generate, generate_speed, use_kernel, weight_bytes
 
 NEEDS_TORCHAO = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason="needs torchao")
 ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -50,15 +50,15 @@ def test_greedy_tokens_are_those_of_transformers(family):
     wanted = model.generate(
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=7, do_sample=False, eos_token_id=None
     )
-    for _ in range(2):  # the cache is emptied between two generations
-        found = generate(model, model, prompt, 7, cache)
+    for turn in range(3):  # the cache is emptied between two generations
+        found = generate(model, prompt, 7, cache, compiled(model, cache, 3) if turn == 2 else None)
         assert torch.equal(found.tokens, wanted[:, 9:])
         assert found.prefill_seconds > 0 < found.decode_seconds
 
 
 def test_speed_adds_up(monkeypatch):
     model = tiny_model("llama")
-    runs = iter([9.0, 1.0, 3.0, 2.0])  # the first is not counted; the median of the others is 2
+    runs = iter([9.0, 9.0, 1.0, 3.0, 2.0])  # the first two are not counted; the median of the others is 2
 
     def timed(*_):
         seconds = next(runs)
@@ -180,3 +180,22 @@ def test_speed_on_the_gpu(kernel, compile):
     assert found.prefill_tokens_per_s > 0 < found.decode_tokens_per_s
     assert 0 < found.bandwidth_share < 1
     assert found.peak_bytes >= found.weight_bytes
+
+
+@pytest.mark.gpu
+@ON_GPU
+@NEEDS_TORCHAO
+@pytest.mark.parametrize("kernel", [None, "int8", "int4", "2:4"])
+def test_a_replayed_graph_makes_the_tokens_of_the_model(kernel):
+    model, prompt = cuda_model(), tiny_tokens(3, 9).cuda()
+    if kernel == "2:4":
+        prune_model(model, "magnitude", "2:4")
+    if kernel is not None:
+        use_kernel(model, kernel)
+    cache = StaticCache(config=model.config, max_cache_len=40)
+    wanted = generate(model, prompt, 31, cache).tokens
+    decode = compiled(model, cache, 3)
+    for _ in range(2):
+        found = generate(model, prompt, 31, cache, decode).tokens
+        # a nearly equal pair of logits may come out the other way once, and changes what follows
+        assert (found[:, :8] == wanted[:, :8]).float().mean() > 0.9

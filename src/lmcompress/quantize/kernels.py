@@ -33,11 +33,9 @@ from lmcompress.models import block_linears, head
 
 KERNELS = ("int8", "int4", "2:4")
 GROUPS = (32, 64, 128)  # inputs that share a scale in the int4 kernels of both devices
-COMPILED = {  # the same for every kernel and for the model as it is
-    "triton.cudagraphs": True,
-    # without it an int8 weight is written out as bf16 before every product of a single token
-    "coordinate_descent_tuning": True,
-}
+# The same for every kernel and for the model as it is. Without it torch writes an int8 weight out as bf16 before every
+# product of a single token.
+COMPILED = {"coordinate_descent_tuning": True}
 
 
 @dataclass(frozen=True)
@@ -116,8 +114,8 @@ def generate_speed(
 ) -> Speed:
     """Time greedy generation with a static cache on ``batch`` random prompts of ``prompt`` tokens.
 
-    ``compile``: decode with ``torch.compile`` under :data:`COMPILED`; the prompt is always read without. A
-    whole generation is run first and not timed: it compiles and allocates.
+    ``compile``: decode with :func:`compiled`; the prompt is always read without. A whole generation is run
+    first and not timed: it compiles and allocates.
     ``bandwidth``: bytes per second, as ``cost.ceilings(device).copy_bytes_per_s``. Raises
     :class:`ParameterError` for a model without a language head, fewer than 2 new tokens or no prompt, no
     sequence or no repetition.
@@ -131,11 +129,12 @@ def generate_speed(
         raise ParameterError("model", type(model).__name__, "a causal model with a language head")
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(model.config.vocab_size, (batch, prompt), generator=generator).to(model.device)
-    decode = torch.compile(model, dynamic=False, options=COMPILED) if compile else model
     cache = StaticCache(config=model.config, max_cache_len=prompt + new_tokens)
-    generate(model, decode, tokens, new_tokens, cache)
+    generate(model, tokens, 2, cache)  # a cache takes its memory when it is first filled
+    decode = compiled(model, cache, batch) if compile else None
+    generate(model, tokens, new_tokens, cache, decode)
     with cost.measured(model.device) as spent:
-        runs = [generate(model, decode, tokens, new_tokens, cache) for _ in range(repeats)]
+        runs = [generate(model, tokens, new_tokens, cache, decode) for _ in range(repeats)]
     prefill = statistics.median(run.prefill_seconds for run in runs)
     step = statistics.median(run.decode_seconds for run in runs) / (new_tokens - 1)
     read = weight_bytes(model)
@@ -160,36 +159,81 @@ class Generated:
     decode_seconds: float
 
 
+Step = Callable[[Tensor, Tensor], Tensor]
+"""One greedy step: tokens [B, 1] and their positions [B, 1] -> the next tokens [B, 1]."""
+
+
 @torch.no_grad()
 def generate(
-    model: PreTrainedModel, decode: Callable, prompt: Tensor, new_tokens: int, cache: StaticCache
+    model: PreTrainedModel,
+    prompt: Tensor,
+    new_tokens: int,
+    cache: StaticCache,
+    decode: Step | None = None,
 ) -> Generated:
-    """Greedy continuation of ``prompt`` [B, T]: ``model`` reads it, ``decode`` (the model, or it compiled)
-    makes one token at a time. ``cache`` is emptied first; it has room for ``T + new_tokens``."""
-    keyword = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+    """Greedy continuation of ``prompt`` [B, T]: ``model`` reads it, ``decode`` (None: the model as it is) makes
+    one token at a time. ``cache`` is emptied first; it has room for ``T + new_tokens``.
+    """
+    read = _step(model, model, cache)
     batch, length = prompt.shape
-    positions = torch.arange(length + new_tokens, device=prompt.device).expand(batch, -1)
-
-    def next_token(run: Callable, tokens: Tensor, start: int) -> Tensor:
-        place = positions[:, start : start + tokens.shape[1]].contiguous()
-        output = run(
-            input_ids=tokens, position_ids=place, use_cache=True, logits_to_keep=1, **{keyword: cache}
-        )
-        return (
-            output.logits[:, -1:].argmax(-1).clone()
-        )  # the next replay of a CUDA graph overwrites its output
-
+    positions = torch.arange(length + new_tokens, device=prompt.device).repeat(batch, 1)
     cache.reset()
     cost.synchronize(prompt.device)
     begun = time.perf_counter()
-    found = [next_token(model, prompt, 0)]
+    found = [read(prompt, positions[:, :length].contiguous())]
     cost.synchronize(prompt.device)
-    read = time.perf_counter()
-    for step in range(new_tokens - 1):
-        torch.compiler.cudagraph_mark_step_begin()
-        found.append(next_token(decode, found[-1], length + step))
+    middle = time.perf_counter()
+    for place in range(length, length + new_tokens - 1):
+        found.append((decode or read)(found[-1], positions[:, place : place + 1].contiguous()))
     cost.synchronize(prompt.device)
-    return Generated(torch.cat(found, dim=1), read - begun, time.perf_counter() - read)
+    return Generated(torch.cat(found, dim=1), middle - begun, time.perf_counter() - middle)
+
+
+@torch.no_grad()
+def compiled(model: PreTrainedModel, cache: StaticCache, batch: int) -> Step:
+    """A decoding step by ``torch.compile`` under :data:`COMPILED`, on a GPU replayed as one CUDA graph.
+
+    ``cache`` must have been filled once, for ``batch`` sequences; it is left empty. The graph is made here and not
+    by torch.compile, which would ask in Python for every part of every compressed weight before each replay: that
+    took several times as long as the step itself.
+    """
+    step = _step(torch.compile(model, dynamic=False, options=COMPILED), model, cache)
+    if model.device.type != "cuda":
+        return step
+    token = torch.zeros(batch, 1, dtype=torch.long, device=model.device)
+    place = torch.zeros_like(token)
+    cache.reset()
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):  # compiles and allocates, which a capture must not
+        step(token, place)
+        step(token, place)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = step(token, place)
+    cache.reset()
+
+    def replay(tokens: Tensor, positions: Tensor) -> Tensor:
+        token.copy_(tokens)
+        place.copy_(positions)
+        graph.replay()
+        return found.clone()  # the next replay overwrites it
+
+    return replay
+
+
+def _step(run: Callable, model: PreTrainedModel, cache: StaticCache) -> Step:
+    """``run`` (``model``, or it compiled) on ``cache``, and the likeliest next token."""
+    keyword = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
+
+    def step(tokens: Tensor, positions: Tensor) -> Tensor:
+        output = run(
+            input_ids=tokens, position_ids=positions, use_cache=True, logits_to_keep=1, **{keyword: cache}
+        )
+        return output.logits[:, -1:].argmax(-1)
+
+    return step
 
 
 def weight_bytes(model: nn.Module) -> int:

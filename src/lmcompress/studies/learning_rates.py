@@ -14,12 +14,7 @@ class Study(PerpStudy):
     trials: dict[SubsetText, tuple[float, ...]]
 
     def experiments(self) -> list[Experiment]:
-        return [
-            run
-            for seed in self.seeds
-            for pattern in self.patterns
-            for run in self._runs(pattern, seed)
-        ]
+        return [run for seed in self.seeds for pattern in self.patterns for run in self._runs(pattern, seed)]
 
     def _runs(self, pattern: str, seed: int) -> list[Experiment]:
         fixed = {"rate_steps": 0, "rate_pattern": "50%"}  # not used where the rate is given
