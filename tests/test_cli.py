@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 
 import experiments_for_tests as experiments
 import pytest
@@ -152,6 +154,29 @@ def test_experiments_are_computed_by_a_worker_that_survives_a_failure(project, c
         == 0
     )
     assert capsys.readouterr().out.splitlines()[-1] == "0 records, 0 failed, 2 left for later"
+
+
+WORKER = """
+import multiprocessing, time
+from lmcompress.cli import _end_with_parent
+
+def work():
+    _end_with_parent()
+    print("at work", flush=True)
+    time.sleep(300)
+
+if __name__ == "__main__":
+    multiprocessing.get_context("spawn").Process(target=work).start()
+    time.sleep(300)
+"""
+
+
+def test_a_worker_ends_when_the_process_that_started_it_is_killed(tmp_path):
+    (tmp_path / "parent.py").write_text(WORKER)
+    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout.readline() == "at work\n"
+    parent.kill()
+    assert parent.communicate(timeout=60) == ("", None)  # the end of the worker's output, too
 
 
 def test_only_the_kinds_asked_for_are_computed(capsys, monkeypatch):

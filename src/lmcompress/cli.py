@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import os
 import sys
+import threading
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -206,11 +207,9 @@ def _work(queue, done, end: float | None, force: bool, threads: int) -> None:
     from lmcompress import records
 
     torch.set_num_threads(threads)
+    _end_with_parent()
     for chunk in iter(queue.get, None):
         for number, (path, parameters) in chunk:
-            parent = multiprocessing.parent_process()
-            if parent is not None and not parent.is_alive():  # killed: nobody waits for what would come
-                return
             if end is not None and time.time() > end:
                 done.put((number, None, None))
                 continue
@@ -221,6 +220,17 @@ def _work(queue, done, end: float | None, force: bool, threads: int) -> None:
                 done.put((number, time.time() - started, None))
             except Exception as error:  # the others go on; the reason is printed and the exit status is 1
                 done.put((number, time.time() - started, f"{type(error).__name__}: {error}"))
+
+
+def _end_with_parent() -> None:
+    """End this worker once the process that started it is killed: a run may take hours, and nobody waits for it."""
+
+    def watch(parent) -> None:
+        parent.join()
+        os._exit(1)
+
+    if (parent := multiprocessing.parent_process()) is not None:
+        threading.Thread(target=watch, args=(parent,), daemon=True).start()
 
 
 def _list_records(options: argparse.Namespace) -> None:

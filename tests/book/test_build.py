@@ -25,6 +25,7 @@ PLAN = [
         "21_reconstruction",
         "22_iterative_or_one_shot",
         "23_cost_of_retraining",
+        "24_learning_rates",
         "29_perp_claims",
     ),
     *(

@@ -5,12 +5,10 @@ shows something.
 import sys
 from pathlib import Path
 
-import IPython.display
-import jupytext
 import pytest
+from page_cells import check_parameters, shown_by
 
 from lmcompress import records
-from lmcompress.records import study_class
 from lmcompress.studies import cptquant_claims
 
 ROOT = Path(__file__).parents[2]
@@ -44,27 +42,9 @@ CHANGES = {
 }
 
 
-def code_cells(name: str) -> list:
-    notebook = jupytext.read(ROOT / "notebooks" / f"{name}.md")
-    return [cell for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def parameters(name: str) -> dict:
-    first = code_cells(name)[0]
-    assert "parameters" in first.metadata["tags"]
-    found: dict = {}
-    exec(first.source, found)
-    return {key: value for key, value in found.items() if not key.startswith("_")}
-
-
 @pytest.mark.parametrize("name", CHANGES)
 def test_parameters_are_those_of_the_study(name):
-    study = study_class(name)
-    found = parameters(name)
-    assert set(found) == set(study.model_fields)
-    assert len(study(**found).experiments()) > 0
-    for cell in code_cells(name)[1:]:
-        assert len(cell.source.splitlines()) <= 15
+    check_parameters(name)
 
 
 @pytest.mark.parametrize("name", CHANGES)
@@ -72,13 +52,8 @@ def test_every_cell_runs_on_tiny_models(name, tiny, monkeypatch):  # noqa: F811
     def few(_profile: str, notebook: str) -> dict:
         return {**tiny, **CHANGES[notebook], "language": ""}  # the studies' own tests have both models
 
-    shown: list = []
-    monkeypatch.setattr(IPython.display, "display", shown.append)
     monkeypatch.setattr(records, "profile", few)
     monkeypatch.setattr(cptquant_claims, "profile", few)
-    variables = parameters(name) | few("quick", name)
-    for cell in code_cells(name)[1:]:
-        exec(cell.source, variables)
-    pages = [piece._repr_html_() for piece in shown]
+    pages = shown_by(name, few("quick", name), monkeypatch.setattr)
     assert any("Not run here" in page for page in pages)  # nothing is published in this folder
     assert sum("<table" in page for page in pages) >= 2

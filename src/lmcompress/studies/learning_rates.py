@@ -1,9 +1,22 @@
 """What every learning rate gains on the corpus that is retrained on, and what it costs on other texts."""
 
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from pydantic import Field
+
+from lmcompress import figures
+from lmcompress.figures import Figure
 from lmcompress.parameters import PatternText
-from lmcompress.records import Experiment
+from lmcompress.prune.pattern import parse
+from lmcompress.records import Experiment, Record
 from lmcompress.studies.perp import Criterion, SubsetText
+from lmcompress.studies.perp_figures import NAMES, PATTERN, convention
 from lmcompress.studies.perp_study import PerpStudy
+from lmcompress.studies.perp_tables import corpora, exp, interval, ordered
+
+RATE = "learning rate"
 
 
 class Study(PerpStudy):
@@ -11,7 +24,9 @@ class Study(PerpStudy):
 
     criterion: Criterion = "magnitude"
     patterns: tuple[PatternText, ...] = ("50%",)
-    trials: dict[SubsetText, tuple[float, ...]]
+    trials: dict[SubsetText, tuple[float, ...]] = Field(
+        default_factory=lambda: {"norms": (0.001, 0.01), "full": (0.0001, 0.001)}
+    )
 
     def experiments(self) -> list[Experiment]:
         return [run for seed in self.seeds for pattern in self.patterns for run in self._runs(pattern, seed)]
@@ -26,3 +41,159 @@ class Study(PerpStudy):
                 for rate in rates
             ),
         ]
+
+
+Setting = tuple[str, str, float | None]  # pattern, subset, learning rate
+
+
+def _losses(records: Sequence[Record], corpus: str) -> dict[Setting, dict[int, np.ndarray]]:
+    """Setting -> seed -> loss of every test window; runs that ended in no finite loss are left out."""
+    found: dict[Setting, dict[int, np.ndarray]] = {}
+    for record in records:
+        about, losses = record.parameters, record.result["tests"][corpus]["nll"]
+        if losses is not None:
+            setting = about["pattern"], about["subset"], about["lr"]
+            found.setdefault(setting, {})[about["seed"]] = np.array(losses)
+    return found
+
+
+def by_rate(records: Sequence[Record], corpus: str) -> pd.DataFrame:
+    """One row a pattern, subset and learning rate: perplexity with its 95 % interval over windows and seeds."""
+    rows = [
+        {"pattern": pattern, "subset": subset, RATE: rate}
+        | dict(zip(("perplexity", "low", "high"), interval(np.stack(list(runs.values())), exp), strict=True))
+        for (pattern, subset, rate), runs in _losses(records, corpus).items()
+        if rate is not None
+    ]
+    return ordered(pd.DataFrame(rows)) if rows else pd.DataFrame()
+
+
+def best(records: Sequence[Record], corpus: str) -> pd.DataFrame:
+    """One row a pattern and subset: the learning rate of least test loss on ``corpus``, the perplexity there, and
+    ``times full``: over that of full retraining at the rate which is best for it, with its 95 % interval.
+
+    The rates are picked on the very texts that are reported, for all subsets alike. A rate at which a run ended in no
+    finite loss is no candidate.
+    """
+    losses, chosen = _losses(records, corpus), {}
+    seeds = max((len(runs) for runs in losses.values()), default=0)
+    for (pattern, subset, rate), runs in losses.items():
+        mean = np.mean([values.mean() for values in runs.values()])
+        if subset == "nothing" or len(runs) < seeds:
+            continue
+        if (pattern, subset) not in chosen or mean < chosen[pattern, subset][0]:
+            chosen[pattern, subset] = mean, rate
+    rows = []
+    for (pattern, subset), (mean, rate) in chosen.items():
+        row = {"pattern": pattern, "subset": subset, RATE: rate, "perplexity": exp(mean)}
+        row |= dict.fromkeys(("times full", "low", "high"), np.nan)
+        if subset != "full" and (pattern, "full") in chosen:
+            own, full = losses[pattern, subset, rate], losses[pattern, "full", chosen[pattern, "full"][1]]
+            difference = np.stack([own[seed] - full[seed] for seed in sorted(own.keys() & full.keys())])
+            row |= dict(zip(("times full", "low", "high"), interval(difference, exp), strict=True))
+        rows.append(row)
+    return ordered(pd.DataFrame(rows)) if rows else pd.DataFrame()
+
+
+def best_rates(records: Sequence[Record]) -> pd.DataFrame:
+    """:func:`best` of every corpus in one table for readers, beside the model that was pruned and not retrained."""
+    columns = {}
+    for corpus in corpora(records):
+        for _, row in best(records, corpus).iterrows():
+            text = f"{row['perplexity']:,.1f} at {row[RATE]:g}"
+            if not np.isnan(row["times full"]):
+                text += f"; {row['times full']:.2f} ({row['low']:.2f} to {row['high']:.2f}) times full"
+            columns.setdefault((row["pattern"], row["subset"]), {})[corpus] = text
+        for (pattern, subset, _), runs in _losses(records, corpus).items():
+            if subset == "nothing":
+                level = exp(np.mean([values.mean() for values in runs.values()]))
+                columns.setdefault((pattern, subset), {})[corpus] = f"{level:,.1f}"
+    rows = [{"pattern": pattern, "subset": subset} | texts for (pattern, subset), texts in columns.items()]
+    return ordered(pd.DataFrame(rows)).fillna("")
+
+
+def answers(records: Sequence[Record]) -> list[str]:
+    """What holds at the best rates on each corpus; what it costs on the others to choose the rate on the first, which
+    is retrained on; and whether retraining a model that was not pruned makes it forget them.
+    """
+    first, *others = corpora(records)
+    sentences = [_at_best(best(records, corpus), corpus) for corpus in (first, *others)]
+    for corpus in others:
+        parts = [f"{subset} up to {worst:.2f}" for subset, worst in _price(records, first, corpus).items()]
+        sentences.append(
+            f"The rate that is best on {first} costs on {corpus}, in times the perplexity at the best rate there: "
+            f"{', '.join(parts)}."
+        )
+        sentences += _forgotten(records, first, corpus)
+    return [sentence for sentence in sentences if sentence]
+
+
+def _at_best(frame: pd.DataFrame, corpus: str) -> str:
+    """In how many of the patterns that prune each subset is as good as full retraining, all at their best rates."""
+    parts = []
+    pruned = frame[[parse(pattern).sparsity > 0 for pattern in frame["pattern"]]].dropna(
+        subset=["times full"]
+    )
+    for subset, rows in pruned.groupby("subset", observed=True):
+        ends = {f"{value:.2f}": None for value in (rows["times full"].min(), rows["times full"].max())}
+        good = int((rows["low"] <= 1).sum())
+        parts.append(f"{subset} {' to '.join(ends)} times, as good in {good} of {len(rows)} patterns")
+    words = f"{corpus}, perplexity over full retraining's, all at their best rates"
+    return f"{words}: {'; '.join(parts)}." if parts else ""
+
+
+def _forgotten(records: Sequence[Record], first: str, corpus: str) -> list[str]:
+    """Perplexity on ``corpus`` of the unpruned model after retraining at the rate that is best on ``first``."""
+    rates = best(records, first)
+    rates = rates[[parse(pattern).sparsity == 0 for pattern in rates["pattern"]]]
+    if rates.empty:
+        return []
+    level = by_rate(records, corpus).set_index(["pattern", "subset", RATE])["perplexity"]
+    parts = [
+        f"{row['subset']} {level[row['pattern'], row['subset'], row[RATE]]:.1f}"
+        for _, row in rates.iterrows()
+    ]
+    dense = records[0].result["tests"][corpus]["dense"]
+    return [
+        f"Nothing pruned, retrained at that rate, {corpus} reads: {', '.join(parts)}; before: {dense:.1f}."
+    ]
+
+
+def _price(records: Sequence[Record], first: str, corpus: str) -> dict[str, float]:
+    """Subset -> the largest ratio over patterns of the perplexity on ``corpus`` at the rate that is best on ``first``
+    to that at the rate which is best on ``corpus``.
+    """
+    index = ["pattern", "subset"]
+    rates = best(records, first).set_index(index)[RATE]
+    least = best(records, corpus).set_index(index)["perplexity"]
+    level = by_rate(records, corpus).set_index([*index, RATE])["perplexity"]
+    found: dict[str, float] = {}
+    for (pattern, subset), rate in rates.items():
+        ratio = level[pattern, subset, rate] / least[pattern, subset]
+        found[subset] = max(found.get(subset, 1.0), ratio)
+    return found
+
+
+def curves(records: Sequence[Record], corpus: str) -> Figure:
+    """Perplexity against the learning rate, a panel for each pattern."""
+    frame = by_rate(records, corpus).rename(columns=NAMES)
+    frame["retrained"] = frame["retrained"].cat.remove_unused_categories()
+    dense = records[0].result["tests"][corpus]["dense"]
+    return figures.lines(
+        frame,
+        RATE,
+        "perplexity",
+        "retrained",
+        low="low",
+        high="high",
+        panels=PATTERN if frame[PATTERN].nunique() > 1 else None,
+        own_axes=True,
+        reference={"dense": dense},
+        log_x=True,
+        log_y=True,
+        title=f"Perplexity by learning rate, {corpus}",
+        caption=f"Pruned by {records[0].parameters['criterion']}; at 0 % nothing is pruned. "
+        f"{convention(records, corpus)}",
+        alt="Test perplexity against the learning rate, one line for each retrained subset, with the dense model as a "
+        "dashed line: the lowest point of a line is the best rate of that subset on this corpus.",
+    )

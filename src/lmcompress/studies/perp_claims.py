@@ -10,12 +10,13 @@ from pydantic import Field
 from lmcompress.html import FAILS, HOLDS, NOT_RUN, PART, verdict_on
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Experiment, Record, profile, study_class
-from lmcompress.studies import cost_of_retraining, iterative_or_one_shot, reconstruction
+from lmcompress.studies import cost_of_retraining, iterative_or_one_shot, learning_rates, reconstruction
 from lmcompress.studies.perp import SubsetText, ZeroShot
 from lmcompress.studies.perp_study import PerpStudy
 from lmcompress.studies.perp_tables import accuracies, against_full, corpora, of_task, perplexities
 
 NOTEBOOKS = ("20_retrain_subsets", "21_reconstruction", "22_iterative_or_one_shot", "23_cost_of_retraining")
+RATES = "24_learning_rates"
 MATCHES = 1.05  # a perplexity within 5 % of full retraining's counts as matching it
 Claim = tuple[str, str, str]
 Frames = dict[str, pd.DataFrame]  # by test corpus
@@ -46,6 +47,10 @@ class Study(PerpStudy):
                 found.append(ZeroShot(**run | about))
         return experiments_once(found)
 
+    def swept(self) -> list[Experiment]:
+        """The runs of the notebook on learning rates in the same profile."""
+        return study_class(RATES)(**profile(self.runs_of, RATES)).experiments()
+
 
 def experiments_once(experiments: Sequence[Experiment]) -> list[Experiment]:
     """Equal runs of several notebooks once."""
@@ -55,8 +60,11 @@ def experiments_once(experiments: Sequence[Experiment]) -> list[Experiment]:
     return list(seen.values())
 
 
-def claims(records: Sequence[Record]) -> list[Claim]:
-    """``(claim, verdict, evidence)`` of every claim; what is measured in perplexity is judged on every test corpus."""
+def claims(records: Sequence[Record], swept: Sequence[Record] = ()) -> list[Claim]:
+    """``(claim, verdict, evidence)`` of every claim; what is measured in perplexity is judged on every test corpus.
+
+    ``records``: of this notebook's study; ``swept``: of the notebook on learning rates.
+    """
     language = of_task(records, "language")
     one_shot = usual_steps([record for record in language if record.parameters["rounds"] == 1])
     texts = corpora(one_shot)
@@ -65,6 +73,7 @@ def claims(records: Sequence[Record]) -> list[Claim]:
     return [
         _repairs(close),
         _matches(close),
+        _at_best_rates(swept),
         _biases(of_task(records, "classification")),
         _new_biases(close),
         _masklora_at_high_sparsity(levels),
@@ -128,6 +137,13 @@ def _repairs(close: Frames) -> Claim:
 def _matches(close: Frames) -> Claim:
     claim = "0.01 to 0.05 % of the parameters (here: the norms) match full retraining at various sparsities"
     return _near_full(claim, _rows(close, "norms"), "`norms` and `full` at several patterns")
+
+
+def _at_best_rates(swept: Sequence[Record]) -> Claim:
+    claim = "Our question: do the norms match full retraining where each has its best learning rate?"
+    pruned = [record for record in swept if parse(record.parameters["pattern"]).sparsity > 0]
+    frames = {corpus: learning_rates.best(pruned, corpus).dropna() for corpus in corpora(pruned)}
+    return _near_full(claim, _rows(frames, "norms"), "several learning rates for `norms` and `full`")
 
 
 def _near_full(claim: str, frames: Frames, needs: str) -> Claim:

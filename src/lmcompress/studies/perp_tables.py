@@ -85,8 +85,8 @@ def values_of(
 
 
 def corpora(records: Sequence[Record]) -> list[str]:
-    """Corpora that every record was evaluated on, in order."""
-    return list(records[0].result["tests"]) if records else []
+    """Corpora that every record was evaluated on, in the order of the parameter ``tests``."""
+    return list(records[0].parameters.get("tests") or records[0].result["tests"]) if records else []
 
 
 def ordered(frame: pd.DataFrame) -> pd.DataFrame:

@@ -1,0 +1,53 @@
+"""The code of a notebook, cell by cell, as the tests of the pages run it."""
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+
+import IPython.display
+import jupytext
+
+from lmcompress.records import study_class
+
+NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
+
+
+def code_cells(name: str) -> list:
+    """The code cells of a notebook; the first one holds the parameters."""
+    notebook = jupytext.read(NOTEBOOKS / f"{name}.md")
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def parameters(name: str) -> dict:
+    """Names and values of the cell of parameters."""
+    first = code_cells(name)[0]
+    assert "parameters" in first.metadata["tags"]
+    found: dict = {}
+    exec(first.source, found)
+    return {key: value for key, value in found.items() if not key.startswith("_")}
+
+
+def check_parameters(name: str) -> None:
+    """The cell of parameters names those of the study, its values are valid, and no other cell is long."""
+    study, found = study_class(name), parameters(name)
+    assert set(found) == set(study.model_fields)
+    assert len(study(**found).experiments()) > 0
+    for cell in code_cells(name)[1:]:
+        assert len(cell.source.splitlines()) <= 15
+
+
+def shown_by(name: str, changes: dict, patch: Callable) -> list[str]:
+    """Run every cell with ``changes`` of the parameters; the HTML of what the cells show. ``patch``: a monkeypatch's
+    ``setattr``.
+    """
+    shown: list = []
+    patch(IPython.display, "display", shown.append)
+    variables = parameters(name) | changes
+    for cell in code_cells(name)[1:]:
+        body = ast.parse(cell.source).body
+        last = body.pop() if isinstance(body[-1], ast.Expr) else None
+        exec(compile(ast.Module(body, []), name, "exec"), variables)
+        value = last and eval(compile(ast.Expression(last.value), name, "eval"), variables)
+        if value is not None:  # Jupyter shows the value of a cell's last line
+            shown.append(value)
+    return [piece._repr_html_() for piece in shown if hasattr(piece, "_repr_html_")]
