@@ -6,7 +6,7 @@ import pytest
 
 from lmcompress import canvas
 from lmcompress.records import Record
-from lmcompress.studies import perp_figures, perp_tables
+from lmcompress.studies import perp_figures, perp_tables, reconstruction
 
 PATTERNS = ("30%", "50%", "70%", "2:4")
 
@@ -109,6 +109,8 @@ def test_reconstruction_beside_retraining_and_choices_of_rates(grid):
     assert {"pruned", "masklora by block", "masklora by linear", "norms retrained"} <= set(
         methods.table["method"]
     )
+    assert perp_tables.corpora(records[1:]) == ["text"]
+    assert reconstruction.methods(records, "another corpus").empty
     blocks = perp_figures.block_errors(records)
     assert len(blocks.table) == 2 * 2 * 2
 

@@ -25,7 +25,7 @@ class Study(PerpStudy):
     criterion: Criterion = "magnitude"
     patterns: tuple[PatternText, ...] = ("50%",)
     trials: dict[SubsetText, tuple[float, ...]] = Field(
-        default_factory=lambda: {"norms": (0.001, 0.01), "full": (0.0001, 0.001)}
+        default_factory=lambda: {"norms": (0.01,), "full": (0.0001, 0.001)}
     )
 
     def experiments(self) -> list[Experiment]:

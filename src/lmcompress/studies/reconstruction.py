@@ -84,10 +84,12 @@ def method(record: Record) -> str:
 
 
 def methods(records: Sequence[Record], corpus: str) -> pd.DataFrame:
-    """One row for each criterion, pattern and method: perplexity with its interval, tokens seen, seconds."""
+    """One row for each criterion, pattern and method that was evaluated on ``corpus``: perplexity with its interval,
+    tokens seen, seconds.
+    """
     groups: dict[tuple, list[Record]] = {}
     for record in records:
-        if "tests" in record.result:
+        if corpus in record.result.get("tests", {}):
             about = record.parameters
             groups.setdefault((about["criterion"], about["pattern"], method(record)), []).append(record)
     rows = []
