@@ -12,7 +12,7 @@ from lmcompress.parameters import PatternText
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Experiment, Record
 from lmcompress.studies.perp import Criterion, SubsetText
-from lmcompress.studies.perp_figures import NAMES, PATTERN, convention
+from lmcompress.studies.perp_figures import NAMES, PATTERN, coloured, convention
 from lmcompress.studies.perp_study import PerpStudy
 from lmcompress.studies.perp_tables import corpora, exp, interval, ordered
 
@@ -176,8 +176,7 @@ def _price(records: Sequence[Record], first: str, corpus: str) -> dict[str, floa
 
 def curves(records: Sequence[Record], corpus: str) -> Figure:
     """Perplexity against the learning rate, a panel for each pattern."""
-    frame = by_rate(records, corpus).rename(columns=NAMES)
-    frame["retrained"] = frame["retrained"].cat.remove_unused_categories()
+    frame = coloured(by_rate(records, corpus).rename(columns=NAMES))
     dense = records[0].result["tests"][corpus]["dense"]
     return figures.lines(
         frame,

@@ -1,6 +1,5 @@
 """Figures that the PERP pages draw twice: of the runs computed on the spot and of the published ones."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
@@ -23,8 +22,12 @@ def convention(records: Sequence[Record], corpus: str) -> str:
     if not found:
         return INTERVAL
     about, test = found[0].parameters, found[0].result["tests"][corpus]
-    counts = Counter(perp_tables.setting(record) for record in found if record.kind == perp_tables.RETRAIN)
-    few, many = (min(counts.values()), max(counts.values())) if counts else (1, 1)
+    drawn: dict[tuple, set[int]] = {}
+    for record in found:
+        if record.kind == perp_tables.RETRAIN:
+            drawn.setdefault(perp_tables.setting(record), set()).add(record.parameters["seed"])
+    counts = [len(seeds) for seeds in drawn.values()]
+    few, many = (min(counts), max(counts)) if counts else (1, 1)
     seeds = f"{many} seed{'s' * (many > 1)}" if few == many else f"{few} to {many} seeds"
     return (
         f"{about['model']}, test split of {corpus}: {test['convention']}. {about['steps']} steps of "
@@ -45,13 +48,13 @@ def _drawn(
         reach = frame.groupby("retrained", observed=True)[PATTERN].nunique()
         if reach.max() > FEW:  # what was run at few patterns only is in `every_subset`
             frame = frame[frame["retrained"].isin(reach[reach > FEW].index)]
-        frame = _coloured(frame)
+        frame = coloured(frame)
         options = {"low": "low", "high": "high", "panels": panels, "log_y": log, "reference": reference}
         return figures.lines(frame, PATTERN, value, "retrained", **options, **titles)
     return figures.bars(frame, "retrained", value, low="low", high="high", panels=panels, log=log, **titles)
 
 
-def _coloured(frame: pd.DataFrame) -> pd.DataFrame:
+def coloured(frame: pd.DataFrame) -> pd.DataFrame:
     """The same colour for a subset in every figure of lines: the usual ones have the first places, drawn or not."""
     others = [name for name in frame["retrained"].cat.categories if (frame["retrained"] == name).any()]
     order = [*USUAL, *(name for name in others if name not in USUAL)]
@@ -200,7 +203,7 @@ def rounds(records: Sequence[Record], corpus: str) -> Figure:
     frame = iterative_or_one_shot.against_one_shot(records, corpus).rename(columns=NAMES)
     frame["rounds"] = frame["rounds"].astype(str)
     return figures.lines(
-        _coloured(frame),
+        coloured(frame),
         "rounds",
         "perplexity",
         "retrained",
@@ -235,7 +238,7 @@ def budgets(records: Sequence[Record], corpus: str) -> Figure:
     frame = frame[frame["subset"] != "nothing"].rename(columns=NAMES)
     reference = {"dense": float(frame["dense"].iloc[0])}
     return figures.lines(
-        _coloured(frame),
+        coloured(frame),
         "steps",
         "perplexity",
         "retrained",
