@@ -31,14 +31,15 @@ def retrained(subset, loss, **changes):
     return record("retrain", result, subset=subset, **changes)
 
 
-def reconstructed(granularity, loss):
+def reconstructed(granularity, loss, subset="masklora", **changes):
     test = {"nll": [loss, loss + 0.5], "dense": 3.0, "kl": 0.5, "convention": "mean over predicted tokens"}
     blocks = [
         {"before": 0.5, "after": 0.1, "improved": True},
         {"before": 0.4, "after": 0.4, "improved": False},
     ]
     result = {"lr": 0.1, "tokens": 64, "tests": {"text": test}, "blocks": blocks, "reconstruct_seconds": 1.0}
-    return record("reconstruct", result, subset="masklora", granularity=granularity, targets="sparse")
+    about = {"subset": subset, "granularity": granularity, "targets": "sparse"}
+    return record("reconstruct", result, **about | changes)
 
 
 def chosen():
@@ -113,6 +114,19 @@ def test_reconstruction_beside_retraining_and_choices_of_rates(grid):
     assert reconstruction.methods(records, "another corpus").empty
     blocks = perp_figures.block_errors(records)
     assert len(blocks.table) == 2 * 2 * 2
+
+
+def test_what_was_reconstructed_in_few_settings_has_a_table_of_its_own(grid):
+    usual = [reconstructed("block", 3.4 + place, pattern=name) for place, name in enumerate(("50%", "70%"))]
+    everywhere = [run for run in grid if run.parameters["subset"] != "head"]
+    records = [*everywhere, *usual, reconstructed("block", 3.1, "full", pattern="70%")]
+    assert "full by block" not in set(perp_figures.methods(records, "text").table["method"])
+    assert "full by block" not in reconstruction.levels(records, "text")
+    few = reconstruction.few(records, "text")
+    assert list(few.columns) == ["method", "70% by magnitude"]
+    assert {"full by block", "masklora by block", "pruned"} <= set(few["method"])
+    assert few["70% by magnitude"].is_monotonic_increasing
+    assert reconstruction.few([*everywhere, *usual], "text").empty
 
 
 def test_rounds_budgets_speed_and_accuracy(grid):

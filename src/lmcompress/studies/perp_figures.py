@@ -161,9 +161,10 @@ def accuracy(records: Sequence[Record], texts: str) -> Figure:
 
 
 def methods(records: Sequence[Record], corpus: str) -> Figure:
-    """Perplexity of the pruned model, of every reconstruction and of the retrainings beside them."""
+    """Perplexity of the pruned model, of the usual reconstructions and of the retrainings beside them."""
     frame = reconstruction.methods(records, corpus)
-    frame["pruned"] = frame["pattern"] + " by " + frame["criterion"]
+    frame = frame[frame["method"].isin(reconstruction.usual(frame))]
+    frame = frame.assign(pruned=frame["pattern"] + " by " + frame["criterion"])
     return figures.bars(
         frame,
         "method",

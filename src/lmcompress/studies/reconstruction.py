@@ -138,9 +138,36 @@ def block_errors(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def usual(frame: pd.DataFrame) -> list[str]:
+    """The methods of :func:`methods` that were run in more than half of the settings that were reconstructed."""
+    settings = frame["pattern"] + " by " + frame["criterion"]
+    tried = settings.isin(settings[frame["method"].str.contains(" by ")])
+    counts = frame[tried].groupby("method", sort=False).size()
+    return list(counts[2 * counts > settings[tried].nunique()].index)
+
+
 def levels(records: Sequence[Record], corpus: str) -> pd.DataFrame:
-    """Perplexity: a row for each criterion and pattern that was reconstructed, a column for each method."""
-    frame = methods(records, corpus)
+    """Perplexity: a row for each criterion and pattern that was reconstructed, a column for each usual method."""
+    wide = _wide(methods(records, corpus))
+    return wide if wide.empty else wide[usual(methods(records, corpus))].reset_index()
+
+
+def few(records: Sequence[Record], corpus: str) -> pd.DataFrame:
+    """Perplexity with the methods that were run in few settings, one a row beside the usual ones, best first, a
+    column for each such setting. Empty where all methods are usual.
+    """
+    wide = _wide(methods(records, corpus))
+    rare = [name for name in wide if name not in usual(methods(records, corpus))] if len(wide) else []
+    chosen = wide[wide[rare].notna().any(axis=1)] if rare else pd.DataFrame()
+    return (
+        chosen.T.sort_values(list(chosen.index)).rename_axis(index="method", columns=None).reset_index()
+        if rare
+        else chosen
+    )
+
+
+def _wide(frame: pd.DataFrame) -> pd.DataFrame:
+    """Perplexity by setting that was reconstructed and method."""
     if frame.empty:
         return frame
     frame = frame.assign(pruned_to=frame["pattern"] + " by " + frame["criterion"])
@@ -148,4 +175,4 @@ def levels(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     wide = frame.pivot(index="pruned_to", columns="method", values="perplexity")[order]
     wide = wide.loc[frame["pruned_to"].unique()]
     tried = wide[[name for name in order if " by " in name]].notna().any(axis=1)
-    return wide[tried].rename_axis("pruned to").reset_index()
+    return wide[tried].rename_axis(index="pruned to", columns=None)
