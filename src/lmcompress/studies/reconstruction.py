@@ -148,28 +148,27 @@ def usual(frame: pd.DataFrame) -> list[str]:
 
 def levels(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     """Perplexity: a row for each criterion and pattern that was reconstructed, a column for each usual method."""
-    wide = _wide(methods(records, corpus))
-    return wide if wide.empty else wide[usual(methods(records, corpus))].reset_index()
+    frame = methods(records, corpus)
+    return _wide(frame)[usual(frame)].reset_index() if len(frame) else frame
 
 
 def few(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     """Perplexity with the methods that were run in few settings, one a row beside the usual ones, best first, a
     column for each such setting. Empty where all methods are usual.
     """
-    wide = _wide(methods(records, corpus))
-    rare = [name for name in wide if name not in usual(methods(records, corpus))] if len(wide) else []
-    chosen = wide[wide[rare].notna().any(axis=1)] if rare else pd.DataFrame()
-    return (
-        chosen.T.sort_values(list(chosen.index)).rename_axis(index="method", columns=None).reset_index()
-        if rare
-        else chosen
-    )
+    frame = methods(records, corpus)
+    if frame.empty:
+        return frame
+    wide = _wide(frame)
+    rare = wide.drop(columns=usual(frame)).notna().any(axis=1)
+    if not rare.any():
+        return pd.DataFrame()
+    chosen = wide[rare].T.sort_values(list(wide.index[rare]))
+    return chosen.rename_axis(index="method", columns=None).reset_index()
 
 
 def _wide(frame: pd.DataFrame) -> pd.DataFrame:
     """Perplexity by setting that was reconstructed and method."""
-    if frame.empty:
-        return frame
     frame = frame.assign(pruned_to=frame["pattern"] + " by " + frame["criterion"])
     order = list(dict.fromkeys(frame["method"]))
     wide = frame.pivot(index="pruned_to", columns="method", values="perplexity")[order]
