@@ -17,6 +17,7 @@ from lmcompress.studies.perp_study import PerpStudy
 from lmcompress.studies.perp_tables import corpora, exp, interval, ordered
 
 RATE = "learning rate"
+SETTING = ["pattern", "subset"]
 
 
 class Study(PerpStudy):
@@ -117,14 +118,17 @@ def answers(records: Sequence[Record]) -> list[str]:
     is retrained on; and whether retraining a model that was not pruned makes it forget them.
     """
     first, *others = corpora(records)
-    sentences = [_at_best(best(records, corpus), corpus) for corpus in (first, *others)]
+    found = {corpus: best(records, corpus) for corpus in (first, *others)}
+    sentences = [_at_best(frame, corpus) for corpus, frame in found.items()]
     for corpus in others:
-        parts = [f"{subset} up to {worst:.2f}" for subset, worst in _price(records, first, corpus).items()]
+        level = by_rate(records, corpus).set_index([*SETTING, RATE])["perplexity"]
+        price = _price(found[first], found[corpus], level)
+        parts = [f"{subset} up to {worst:.2f}" for subset, worst in price.items()]
         sentences.append(
             f"The rate that is best on {first} costs on {corpus}, in times the perplexity at the best rate there: "
             f"{', '.join(parts)}."
         )
-        sentences += _forgotten(records, first, corpus)
+        sentences += _forgotten(found[first], level, corpus, records[0].result["tests"][corpus]["dense"])
     return [sentence for sentence in sentences if sentence]
 
 
@@ -142,31 +146,25 @@ def _at_best(frame: pd.DataFrame, corpus: str) -> str:
     return f"{words}: {'; '.join(parts)}." if parts else ""
 
 
-def _forgotten(records: Sequence[Record], first: str, corpus: str) -> list[str]:
-    """Perplexity on ``corpus`` of the unpruned model after retraining at the rate that is best on ``first``."""
-    rates = best(records, first)
+def _forgotten(rates: pd.DataFrame, level: pd.Series, corpus: str, dense: float) -> list[str]:
+    """Perplexity on ``corpus`` (``level``, by setting and rate) of the unpruned model after retraining at ``rates``."""
     rates = rates[[parse(pattern).sparsity == 0 for pattern in rates["pattern"]]]
     if rates.empty:
         return []
-    level = by_rate(records, corpus).set_index(["pattern", "subset", RATE])["perplexity"]
     parts = [
         f"{row['subset']} {level[row['pattern'], row['subset'], row[RATE]]:.1f}"
         for _, row in rates.iterrows()
     ]
-    dense = records[0].result["tests"][corpus]["dense"]
     return [
         f"Nothing pruned, retrained at that rate, {corpus} reads: {', '.join(parts)}; before: {dense:.1f}."
     ]
 
 
-def _price(records: Sequence[Record], first: str, corpus: str) -> dict[str, float]:
-    """Subset -> the largest ratio over patterns of the perplexity on ``corpus`` at the rate that is best on ``first``
-    to that at the rate which is best on ``corpus``.
+def _price(rates: pd.DataFrame, least: pd.DataFrame, level: pd.Series) -> dict[str, float]:
+    """Subset -> the largest ratio over patterns of the perplexity (``level``, by setting and rate) at ``rates`` to the
+    ``least`` on that corpus.
     """
-    index = ["pattern", "subset"]
-    rates = best(records, first).set_index(index)[RATE]
-    least = best(records, corpus).set_index(index)["perplexity"]
-    level = by_rate(records, corpus).set_index([*index, RATE])["perplexity"]
+    rates, least = rates.set_index(SETTING)[RATE], least.set_index(SETTING)["perplexity"]
     found: dict[str, float] = {}
     for (pattern, subset), rate in rates.items():
         ratio = level[pattern, subset, rate] / least[pattern, subset]
