@@ -68,6 +68,7 @@ def test_speed_adds_up(monkeypatch):
     found = generate_speed(model, 4, 8, 6, repeats=3, bandwidth=1e6)
     assert found.prefill_tokens_per_s == 4 * 8 / 2
     assert found.decode_tokens_per_s == pytest.approx(4 * 5 / 20)
+    assert (found.decode_slowest, found.decode_fastest) == pytest.approx((4 * 5 / 30, 4 * 5 / 10))
     read = sum(m.weight.nbytes for m in model.modules() if isinstance(m, torch.nn.Linear))
     assert found.weight_bytes == read == weight_bytes(model)
     assert found.bandwidth_share == pytest.approx(read * 5 / 20 / 1e6)

@@ -38,13 +38,15 @@ def test_compression_counts_from_fp16(ratio, increase, verdict):
 def speed(kernel, decode):
     result = {
         "decode": decode,
+        "decode_low": decode,
+        "decode_high": decode,
         "prefill": 1.0,
         "bandwidth_share": 0.5,
         "loss": 1.0,
         "weight_bytes": 1,
         "refused": None,
     }
-    return record("speed", result, kernel=kernel, batch=1)
+    return record("speed", result, model="tiny", kernel=kernel, batch=1)
 
 
 @pytest.mark.parametrize(("decode", "verdict"), [(250.0, study.HOLDS), (90.0, study.FAILS)])

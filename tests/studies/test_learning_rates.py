@@ -55,7 +55,7 @@ def test_the_best_rate_is_that_of_each_corpus(by_hand):
 def test_sentences_and_tables_say_so(by_hand):
     first, second, price = answers(by_hand)
     assert first.startswith("own, ")
-    assert "norms 1.65 times, as good in 0 of 1 patterns" in first
+    assert "norms 1.65 times, as good after 0 of 1 prunings" in first
     assert second.startswith("other, ")
     assert f"full up to {math.exp(4.0 - 3.1):.2f}, norms up to 1.00" in price
     table = best_rates(by_hand).set_index("subset")

@@ -3,8 +3,8 @@
 import pytest
 from cptquant_tiny import tiny  # noqa: F401
 
-from lmcompress.records import Record, obtain
-from lmcompress.studies.real_size_and_speed import Speed, Study, pieces, size_table, speed_table, verdict
+from lmcompress.records import obtain
+from lmcompress.studies.real_size_and_speed import Study, pieces, size_table, verdict
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +30,6 @@ def test_files_shrink_with_bits_and_reload_bit_for_bit(records):
     )
 
 
-def test_a_kernel_that_is_not_there_is_a_result(records, tiny):  # noqa: F811
-    common = {"model": tiny["language"], "data": tiny["corpus"], "batch": 2, "prompt": 8, "new_tokens": 4}
-    common |= {"compile": False, "length": 16, "test": 2}
-    plain, sparse = obtain([Speed(**common, kernel="bf16"), Speed(**common, kernel="2:4")], progress=False)
-    assert plain.result["decode"] > 0
-    table = speed_table([plain, sparse]).set_index("kernel")
-    if plain.provenance["device"].endswith("cores"):  # the CPU has no 2:4 kernel
-        assert sparse.result["refused"]
-        assert table.loc["2:4", "why not"]
-    assert len(pieces([*records, plain, sparse])) == 5
-
-
 def test_sentences_name_the_file_and_slow_kernels(records):
     sentences = verdict(records)
     assert len(sentences) == 3
@@ -51,21 +39,8 @@ def test_sentences_name_the_file_and_slow_kernels(records):
     assert "Not run here" in pieces(records)[-1]
 
 
-@pytest.mark.parametrize(
-    ("speeds", "word"),
-    [
-        ([2.0, 1.3], "faster:"),
-        ([0.7, 0.5], "slower:"),
-        ([1.3, 1.0], "faster at some"),
-        ([1.1, 0.9], "no faster:"),
-    ],
-)
-def test_a_kernel_is_faster_only_beyond_the_spread_of_timings(speeds, word):
-    def timed(kernel, batch, speed):
-        result = {"decode": speed, "prefill": 1.0, "loss": 1.0, "refused": None}
-        return Record("", "speed", "", {"kernel": kernel, "batch": batch}, {}, {}, result, {"device": "one"})
-
-    bf16 = [timed("bf16", batch, 1.0) for batch in (1, 8)]
-    int8 = [timed("int8", batch, speed) for batch, speed in zip((1, 8), speeds, strict=True)]
-    (sentence,) = verdict([*bf16, *int8])
-    assert word in sentence
+def test_kernels_are_timed_on_the_model_and_on_every_shape():
+    study = Study(classifier="", kernels=["bf16", "int8"], speed_batches=[1, 8], shapes=["llama-2-7b"])
+    speeds = [one for one in study.experiments() if one.kind in ("speed", "shape_speed")]
+    assert [one.kind for one in speeds] == ["speed"] * 4 + ["shape_speed"] * 4
+    assert len(set(speeds)) == 8

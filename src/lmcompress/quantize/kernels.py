@@ -43,10 +43,11 @@ class Speed:
     """Tokens per second of a causal model and what they cost; medians over the repetitions.
 
     ``prefill_tokens_per_s``: prompt tokens of all sequences; ``decode_tokens_per_s``: new tokens of all
-    sequences, without each one's first. ``peak_bytes``: see :class:`~lmcompress.cost.Cost`. ``weight_bytes``:
-    what one decoding step reads of the weights. ``bandwidth_share``: weight bytes per second of decoding over
-    the measured bandwidth, the roofline of a step that does little else than read weights (keys and values
-    are not counted); None when no bandwidth was given.
+    sequences, without each one's first; ``decode_slowest`` and ``decode_fastest``: the same of the slowest and
+    the fastest repetition. ``peak_bytes``: see :class:`~lmcompress.cost.Cost`. ``weight_bytes``: what one
+    decoding step reads of the weights. ``bandwidth_share``: weight bytes per second of decoding over the
+    measured bandwidth, the roofline of a step that does little else than read weights (keys and values are
+    not counted); None when no bandwidth was given.
     """
 
     batch: int
@@ -54,6 +55,8 @@ class Speed:
     new_tokens: int
     prefill_tokens_per_s: float
     decode_tokens_per_s: float
+    decode_slowest: float
+    decode_fastest: float
     peak_bytes: int
     weight_bytes: int
     bandwidth_share: float | None
@@ -136,17 +139,19 @@ def generate_speed(
     with cost.measured(model.device) as spent:
         runs = [generate(model, tokens, new_tokens, cache, decode) for _ in range(repeats)]
     prefill = statistics.median(run.prefill_seconds for run in runs)
-    step = statistics.median(run.decode_seconds for run in runs) / (new_tokens - 1)
+    steps = cost.Times(tuple(run.decode_seconds / (new_tokens - 1) for run in runs))
     read = weight_bytes(model)
     return Speed(
         batch=batch,
         prompt=prompt,
         new_tokens=new_tokens,
         prefill_tokens_per_s=batch * prompt / prefill,
-        decode_tokens_per_s=batch / step,
+        decode_tokens_per_s=batch / steps.median,
+        decode_slowest=batch / steps.high,
+        decode_fastest=batch / steps.low,
         peak_bytes=spent[0].peak_bytes,
         weight_bytes=read,
-        bandwidth_share=None if bandwidth is None else read / step / bandwidth,
+        bandwidth_share=None if bandwidth is None else read / steps.median / bandwidth,
     )
 
 

@@ -13,7 +13,7 @@ from lmcompress.quantize.kernels import KERNELS
 from lmcompress.quantize.rtn import as_released
 from lmcompress.records import Experiment, Record, profile, published, study_class
 from lmcompress.sensitivity.scores import changed
-from lmcompress.studies import bit_allocation, cmpq, real_size_and_speed
+from lmcompress.studies import bit_allocation, cmpq, kernel_speed, real_size_and_speed
 from lmcompress.studies.agreement import agreement, written
 from lmcompress.studies.cptquant import SubjectStudy, of_kind, readable, says, started
 from lmcompress.studies.subjects import OnModel, measure, outcome
@@ -136,14 +136,14 @@ def _compression(records: Sequence[Record]) -> tuple[str, str, str]:
 def _efficiency(records: Sequence[Record]) -> tuple[str, str, str]:
     """Holds: every timed kernel decodes twice as fast as 16 bits. In part: one does at some batch."""
     claim = "2x efficiency against FP16"
-    speeds = real_size_and_speed.speed_table(records)
+    speeds = kernel_speed.speed_table(records)
     if not len(speeds) or not (speeds["kernel"] == "bf16").any():
         return (
             claim,
             NOT_RUN,
             "needs real kernels on a GPU: [real size and speed](35_real_size_and_speed.html)",
         )
-    timed = real_size_and_speed.over_bf16(speeds)
+    timed = kernel_speed.over_bf16(speeds)
     if not len(timed):
         return claim, NOT_RUN, "only bf16 was timed: [kernels and reasons](35_real_size_and_speed.html)"
     parts = [

@@ -12,39 +12,48 @@ from lmcompress.parameters import PatternText
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Experiment, Record
 from lmcompress.studies.perp import Criterion, SubsetText
-from lmcompress.studies.perp_figures import NAMES, PATTERN, coloured, convention
+from lmcompress.studies.perp_figures import NAMES, PATTERN, coloured, convention, drawn
 from lmcompress.studies.perp_study import PerpStudy
 from lmcompress.studies.perp_tables import corpora, exp, interval, ordered
 
 RATE = "learning rate"
-SETTING = ["pattern", "subset"]
+SETTING = ["criterion", "pattern", "subset"]
 
 
 class Study(PerpStudy):
-    """Every subset of ``trials`` retrained at each of its learning rates, beside the pruned model."""
+    """Every subset of ``trials`` retrained at each of its learning rates, beside the pruned model, after each of
+    ``criteria`` and ``patterns``. A pattern that prunes nothing is the same after all: the first has it.
+    """
 
-    criterion: Criterion = "magnitude"
+    criteria: tuple[Criterion, ...] = ("magnitude",)
     patterns: tuple[PatternText, ...] = ("50%",)
     trials: dict[SubsetText, tuple[float, ...]] = Field(
         default_factory=lambda: {"norms": (0.01,), "full": (0.0001, 0.001)}
     )
 
     def experiments(self) -> list[Experiment]:
-        return [run for seed in self.seeds for pattern in self.patterns for run in self._runs(pattern, seed)]
+        return [
+            run
+            for seed in self.seeds
+            for criterion in self.criteria
+            for pattern in self.patterns
+            if parse(pattern).sparsity > 0 or criterion == self.criteria[0]
+            for run in self._runs(criterion, pattern, seed)
+        ]
 
-    def _runs(self, pattern: str, seed: int) -> list[Experiment]:
+    def _runs(self, criterion: str, pattern: str, seed: int) -> list[Experiment]:
         fixed = {"rate_steps": 0, "rate_pattern": "50%"}  # not used where the rate is given
         return [
-            self.retrain(self.criterion, pattern, "nothing", seed),
+            self.retrain(criterion, pattern, "nothing", seed),
             *(
-                self.retrain(self.criterion, pattern, subset, seed, lr=rate, **fixed)
+                self.retrain(criterion, pattern, subset, seed, lr=rate, **fixed)
                 for subset, rates in self.trials.items()
                 for rate in rates
             ),
         ]
 
 
-Setting = tuple[str, str, float | None]  # pattern, subset, learning rate
+Setting = tuple[str, str, str, float | None]  # criterion, pattern, subset, learning rate
 
 
 def _losses(records: Sequence[Record], corpus: str) -> dict[Setting, dict[int, np.ndarray]]:
@@ -53,43 +62,46 @@ def _losses(records: Sequence[Record], corpus: str) -> dict[Setting, dict[int, n
     for record in records:
         about, losses = record.parameters, record.result["tests"][corpus]["nll"]
         if losses is not None:
-            setting = about["pattern"], about["subset"], about["lr"]
+            setting = about["criterion"], about["pattern"], about["subset"], about["lr"]
             found.setdefault(setting, {})[about["seed"]] = np.array(losses)
     return found
 
 
 def by_rate(records: Sequence[Record], corpus: str) -> pd.DataFrame:
-    """One row a pattern, subset and learning rate: perplexity with its 95 % interval over windows and seeds."""
+    """One row a criterion, pattern, subset and learning rate: perplexity with its 95 % interval over windows and
+    seeds.
+    """
     rows = [
-        {"pattern": pattern, "subset": subset, RATE: rate}
+        dict(zip((*SETTING, RATE), (*setting, rate), strict=True))
         | dict(zip(("perplexity", "low", "high"), interval(np.stack(list(runs.values())), exp), strict=True))
-        for (pattern, subset, rate), runs in _losses(records, corpus).items()
+        for (*setting, rate), runs in _losses(records, corpus).items()
         if rate is not None
     ]
     return ordered(pd.DataFrame(rows)) if rows else pd.DataFrame()
 
 
 def best(records: Sequence[Record], corpus: str) -> pd.DataFrame:
-    """One row a pattern and subset: the learning rate of least test loss on ``corpus``, the perplexity there, and
-    ``times full``: over that of full retraining at the rate which is best for it, with its 95 % interval.
+    """One row a criterion, pattern and subset: the learning rate of least test loss on ``corpus``, the perplexity
+    there, and ``times full``: over that of full retraining at the rate which is best for it, with its 95 % interval.
 
     The rates are picked on the very texts that are reported, for all subsets alike. A rate at which a run ended in no
     finite loss is no candidate.
     """
     losses, chosen = _losses(records, corpus), {}
     seeds = max((len(runs) for runs in losses.values()), default=0)
-    for (pattern, subset, rate), runs in losses.items():
-        mean = np.mean([values.mean() for values in runs.values()])
-        if subset == "nothing" or len(runs) < seeds:
+    for (*setting, rate), runs in losses.items():
+        mean, at = np.mean([values.mean() for values in runs.values()]), tuple(setting)
+        if at[-1] == "nothing" or len(runs) < seeds:
             continue
-        if (pattern, subset) not in chosen or mean < chosen[pattern, subset][0]:
-            chosen[pattern, subset] = mean, rate
+        if at not in chosen or mean < chosen[at][0]:
+            chosen[at] = mean, rate
     rows = []
-    for (pattern, subset), (mean, rate) in chosen.items():
-        row = {"pattern": pattern, "subset": subset, RATE: rate, "perplexity": exp(mean)}
+    for at, (mean, rate) in chosen.items():
+        row = dict(zip(SETTING, at, strict=True)) | {RATE: rate, "perplexity": exp(mean)}
         row |= dict.fromkeys(("times full", "low", "high"), np.nan)
-        if subset != "full" and (pattern, "full") in chosen:
-            own, full = losses[pattern, subset, rate], losses[pattern, "full", chosen[pattern, "full"][1]]
+        beside = (*at[:-1], "full")
+        if at != beside and beside in chosen:
+            own, full = losses[*at, rate], losses[*beside, chosen[beside][1]]
             difference = np.stack([own[seed] - full[seed] for seed in sorted(own.keys() & full.keys())])
             row |= dict(zip(("times full", "low", "high"), interval(difference, exp), strict=True))
         rows.append(row)
@@ -104,12 +116,12 @@ def best_rates(records: Sequence[Record]) -> pd.DataFrame:
             text = f"{row['perplexity']:,.1f} at {row[RATE]:g}"
             if not np.isnan(row["times full"]):
                 text += f"; {row['times full']:.2f} ({row['low']:.2f} to {row['high']:.2f}) times full"
-            columns.setdefault((row["pattern"], row["subset"]), {})[corpus] = text
-        for (pattern, subset, _), runs in _losses(records, corpus).items():
-            if subset == "nothing":
+            columns.setdefault(tuple(row[SETTING]), {})[corpus] = text
+        for (*setting, rate), runs in _losses(records, corpus).items():
+            if rate is None:
                 level = exp(np.mean([values.mean() for values in runs.values()]))
-                columns.setdefault((pattern, subset), {})[corpus] = f"{level:,.1f}"
-    rows = [{"pattern": pattern, "subset": subset} | texts for (pattern, subset), texts in columns.items()]
+                columns.setdefault(tuple(setting), {})[corpus] = f"{level:,.1f}"
+    rows = [dict(zip(SETTING, setting, strict=True)) | texts for setting, texts in columns.items()]
     return ordered(pd.DataFrame(rows)).fillna("")
 
 
@@ -133,7 +145,7 @@ def answers(records: Sequence[Record]) -> list[str]:
 
 
 def _at_best(frame: pd.DataFrame, corpus: str) -> str:
-    """In how many of the patterns that prune each subset is as good as full retraining, all at their best rates."""
+    """After how many prunings each subset is as good as full retraining, all at their best rates."""
     parts = []
     pruned = frame[[parse(pattern).sparsity > 0 for pattern in frame["pattern"]]].dropna(
         subset=["times full"]
@@ -141,7 +153,7 @@ def _at_best(frame: pd.DataFrame, corpus: str) -> str:
     for subset, rows in pruned.groupby("subset", observed=True):
         ends = {f"{value:.2f}": None for value in (rows["times full"].min(), rows["times full"].max())}
         good = int((rows["low"] <= 1).sum())
-        parts.append(f"{subset} {' to '.join(ends)} times, as good in {good} of {len(rows)} patterns")
+        parts.append(f"{subset} {' to '.join(ends)} times, as good after {good} of {len(rows)} prunings")
     words = f"{corpus}, perplexity over full retraining's, all at their best rates"
     return f"{words}: {'; '.join(parts)}." if parts else ""
 
@@ -151,29 +163,46 @@ def _forgotten(rates: pd.DataFrame, level: pd.Series, corpus: str, dense: float)
     rates = rates[[parse(pattern).sparsity == 0 for pattern in rates["pattern"]]]
     if rates.empty:
         return []
-    parts = [
-        f"{row['subset']} {level[row['pattern'], row['subset'], row[RATE]]:.1f}"
-        for _, row in rates.iterrows()
-    ]
+    parts = [f"{row['subset']} {level[*row[SETTING], row[RATE]]:.1f}" for _, row in rates.iterrows()]
     return [
         f"Nothing pruned, retrained at that rate, {corpus} reads: {', '.join(parts)}; before: {dense:.1f}."
     ]
 
 
 def _price(rates: pd.DataFrame, least: pd.DataFrame, level: pd.Series) -> dict[str, float]:
-    """Subset -> the largest ratio over patterns of the perplexity (``level``, by setting and rate) at ``rates`` to the
-    ``least`` on that corpus.
+    """Subset -> the largest ratio over all prunings of the perplexity (``level``, by setting and rate) at ``rates`` to
+    the ``least`` on that corpus.
     """
     rates, least = rates.set_index(SETTING)[RATE], least.set_index(SETTING)["perplexity"]
     found: dict[str, float] = {}
-    for (pattern, subset), rate in rates.items():
-        ratio = level[pattern, subset, rate] / least[pattern, subset]
+    for (*pruned, subset), rate in rates.items():
+        ratio = level[*pruned, subset, rate] / least[*pruned, subset]
         found[subset] = max(found.get(subset, 1.0), ratio)
     return found
 
 
+def at_best_rates(records: Sequence[Record], corpus: str) -> Figure:
+    """Perplexity of each subset over that of full retraining, both at their best rates, by what was pruned."""
+    frame = best(records, corpus).dropna(subset=["times full"])
+    return drawn(
+        frame[[parse(pattern).sparsity > 0 for pattern in frame["pattern"]]],
+        "times full",
+        {
+            "title": f"Over full retraining, all at their best rates, {corpus}",
+            "caption": "Perplexity divided by that of retraining all weights from the same pruned model, each at the "
+            f"rate that is best for it here: 1 is as good, below 1 better. {convention(records, corpus)}",
+            "alt": "Ratio of the perplexity of each retrained subset to that of full retraining, both at their best "
+            "learning rates, against the sparsity, with a line at one where both are equally good.",
+        },
+        True,
+        {"full retraining": 1.0},
+    )
+
+
 def curves(records: Sequence[Record], corpus: str) -> Figure:
-    """Perplexity against the learning rate, a panel for each pattern."""
+    """Perplexity against the learning rate after the first criterion, a panel for each pattern."""
+    criterion = records[0].parameters["criterion"]
+    records = [record for record in records if record.parameters["criterion"] == criterion]
     frame = coloured(by_rate(records, corpus).rename(columns=NAMES))
     dense = records[0].result["tests"][corpus]["dense"]
     return figures.lines(
@@ -189,8 +218,7 @@ def curves(records: Sequence[Record], corpus: str) -> Figure:
         log_x=True,
         log_y=True,
         title=f"Perplexity by learning rate, {corpus}",
-        caption=f"Pruned by {records[0].parameters['criterion']}; at 0 % nothing is pruned. "
-        f"{convention(records, corpus)}",
+        caption=f"Pruned by {criterion}; at 0 % nothing is pruned. {convention(records, corpus)}",
         alt="Test perplexity against the learning rate, one line for each retrained subset, with the dense model as a "
         "dashed line: the lowest point of a line is the best rate of that subset on this corpus.",
     )

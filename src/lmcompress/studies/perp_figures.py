@@ -35,7 +35,7 @@ def convention(records: Sequence[Record], corpus: str) -> str:
     )
 
 
-def _drawn(
+def drawn(
     frame: pd.DataFrame, value: str, titles: dict[str, str], log: bool, reference: dict | None
 ) -> Figure:
     """Lines over the patterns, or bars where there is only one; a panel for each criterion if several."""
@@ -64,7 +64,7 @@ def coloured(frame: pd.DataFrame) -> pd.DataFrame:
 def perplexity(records: Sequence[Record], corpus: str) -> Figure:
     """Test perplexity by pattern for every subset, the dense model as a line."""
     frame = perp_tables.perplexities(records, corpus)
-    return _drawn(
+    return drawn(
         frame,
         "perplexity",
         {
@@ -82,7 +82,7 @@ def close_to_full(records: Sequence[Record], corpus: str) -> Figure:
     """The main figure: perplexity of each subset over that of full retraining, on the same windows."""
     frame = perp_tables.against_full(records, corpus)
     frame = frame[frame["subset"] != "nothing"]
-    return _drawn(
+    return drawn(
         frame,
         "times full",
         {
@@ -125,7 +125,7 @@ def recovered(records: Sequence[Record], corpus: str) -> Figure:
     frame = perp_tables.against_full(records, corpus)
     frame = frame[frame["subset"] != "nothing"].drop(columns=["low", "high"])
     frame = frame.rename(columns={"recovered low": "low", "recovered high": "high"})
-    return _drawn(
+    return drawn(
         frame,
         "recovered",
         {
@@ -144,7 +144,7 @@ def accuracy(records: Sequence[Record], texts: str) -> Figure:
     """Test accuracy of the pruned and retrained classifier."""
     frame = perp_tables.accuracies(records, texts)
     about = records[0].parameters
-    return _drawn(
+    return drawn(
         frame,
         "accuracy",
         {

@@ -10,23 +10,20 @@ import pandas as pd
 import torch
 from torch import nn
 
-from lmcompress import cost, figures, models
+from lmcompress import figures, models
 from lmcompress.allocate.solve import budget_for, exact
-from lmcompress.errors import ParameterError
-from lmcompress.prune import magnitude, mask
-from lmcompress.prune.pattern import NofM
 from lmcompress.quantize import pack
 from lmcompress.quantize.formats import Bits, parse
-from lmcompress.quantize.kernels import generate_speed, use_kernel
 from lmcompress.quantize.model import quantize_model
 from lmcompress.records import Experiment, Record
+from lmcompress.studies import kernel_speed
 from lmcompress.studies.allocating import Group, Scored, problem_of, widths_of
 from lmcompress.studies.cptquant import SubjectStudy, of_kind, perplexity, readable, says, started
+from lmcompress.studies.kernel_speed import Kernel, ShapeName, ShapeSpeed, Speed, Timed
 from lmcompress.studies.scoring import Per
 from lmcompress.studies.subjects import Measured, Palette, measure, outcome
 
 UNIFORM = "uniform"
-TIMING = 0.2  # less between two timings says nothing: repetitions of one kernel differ by a tenth and more
 
 
 class Packed(Scored):
@@ -91,62 +88,6 @@ def _average_bits(layers: dict, model: nn.Module) -> float:
     return 8 * sum(layers[name].bytes for name in inside) / numbers
 
 
-class Speed(Experiment):
-    """Tokens per second of one kernel at one batch, and the loss of the very model that was timed.
-
-    ``kernel``: bf16 (the model as it is), int8, int4 or 2:4 (magnitude-pruned first). Where a kernel cannot
-    be had the record holds the reason under ``refused``.
-    """
-
-    model: str
-    data: str
-    kernel: Literal["bf16", "int8", "int4", "2:4"]
-    batch: int
-    prompt: int
-    new_tokens: int
-    compile: bool
-    length: int
-    test: int
-    group: int = 64
-
-    def assets(self) -> list[tuple[str, str]]:
-        return [(self.model, "model"), (self.data, "data")]
-
-    def run(self) -> dict:
-        from lmcompress import data
-
-        model, tokenizer = models.load(self.model, dtype="bf16")
-        try:
-            if self.kernel == "2:4":
-                weights = {name: layer.weight for name, layer in models.block_linears(model).items()}
-                mask.apply(model, magnitude.per_row(weights, NofM(2, 4)))
-            if self.kernel != "bf16":
-                use_kernel(model, self.kernel, group=self.group)
-        except (ParameterError, RuntimeError) as error:
-            return {"refused": str(error).splitlines()[0]}
-        limits = cost.ceilings(model.device) if model.device.type == "cuda" else None
-        found = generate_speed(
-            model,
-            self.batch,
-            self.prompt,
-            self.new_tokens,
-            compile=self.compile,
-            bandwidth=limits.copy_bytes_per_s if limits else None,
-        )
-        torch.compiler.reset()
-        windows = data.windows(self.data, tokenizer, "test", self.length, self.test)
-        measured = measure(model, data.batches(windows, 4))
-        return {
-            "refused": None,
-            "prefill": found.prefill_tokens_per_s,
-            "decode": found.decode_tokens_per_s,
-            "peak_bytes": found.peak_bytes,
-            "weight_bytes": found.weight_bytes,
-            "bandwidth_share": found.bandwidth_share,
-            "loss": float(measured.losses.mean()),
-        }
-
-
 class Study(SubjectStudy):
     """Packed files of both models at several widths, and the speed of real kernels on the language model."""
 
@@ -163,11 +104,12 @@ class Study(SubjectStudy):
     gptq: bool = False
     test: int = 128
     test_windows: int = 8
-    kernels: tuple[Literal["bf16", "int8", "int4", "2:4"], ...] = ()
+    kernels: tuple[Kernel, ...] = ()
     speed_batches: tuple[int, ...] = (1, 32)
     prompt: int = 128
     new_tokens: int = 64
     compile: bool = True
+    shapes: tuple[ShapeName, ...] = ()
 
     def experiments(self) -> list[Experiment]:
         found: list[Experiment] = []
@@ -195,14 +137,16 @@ class Study(SubjectStudy):
                     found.append(Packed(**common, **mixed, method="gptq"))
         return [*found, *self._speeds()]
 
-    def _speeds(self) -> list[Speed]:
+    def _speeds(self) -> list[Timed]:
         on = {"model": self.language, "data": self.corpus, "length": self.length, "test": self.test_windows}
         times = {"prompt": self.prompt, "new_tokens": self.new_tokens, "compile": self.compile}
-        return [
-            Speed(**on, **times, kernel=kernel, batch=batch)
+        each = [
+            {"kernel": kernel, "batch": batch, **times}
             for kernel in self.kernels
             for batch in self.speed_batches
         ]
+        own = [Speed(**on, **timed) for timed in each] if self.language else []
+        return own + [ShapeSpeed(shape=shape, **timed) for shape in self.shapes for timed in each]
 
 
 def size_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -250,29 +194,6 @@ def mixed(sizes: pd.DataFrame) -> pd.DataFrame:
     return chosen.sort_values("times smaller than FP16", kind="stable")
 
 
-def speed_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a kernel and batch: tokens per second, share of the measured bandwidth, loss of that very
-    model.
-    """
-    rows = [
-        {
-            "kernel": record.parameters["kernel"],
-            "batch": record.parameters["batch"],
-            "device": record.provenance["device"],
-            "decode tokens/s": record.result.get("decode"),
-            "prefill tokens/s": record.result.get("prefill"),
-            "share of bandwidth": record.result.get("bandwidth_share"),
-            "weights read (MB)": record.result["weight_bytes"] / 1e6
-            if "weight_bytes" in record.result
-            else None,
-            "perplexity": perplexity(record.result.get("loss")),
-            "why not": record.result["refused"] or "",
-        }
-        for record in of_kind(records, "speed")
-    ]
-    return pd.DataFrame(rows)
-
-
 def verdict(records: Sequence[Record]) -> list[str]:
     """For each task: how much smaller than FP16 the mixed model's file is, what it costs, and what uniform widths
     cost; what was the same after reloading; how fast each kernel is beside bf16.
@@ -287,7 +208,7 @@ def verdict(records: Sequence[Record]) -> list[str]:
             f"{'All' if same == count else f'{same} of'} {count} saved models give, bit for bit, the same losses after "
             "reloading as before saving."
         )
-    return sentences + _kernels(speed_table(records))
+    return sentences + kernel_speed.verdict(kernel_speed.speed_table(records))
 
 
 def _quality(row: pd.Series) -> str:
@@ -326,44 +247,9 @@ def _mixed_file(task: str, rows: pd.DataFrame) -> str:
     return sentence + "."
 
 
-def over_bf16(speeds: pd.DataFrame) -> pd.DataFrame:
-    """The kernels of :func:`speed_table` that were timed beside bf16 on the same device at the same batch, with
-    ``over bf16``, their decoding speed over its.
-    """
-    same, speed = ["device", "batch"], "decode tokens/s"
-    timed = speeds.dropna(subset=[speed])
-    base = timed.loc[timed["kernel"] == "bf16", [*same, speed]]
-    found = timed[timed["kernel"] != "bf16"].merge(base, on=same, suffixes=("", " of bf16"))
-    return found.assign(**{"over bf16": found[speed] / found[f"{speed} of bf16"]})
-
-
-def _kernels(speeds: pd.DataFrame) -> list[str]:
-    """A sentence for each kernel that was timed beside bf16 at the same batch."""
-    if not len(speeds) or not (speeds["kernel"] == "bf16").any():
-        return []
-    sentences = []
-    for kernel, rows in over_bf16(speeds).groupby("kernel", sort=False):
-        parts = [f"{row['over bf16']:.2f} at batch {row['batch']}" for _, row in rows.iterrows()]
-        word = _faster(rows["over bf16"])
-        sentences.append(f"{kernel} decodes {word}: {', '.join(parts)} times the speed of bf16.")
-    if not sentences:
-        sentences.append(
-            "Of the kernels only bf16, the model as it is, was timed: whether fewer bits are faster is open."
-        )
-    return sentences
-
-
-def _faster(ratios: pd.Series) -> str:
-    if ratios.min() > 1 + TIMING:
-        return "faster"
-    if ratios.max() < 1 - TIMING:
-        return "slower"
-    return "faster at some batches only" if ratios.max() > 1 + TIMING else "no faster"
-
-
 def pieces(records: Sequence[Record]) -> list:
     """Sentences, a table and a figure of the files of each model, and the table of speeds or what it needs."""
-    sizes, speeds = size_table(records), speed_table(records)
+    sizes, speeds = size_table(records), kernel_speed.speed_table(records)
     found: list = [says(verdict(records))]
     for task, rows in sizes.groupby("task", sort=False) if len(sizes) else ():
         found.append(_files(task, rows))
@@ -386,11 +272,7 @@ def pieces(records: Sequence[Record]) -> list:
             )
         )
     if len(speeds):
-        devices = ", ".join(dict.fromkeys(speeds["device"]))
-        shown = speeds.drop(columns=["device"] if (speeds["why not"] != "").any() else ["device", "why not"])
-        found.append(
-            figures.table(shown, f"Real kernels: tokens per second of the language model on {devices}")
-        )
+        found += kernel_speed.pieces(speeds)
     else:
         what = "tokens per second of int8, int4 and 2:4 kernels at batch 1 and 32"
         found.append(figures.not_run(what, "a CUDA GPU with torchao: `-p kernels [bf16,int8,int4,2:4]`"))

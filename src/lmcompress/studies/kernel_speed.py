@@ -1,0 +1,259 @@
+"""How fast real kernels are beside bf16: on a model whose loss is known, and on larger ones of random weights."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import pandas as pd
+import torch
+from pydantic import AfterValidator
+from torch import nn
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from lmcompress import cost, data, figures, models
+from lmcompress.errors import ParameterError
+from lmcompress.figures import Figure
+from lmcompress.prune import magnitude, mask
+from lmcompress.prune.pattern import NofM
+from lmcompress.quantize.kernels import generate_speed, use_kernel
+from lmcompress.records import Experiment, Record
+from lmcompress.studies.cptquant import of_kind, perplexity
+from lmcompress.studies.subjects import measure
+
+REPEATS = 10
+# Sizes of the released configurations of TinyLlama (arXiv:2401.02385) and Llama 2 (arXiv:2307.09288): the family of the
+# embedded model, so that only the size differs.
+SHAPES = {
+    "tinyllama-1.1b": {
+        "hidden_size": 2048,
+        "intermediate_size": 5632,
+        "num_hidden_layers": 22,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 4,
+        "vocab_size": 32000,
+    },
+    "llama-2-7b": {
+        "hidden_size": 4096,
+        "intermediate_size": 11008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+        "vocab_size": 32000,
+    },
+}
+
+
+def _shape(name: str) -> str:
+    if name not in SHAPES:
+        raise ParameterError("shape", name, SHAPES)
+    return name
+
+
+Kernel = Literal["bf16", "int8", "int4", "2:4"]
+ShapeName = Annotated[str, AfterValidator(_shape)]
+"""One of :data:`SHAPES`."""
+
+
+class Timed(Experiment):
+    """Tokens per second of one kernel at one batch: medians of :data:`REPEATS` generations, and the slowest and the
+    fastest decoding among them.
+
+    ``kernel``: bf16 (the model as it is), int8, int4 or 2:4 (magnitude-pruned first). Where a kernel cannot
+    be had the record holds the reason under ``refused``.
+    """
+
+    kernel: Kernel
+    batch: int
+    prompt: int
+    new_tokens: int
+    compile: bool
+    group: int = 64
+
+    def timed(self, model: nn.Module) -> dict:
+        """Put the kernel into ``model`` and time it; the result of the run."""
+        numbers = sum(value.numel() for value in model.parameters())
+        try:
+            if self.kernel == "2:4":
+                weights = {name: layer.weight for name, layer in models.block_linears(model).items()}
+                mask.apply(model, magnitude.per_row(weights, NofM(2, 4)))
+            if self.kernel != "bf16":
+                use_kernel(model, self.kernel, group=self.group)
+        except (ParameterError, RuntimeError) as error:
+            return {"refused": str(error).splitlines()[0]}
+        limits = cost.ceilings(model.device) if model.device.type == "cuda" else None
+        found = generate_speed(
+            model,
+            self.batch,
+            self.prompt,
+            self.new_tokens,
+            compile=self.compile,
+            repeats=REPEATS,
+            bandwidth=limits.copy_bytes_per_s if limits else None,
+        )
+        torch.compiler.reset()
+        return {
+            "refused": None,
+            "parameters": numbers,
+            "prefill": found.prefill_tokens_per_s,
+            "decode": found.decode_tokens_per_s,
+            "decode_low": found.decode_slowest,
+            "decode_high": found.decode_fastest,
+            "peak_bytes": found.peak_bytes,
+            "weight_bytes": found.weight_bytes,
+            "bandwidth_share": found.bandwidth_share,
+        }
+
+
+class Speed(Timed):
+    """A :class:`Timed` model and the loss of the very weights that were timed, on the test split of ``data``."""
+
+    model: str
+    data: str
+    length: int
+    test: int
+
+    def assets(self) -> list[tuple[str, str]]:
+        return [(self.model, "model"), (self.data, "data")]
+
+    def run(self) -> dict:
+        model, tokenizer = models.load(self.model, dtype="bf16")
+        found = self.timed(model)
+        if found["refused"] is not None:
+            return found
+        windows = data.windows(self.data, tokenizer, "test", self.length, self.test)
+        return found | {"loss": float(measure(model, data.batches(windows, 4)).losses.mean())}
+
+
+class ShapeSpeed(Timed):
+    """A :class:`Timed` Llama of the sizes of ``shape``, whose weights are random: for its speed alone."""
+
+    shape: ShapeName
+
+    def assets(self) -> list[tuple[str, str]]:
+        return []
+
+    def run(self) -> dict:
+        config = LlamaConfig(**SHAPES[self.shape], max_position_embeddings=self.prompt + self.new_tokens)
+        with torch.device(models.default_device()):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        return self.timed(model.eval().requires_grad_(False))
+
+
+def speed_table(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a kernel, model and batch: tokens per second with the slowest and fastest decoding, share of the
+    measured bandwidth, loss of that very model.
+    """
+    rows = [
+        {
+            "model": record.parameters.get("model") or record.parameters["shape"],
+            "kernel": record.parameters["kernel"],
+            "batch": record.parameters["batch"],
+            "device": record.provenance["device"],
+            "decode tokens/s": record.result.get("decode"),
+            "slowest": record.result.get("decode_low"),
+            "fastest": record.result.get("decode_high"),
+            "prefill tokens/s": record.result.get("prefill"),
+            "share of bandwidth": record.result.get("bandwidth_share"),
+            "weights read (MB)": record.result["weight_bytes"] / 1e6
+            if "weight_bytes" in record.result
+            else None,
+            "million parameters": record.result["parameters"] / 1e6
+            if "parameters" in record.result
+            else None,
+            "perplexity": perplexity(record.result.get("loss")),
+            "why not": record.result["refused"] or "",
+        }
+        for record in [*of_kind(records, Speed.kind), *of_kind(records, ShapeSpeed.kind)]
+    ]
+    return pd.DataFrame(rows)
+
+
+def over_bf16(speeds: pd.DataFrame) -> pd.DataFrame:
+    """The kernels of :func:`speed_table` that were timed beside bf16 on the same device, model and batch, with
+    ``over bf16``, their decoding speed over its, and ``least`` and ``most``: the same of the slowest repetition over
+    the fastest of bf16, and the other way round.
+    """
+    same, speed = ["device", "model", "batch"], "decode tokens/s"
+    timed = speeds.dropna(subset=[speed])
+    base = timed.loc[timed["kernel"] == "bf16", [*same, speed, "slowest", "fastest"]]
+    found = timed[timed["kernel"] != "bf16"].merge(base, on=same, suffixes=("", " of bf16"))
+    return found.assign(
+        **{
+            "over bf16": found[speed] / found[f"{speed} of bf16"],
+            "least": found["slowest"] / found["fastest of bf16"],
+            "most": found["fastest"] / found["slowest of bf16"],
+        }
+    )
+
+
+def verdict(speeds: pd.DataFrame) -> list[str]:
+    """A sentence for each model and kernel that was timed beside bf16 at the same batch."""
+    if not len(speeds) or not (speeds["kernel"] == "bf16").any():
+        return []
+    sentences = []
+    for (model, kernel), rows in over_bf16(speeds).groupby(["model", "kernel"], sort=False):
+        parts = [
+            f"{row['over bf16']:.2f} ({row['least']:.2f} to {row['most']:.2f}) at batch {row['batch']}"
+            for _, row in rows.iterrows()
+        ]
+        sentences.append(
+            f"{model}, {kernel} decodes {_faster(rows)}: {', '.join(parts)} times the speed of bf16."
+        )
+    if not sentences:
+        sentences.append(
+            "Of the kernels only bf16, the model as it is, was timed: whether fewer bits are faster is open."
+        )
+    return sentences
+
+
+def _faster(rows: pd.DataFrame) -> str:
+    """Faster or slower where no repetition of one is as slow or fast as any of the other."""
+    faster, slower = rows["least"] > 1, rows["most"] < 1
+    if faster.all():
+        return "faster"
+    if slower.all():
+        return "slower"
+    return "faster at some batches only" if faster.any() else "no faster"
+
+
+def pieces(speeds: pd.DataFrame) -> list:
+    """A table of :func:`speed_table`, and where several sizes of models were timed a figure of what size does."""
+    devices = ", ".join(dict.fromkeys(speeds["device"]))
+    decode = [
+        f"{row['decode tokens/s']:,.0f} ({row['slowest']:,.0f}\u00a0to\u00a0{row['fastest']:,.0f})"
+        if row["why not"] == ""
+        else ""
+        for _, row in speeds.iterrows()
+    ]
+    hidden = ["device", "slowest", "fastest", "million parameters"]
+    shown = speeds.assign(**{"decode tokens/s": decode}).drop(
+        columns=hidden if (speeds["why not"] != "").any() else [*hidden, "why not"]
+    )
+    found: list = [
+        figures.table(shown, f"Real kernels on {devices}: tokens per second, decoding with its range")
+    ]
+    if over_bf16(speeds)["million parameters"].nunique() > 1:
+        found.append(by_size(speeds))
+    return found
+
+
+def by_size(speeds: pd.DataFrame) -> Figure:
+    """Decoding speed over bf16 against the size of the model, a panel for each batch."""
+    frame = over_bf16(speeds).sort_values("million parameters")
+    return figures.lines(
+        frame.assign(sequences=[f"batch {batch}" for batch in frame["batch"]]),
+        "million parameters",
+        "over bf16",
+        "kernel",
+        low="least",
+        high="most",
+        panels="sequences" if frame["batch"].nunique() > 1 else None,
+        reference={"bf16": 1.0},
+        log_x=True,
+        log_y=True,
+        title="Decoding speed over bf16, by the size of the model",
+        caption="A step that only reads weights would gain what the weights lose in bytes. The smallest model has its "
+        "own weights, the others random ones. Bars: slowest repetition over the fastest of bf16, and the other way "
+        "round.",
+        alt="Decoding speed over that of bf16 against millions of parameters, one line a kernel, with bf16 as a dashed "
+        "line at one: above it fewer bits are faster.",
+    )
