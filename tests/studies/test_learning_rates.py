@@ -9,10 +9,10 @@ from lmcompress.records import Record, obtain
 from lmcompress.studies.learning_rates import RATE, Study, answers, best, best_rates, by_rate, curves
 
 
-def record(subset, rate, losses, pattern="50%", seed=0):
+def record(subset, rate, losses, pattern="50%", seed=0, criterion="magnitude"):
     """Losses of two windows by corpus."""
     about = {
-        "criterion": "magnitude",
+        "criterion": criterion,
         "pattern": pattern,
         "subset": subset,
         "lr": rate,
@@ -52,6 +52,24 @@ def test_the_best_rate_is_that_of_each_corpus(by_hand):
     assert math.isnan(own.loc["full", "times full"])
 
 
+def test_a_subset_that_was_tried_at_fewer_rates_than_elsewhere_has_no_best_rate(by_hand):
+    others = [
+        record("norms", 0.3, {"own": [2.4, 2.6], "other": [3.0, 3.2]}, criterion="wanda"),
+        *(
+            record("full", rate, {"own": [2.0, 2.2], "other": [2.0, 2.2]}, criterion="wanda")
+            for rate in (0.1, 0.3)
+        ),
+    ]
+    found = best([*by_hand, *others], "own")
+    assert set(found["criterion"]) == {"magnitude"}  # the rate 0.9 of full retraining is missing after Wanda
+    found = best(
+        [*by_hand, *others, record("full", 0.9, {"own": None, "other": None}, criterion="wanda")], "own"
+    )
+    assert found[found["criterion"] == "wanda"]["subset"].tolist() == ["full"]
+    found = best([*by_hand, record("norms", 0.3, {"own": [9.0, 9.0], "other": [9.0, 9.0]}, seed=1)], "own")
+    assert found.set_index("subset").loc["norms", RATE] == 0.3  # the only rate with both seeds
+
+
 def test_sentences_and_tables_say_so(by_hand):
     first, second, price = answers(by_hand)
     assert first.startswith("own, ")
@@ -65,7 +83,10 @@ def test_sentences_and_tables_say_so(by_hand):
 
 
 def test_what_an_unpruned_model_forgets_is_said(by_hand):
-    control = [record("full", 0.1, {"own": [1.5, 1.7], "other": [2.4, 2.6]}, pattern="0%")]
+    control = [
+        record("full", rate, {"own": [own, own + 0.2], "other": [2.4, 2.6]}, pattern="0%")
+        for rate, own in ((0.1, 1.5), (0.3, 1.8), (0.9, 2.5))
+    ]
     (sentence,) = [one for one in answers([*by_hand, *control]) if one.startswith("Nothing pruned")]
     assert f"other reads: full {math.exp(2.5):.1f}; before: 2.0" in sentence
 

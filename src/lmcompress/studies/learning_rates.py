@@ -67,6 +67,15 @@ def _losses(records: Sequence[Record], corpus: str) -> dict[Setting, dict[int, n
     return found
 
 
+def _tried(records: Sequence[Record]) -> dict[tuple[str, str, str], set[float]]:
+    """Criterion, pattern and subset -> the learning rates that were run."""
+    found: dict[tuple[str, str, str], set[float]] = {}
+    for about in (record.parameters for record in records):
+        if about["lr"] is not None:
+            found.setdefault(tuple(about[name] for name in SETTING), set()).add(about["lr"])
+    return found
+
+
 def by_rate(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     """One row a criterion, pattern, subset and learning rate: perplexity with its 95 % interval over windows and
     seeds.
@@ -85,14 +94,21 @@ def best(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     there, and ``times full``: over that of full retraining at the rate which is best for it, with its 95 % interval.
 
     The rates are picked on the very texts that are reported, for all subsets alike. A rate at which a run ended in no
-    finite loss is no candidate.
+    finite loss is no candidate, nor is one with fewer seeds than others of its setting; a subset that was tried at
+    fewer rates than elsewhere is left out, since its best may be among the others.
     """
-    losses, chosen = _losses(records, corpus), {}
-    seeds = max((len(runs) for runs in losses.values()), default=0)
+    losses, tried, chosen = _losses(records, corpus), _tried(records), {}
+    most: dict[str, int] = {}
+    for (*_, subset), rates in tried.items():
+        most[subset] = max(most.get(subset, 0), len(rates))
+    seeds: dict[tuple, int] = {}
+    for (*setting, _), runs in losses.items():
+        seeds[tuple(setting)] = max(seeds.get(tuple(setting), 0), len(runs))
     for (*setting, rate), runs in losses.items():
-        mean, at = np.mean([values.mean() for values in runs.values()]), tuple(setting)
-        if at[-1] == "nothing" or len(runs) < seeds:
+        at = tuple(setting)
+        if rate is None or len(tried[at]) < most[at[-1]] or len(runs) < seeds[at]:
             continue
+        mean = np.mean([values.mean() for values in runs.values()])
         if at not in chosen or mean < chosen[at][0]:
             chosen[at] = mean, rate
     rows = []
