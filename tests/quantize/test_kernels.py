@@ -74,6 +74,21 @@ def test_speed_adds_up(monkeypatch):
     assert found.bandwidth_share == pytest.approx(read * 5 / 20 / 1e6)
 
 
+def test_slow_repetitions_end_after_a_while_and_three_are_made_in_any_case(monkeypatch):
+    made = []
+
+    def timed(*_):
+        made.append(1)
+        return kernels.Generated(torch.zeros(1, 2), 1.0, 1.0)
+
+    monkeypatch.setattr(kernels, "generate", timed)
+    generate_speed(tiny_model("llama"), 1, 2, 2, repeats=50, seconds=0)
+    assert len(made) == 2 + kernels.FEWEST
+    made.clear()
+    generate_speed(tiny_model("llama"), 1, 2, 2, repeats=2, seconds=0)
+    assert len(made) == 2 + 2
+
+
 @NEEDS_TORCHAO
 def test_speed_is_measured():
     model = tiny_model("llama")

@@ -40,7 +40,12 @@ def test_sentences_name_the_file_and_slow_kernels(records):
 
 
 def test_kernels_are_timed_on_the_model_and_on_every_shape():
-    study = Study(classifier="", kernels=["bf16", "int8"], speed_batches=[1, 8], shapes=["llama-2-7b"])
+    kernels = {"kernels": ["bf16", "int8"], "speed_batches": [1, 8], "compilations": 2}
+    study = Study(classifier="", **kernels, shapes=["llama-2-7b"], shape_batches=[1])
     speeds = [one for one in study.experiments() if one.kind in ("speed", "shape_speed")]
-    assert [one.kind for one in speeds] == ["speed"] * 4 + ["shape_speed"] * 4
-    assert len(set(speeds)) == 8
+    assert len(set(speeds)) == len(speeds) == 2 * 2 * (2 + 1)
+    assert [one.compilation for one in speeds] == [0] * 6 + [1] * 6
+    assert {(one.kernel, one.batch) for one in speeds if one.kind == "shape_speed"} == {
+        ("bf16", 1),
+        ("int8", 1),
+    }

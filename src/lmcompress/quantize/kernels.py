@@ -33,9 +33,11 @@ from lmcompress.models import block_linears, head
 
 KERNELS = ("int8", "int4", "2:4")
 GROUPS = (32, 64, 128)  # inputs that share a scale in the int4 kernels of both devices
-# The same for every kernel and for the model as it is. Without it torch writes an int8 weight out as bf16 before every
-# product of a single token.
-COMPILED = {"coordinate_descent_tuning": True}
+# The same for every kernel and for the model as it is. Without coordinate descent torch writes an int8 weight out as
+# bf16 before every product of a single token. What the descent finds differs from one compilation to the next: nothing
+# is taken from an earlier one, so that two compilations are two draws.
+COMPILED = {"coordinate_descent_tuning": True, "fx_graph_cache": False, "autotune_local_cache": False}
+FEWEST = 3  # repetitions, however long they take
 
 
 @dataclass(frozen=True)
@@ -112,13 +114,14 @@ def generate_speed(
     *,
     compile: bool = False,
     repeats: int = 3,
+    seconds: float = 30.0,
     bandwidth: float | None = None,
     seed: int = 0,
 ) -> Speed:
     """Time greedy generation with a static cache on ``batch`` random prompts of ``prompt`` tokens.
 
     ``compile``: decode with :func:`compiled`; the prompt is always read without. A whole generation is run
-    first and not timed: it compiles and allocates.
+    first and not timed: it compiles and allocates. After ``seconds`` no repetition beyond :data:`FEWEST` is begun.
     ``bandwidth``: bytes per second, as ``cost.ceilings(device).copy_bytes_per_s``. Raises
     :class:`ParameterError` for a model without a language head, fewer than 2 new tokens or no prompt, no
     sequence or no repetition.
@@ -136,8 +139,10 @@ def generate_speed(
     generate(model, tokens, 2, cache)  # a cache takes its memory when it is first filled
     decode = compiled(model, cache, batch) if compile else None
     generate(model, tokens, new_tokens, cache, decode)
+    runs, end = [], time.perf_counter() + seconds
     with cost.measured(model.device) as spent:
-        runs = [generate(model, tokens, new_tokens, cache, decode) for _ in range(repeats)]
+        while len(runs) < min(repeats, FEWEST) or (len(runs) < repeats and time.perf_counter() < end):
+            runs.append(generate(model, tokens, new_tokens, cache, decode))
     prefill = statistics.median(run.prefill_seconds for run in runs)
     steps = cost.Times(tuple(run.decode_seconds / (new_tokens - 1) for run in runs))
     read = weight_bytes(model)

@@ -20,6 +20,7 @@ from lmcompress.studies.cptquant import of_kind, perplexity
 from lmcompress.studies.subjects import measure
 
 REPEATS = 10
+ONE = ["device", "model", "kernel", "batch"]  # what a speed is of
 # Sizes of the released configurations of TinyLlama (arXiv:2401.02385) and Llama 2 (arXiv:2307.09288): the family of the
 # embedded model, so that only the size differs.
 SHAPES = {
@@ -54,11 +55,12 @@ ShapeName = Annotated[str, AfterValidator(_shape)]
 
 
 class Timed(Experiment):
-    """Tokens per second of one kernel at one batch: medians of :data:`REPEATS` generations, and the slowest and the
-    fastest decoding among them.
+    """Tokens per second of one kernel at one batch: medians of up to :data:`REPEATS` generations, and the slowest and
+    the fastest decoding among them.
 
-    ``kernel``: bf16 (the model as it is), int8, int4 or 2:4 (magnitude-pruned first). Where a kernel cannot
-    be had the record holds the reason under ``refused``.
+    ``kernel``: bf16 (the model as it is), int8, int4 or 2:4 (magnitude-pruned first). ``compilation``: which of
+    several; each tunes the same kernels anew, and what it finds differs far more than repetitions do. Where a kernel
+    cannot be had the record holds the reason under ``refused``.
     """
 
     kernel: Kernel
@@ -66,6 +68,7 @@ class Timed(Experiment):
     prompt: int
     new_tokens: int
     compile: bool
+    compilation: int = 0
     group: int = 64
 
     def timed(self, model: nn.Module) -> dict:
@@ -139,8 +142,11 @@ class ShapeSpeed(Timed):
 
 
 def speed_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row a kernel, model and batch: tokens per second with the slowest and fastest decoding, share of the
-    measured bandwidth, loss of that very model.
+    """One row a kernel, model and batch: tokens per second with the slowest and fastest decoding over all
+    compilations, share of the measured bandwidth, loss of that very model.
+
+    What was compiled once has its range widened by the largest factor between two compilations of one kernel, model and
+    batch on that device.
     """
     rows = [
         {
@@ -164,13 +170,32 @@ def speed_table(records: Sequence[Record]) -> pd.DataFrame:
         }
         for record in [*of_kind(records, Speed.kind), *of_kind(records, ShapeSpeed.kind)]
     ]
-    return pd.DataFrame(rows)
+    if not rows:
+        return pd.DataFrame()
+    each = pd.DataFrame(rows)
+    numbers = [name for name in each if name not in (*ONE, "why not")]
+    each[numbers] = each[numbers].astype(float)  # None, where a kernel was refused, as well
+    how = dict.fromkeys(numbers, "median") | {"slowest": "min", "fastest": "max", "why not": "first"}
+    grouped = each.groupby(ONE, sort=False)
+    frame = grouped.agg(how).assign(compilations=grouped.size()).reset_index()
+    frame["tuning"] = frame["device"].map(tuning(frame))
+    once = frame["compilations"] == 1
+    frame.loc[once, "slowest"] /= frame["tuning"]
+    frame.loc[once, "fastest"] *= frame["tuning"]
+    return frame
+
+
+def tuning(speeds: pd.DataFrame) -> pd.Series:
+    """Device -> the largest factor between two compilations of one kernel, model and batch; 1 without any."""
+    several = speeds["compilations"] > 1
+    factors = (speeds["fastest"] / speeds["slowest"]).where(several, 1.0)
+    return factors.groupby(speeds["device"]).max().fillna(1.0)
 
 
 def over_bf16(speeds: pd.DataFrame) -> pd.DataFrame:
     """The kernels of :func:`speed_table` that were timed beside bf16 on the same device, model and batch, with
-    ``over bf16``, their decoding speed over its, and ``least`` and ``most``: the same of the slowest repetition over
-    the fastest of bf16, and the other way round.
+    ``over bf16``, their decoding speed over its, and ``least`` and ``most``: their slowest over the fastest of bf16,
+    and the other way round.
     """
     same, speed = ["device", "model", "batch"], "decode tokens/s"
     timed = speeds.dropna(subset=[speed])
@@ -199,14 +224,22 @@ def verdict(speeds: pd.DataFrame) -> list[str]:
             f"{model}, {kernel} decodes {_faster(rows)}: {', '.join(parts)} times the speed of bf16."
         )
     if not sentences:
-        sentences.append(
+        return [
             "Of the kernels only bf16, the model as it is, was timed: whether fewer bits are faster is open."
+        ]
+    for device, rows in speeds.groupby("device", sort=False):
+        several = int((rows["compilations"] > 1).sum())
+        sentences.append(
+            f"Two compilations of one kernel differ by up to {rows['tuning'].max() - 1:.0%} on {device} ({several} of "
+            f"{len(rows)} were compiled more than once); ranges cover that."
+            if several
+            else f"Every kernel was compiled once on {device}: how far two compilations differ was not seen."
         )
     return sentences
 
 
 def _faster(rows: pd.DataFrame) -> str:
-    """Faster or slower where no repetition of one is as slow or fast as any of the other."""
+    """Faster or slower where the ranges of the two do not meet."""
     faster, slower = rows["least"] > 1, rows["most"] < 1
     if faster.all():
         return "faster"
@@ -224,7 +257,7 @@ def pieces(speeds: pd.DataFrame) -> list:
         else ""
         for _, row in speeds.iterrows()
     ]
-    hidden = ["device", "slowest", "fastest", "million parameters"]
+    hidden = ["device", "slowest", "fastest", "million parameters", "tuning"]
     shown = speeds.assign(**{"decode tokens/s": decode}).drop(
         columns=hidden if (speeds["why not"] != "").any() else [*hidden, "why not"]
     )
@@ -252,8 +285,7 @@ def by_size(speeds: pd.DataFrame) -> Figure:
         log_y=True,
         title="Decoding speed over bf16, by the size of the model",
         caption="A step that only reads weights would gain what the weights lose in bytes. The smallest model has its "
-        "own weights, the others random ones. Bars: slowest repetition over the fastest of bf16, and the other way "
-        "round.",
+        "own weights, the others random ones. Bars: slowest over the fastest of bf16, and the other way round.",
         alt="Decoding speed over that of bf16 against millions of parameters, one line a kernel, with bf16 as a dashed "
         "line at one: above it fewer bits are faster.",
     )

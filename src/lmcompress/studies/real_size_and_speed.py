@@ -109,7 +109,9 @@ class Study(SubjectStudy):
     prompt: int = 128
     new_tokens: int = 64
     compile: bool = True
+    compilations: int = 1
     shapes: tuple[ShapeName, ...] = ()
+    shape_batches: tuple[int, ...] = (1, 8, 32)
 
     def experiments(self) -> list[Experiment]:
         found: list[Experiment] = []
@@ -140,13 +142,15 @@ class Study(SubjectStudy):
     def _speeds(self) -> list[Timed]:
         on = {"model": self.language, "data": self.corpus, "length": self.length, "test": self.test_windows}
         times = {"prompt": self.prompt, "new_tokens": self.new_tokens, "compile": self.compile}
-        each = [
-            {"kernel": kernel, "batch": batch, **times}
-            for kernel in self.kernels
-            for batch in self.speed_batches
-        ]
-        own = [Speed(**on, **timed) for timed in each] if self.language else []
-        return own + [ShapeSpeed(shape=shape, **timed) for shape in self.shapes for timed in each]
+        found: list[Timed] = []
+        for compilation in range(self.compilations):
+            for kernel in self.kernels:
+                how = {"kernel": kernel, "compilation": compilation} | times
+                if self.language:
+                    found += [Speed(**on, **how, batch=batch) for batch in self.speed_batches]
+                for shape in self.shapes:
+                    found += [ShapeSpeed(shape=shape, **how, batch=batch) for batch in self.shape_batches]
+        return found
 
 
 def size_table(records: Sequence[Record]) -> pd.DataFrame:
