@@ -60,7 +60,8 @@ def test_speeds_of_two_devices_are_not_mixed():
     slow = [replace(speed(*one), provenance={"device": "a CPU"}) for one in (("bf16", 10.0), ("int4", 25.0))]
     claim = study.claims([speed("bf16", 100.0), *slow])[1]
     assert claim[1] == study.HOLDS
-    assert "a CPU: int4 at batch 1 2.50. Not timed on a GPU: int8, int4, 2:4." in claim[2]
+    assert "at best 2.50 (2.50 to 2.50): int4, tiny, batch 1." in claim[2]
+    assert "a CPU, tiny: int4 2.50 at batch 1. Not timed on a GPU: int8, int4, 2:4." in claim[2]
 
 
 @pytest.mark.parametrize(("ends", "verdict"), [(0.3, study.HOLDS), (0.1, study.FAILS)])

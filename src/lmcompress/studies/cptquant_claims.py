@@ -147,18 +147,27 @@ def _efficiency(records: Sequence[Record]) -> tuple[str, str, str]:
     if not len(timed):
         return claim, NOT_RUN, "only bf16 was timed: [kernels and reasons](35_real_size_and_speed.html)"
     parts = [
-        f"{device}: "
-        + "; ".join(
-            f"{row['kernel']} at batch {row['batch']} {row['over bf16']:.2f}" for _, row in rows.iterrows()
-        )
-        for device, rows in timed.groupby("device", sort=False)
+        f"{device}, {model}: "
+        + "; ".join(_by_batch(kernel, of) for kernel, of in rows.groupby("kernel", sort=False))
+        for (device, model), rows in timed.groupby(["device", "model"], sort=False)
     ]
     for device, rows in speeds.groupby("device", sort=False):
         there = set(rows.dropna(subset=["decode tokens/s"])["kernel"])
         if absent := [kernel for kernel in KERNELS if kernel not in there]:
             parts.append(f"Not timed on {device}: {', '.join(absent)}")
-    evidence = f"Decode speed over bf16. {'. '.join(parts)}. [Speeds](35_real_size_and_speed.html)"
+    best = timed.loc[timed["over bf16"].idxmax()]
+    evidence = (
+        f"Decode speed over bf16, at best {best['over bf16']:.2f} ({best['least']:.2f} to {best['most']:.2f}): "
+        f"{best['kernel']}, {best['model']}, batch {best['batch']}. {'. '.join(parts)}. "
+        "[Speeds](35_real_size_and_speed.html)"
+    )
     return claim, verdict_on(timed["over bf16"] >= 2), evidence
+
+
+def _by_batch(kernel: str, rows: pd.DataFrame) -> str:
+    """Speeds of a kernel over bf16 and the batches that they are at."""
+    ratios = ", ".join(f"{ratio:.2f}" for ratio in rows["over bf16"])
+    return f"{kernel} {ratios} at batch {', '.join(map(str, rows['batch']))}"
 
 
 def _best_on(records: Sequence[Record], score: str, task: str, by: str) -> tuple[str, str, str]:

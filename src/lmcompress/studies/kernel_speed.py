@@ -245,7 +245,9 @@ def _faster(rows: pd.DataFrame) -> str:
         return "faster"
     if slower.all():
         return "slower"
-    return "faster at some batches only" if faster.any() else "no faster"
+    if faster.any():
+        return "faster at some batches only"
+    return "no faster, at some batches slower" if slower.any() else "no faster"
 
 
 def pieces(speeds: pd.DataFrame) -> list:

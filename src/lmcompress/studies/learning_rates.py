@@ -14,7 +14,7 @@ from lmcompress.records import Experiment, Record
 from lmcompress.studies.perp import Criterion, SubsetText
 from lmcompress.studies.perp_figures import NAMES, PATTERN, coloured, convention, drawn
 from lmcompress.studies.perp_study import PerpStudy
-from lmcompress.studies.perp_tables import corpora, exp, interval, ordered
+from lmcompress.studies.perp_tables import against_full, corpora, exp, interval, ordered
 
 RATE = "learning rate"
 SETTING = ["criterion", "pattern", "subset"]
@@ -139,6 +139,23 @@ def best_rates(records: Sequence[Record]) -> pd.DataFrame:
                 columns.setdefault(tuple(setting), {})[corpus] = f"{level:,.1f}"
     rows = [dict(zip(SETTING, setting, strict=True)) | texts for setting, texts in columns.items()]
     return ordered(pd.DataFrame(rows)).fillna("")
+
+
+def beside_chosen(records: Sequence[Record], chosen: Sequence[Record], corpus: str) -> pd.DataFrame:
+    """Perplexity over full retraining's after the same prunings: at the rates that a short trial chose for both
+    (``chosen``: runs of the main comparison) and at the best of all (``records``), for readers.
+    """
+    columns = {"at chosen rates": against_full(chosen, corpus), "at best rates": best(records, corpus)}
+    texts = []
+    for name, frame in columns.items():
+        frame = frame[(frame["subset"] != "nothing") & frame["times full"].notna()].astype(
+            dict.fromkeys(SETTING, str)
+        )
+        said = [
+            f"{row['times full']:.2f} ({row['low']:.2f} to {row['high']:.2f})" for _, row in frame.iterrows()
+        ]
+        texts.append(frame[SETTING].assign(**{name: said}))
+    return ordered(texts[0].merge(texts[1], on=SETTING))
 
 
 def answers(records: Sequence[Record]) -> list[str]:
