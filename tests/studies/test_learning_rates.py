@@ -1,12 +1,22 @@
 """Learning rates as a study: which runs there are, and the best rate of each subset on each corpus by hand."""
 
 import math
+from dataclasses import replace
 
 import pytest
 from perp_tiny import language, tiny_place  # noqa: F401
 
 from lmcompress.records import Record, obtain
-from lmcompress.studies.learning_rates import RATE, Study, answers, best, best_rates, by_rate, curves
+from lmcompress.studies.learning_rates import (
+    RATE,
+    Study,
+    answers,
+    beside_chosen,
+    best,
+    best_rates,
+    by_rate,
+    curves,
+)
 
 
 def record(subset, rate, losses, pattern="50%", seed=0, criterion="magnitude"):
@@ -80,6 +90,22 @@ def test_sentences_and_tables_say_so(by_hand):
     assert table.loc["nothing", "own"] == f"{math.exp(5.1):,.1f}"
     assert table.loc["full", "other"] == f"{math.exp(3.1):,.1f} at 0.1"
     assert len(by_rate(by_hand, "own")) == len(curves(by_hand, "own").table) == 4
+
+
+def test_the_chosen_rates_stand_beside_the_best_ones(by_hand):
+    chosen = [
+        replace(one, parameters=one.parameters | {"task": "language"})
+        for one in by_hand
+        if one.parameters["lr"] != 0.3
+    ]
+    others = [
+        replace(chosen[0], kind="choose_rate", result={}),
+        replace(chosen[0], kind="share_trained", result={}),
+    ]
+    (row,) = beside_chosen(by_hand, [*others, *chosen], "own").to_dict("records")
+    assert row["subset"] == "norms"
+    assert row["at chosen rates"].startswith(f"{math.exp(3.1 - 2.3):.2f} (")
+    assert row["at best rates"].startswith(f"{math.exp(2.6 - 2.1):.2f} (")
 
 
 def test_what_an_unpruned_model_forgets_is_said(by_hand):

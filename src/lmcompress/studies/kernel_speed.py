@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 from lmcompress import cost, data, figures, models
 from lmcompress.errors import ParameterError
 from lmcompress.figures import Figure
+from lmcompress.html import number
 from lmcompress.prune import magnitude, mask
 from lmcompress.prune.pattern import NofM
 from lmcompress.quantize.kernels import generate_speed, use_kernel
@@ -230,8 +231,8 @@ def verdict(speeds: pd.DataFrame) -> list[str]:
     for device, rows in speeds.groupby("device", sort=False):
         several = int((rows["compilations"] > 1).sum())
         sentences.append(
-            f"Two compilations of one kernel differ by up to {rows['tuning'].max() - 1:.0%} on {device} ({several} of "
-            f"{len(rows)} were compiled more than once); ranges cover that."
+            f"Compiled and timed again, a kernel differs by up to {rows['tuning'].max() - 1:.0%} on {device} "
+            f"({several} of {len(rows)} were); ranges cover that."
             if several
             else f"Every kernel was compiled once on {device}: how far two compilations differ was not seen."
         )
@@ -254,7 +255,7 @@ def pieces(speeds: pd.DataFrame) -> list:
     """A table of :func:`speed_table`, and where several sizes of models were timed a figure of what size does."""
     devices = ", ".join(dict.fromkeys(speeds["device"]))
     decode = [
-        f"{row['decode tokens/s']:,.0f} ({row['slowest']:,.0f}\u00a0to\u00a0{row['fastest']:,.0f})"
+        f"{number(row['decode tokens/s'])} ({number(row['slowest'])}\u00a0to\u00a0{number(row['fastest'])})"
         if row["why not"] == ""
         else ""
         for _, row in speeds.iterrows()

@@ -14,7 +14,15 @@ from lmcompress.records import Experiment, Record
 from lmcompress.studies.perp import Criterion, SubsetText
 from lmcompress.studies.perp_figures import NAMES, PATTERN, coloured, convention, drawn
 from lmcompress.studies.perp_study import PerpStudy
-from lmcompress.studies.perp_tables import against_full, corpora, exp, interval, ordered
+from lmcompress.studies.perp_tables import (
+    against_full,
+    corpora,
+    exp,
+    interval,
+    of_task,
+    ordered,
+    without_pruning,
+)
 
 RATE = "learning rate"
 SETTING = ["criterion", "pattern", "subset"]
@@ -145,6 +153,7 @@ def beside_chosen(records: Sequence[Record], chosen: Sequence[Record], corpus: s
     """Perplexity over full retraining's after the same prunings: at the rates that a short trial chose for both
     (``chosen``: runs of the main comparison) and at the best of all (``records``), for readers.
     """
+    chosen = [*of_task(chosen, "language"), *without_pruning(chosen)]
     columns = {"at chosen rates": against_full(chosen, corpus), "at best rates": best(records, corpus)}
     texts = []
     for name, frame in columns.items():

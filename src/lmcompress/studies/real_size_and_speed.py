@@ -8,6 +8,7 @@ from typing import Literal
 
 import pandas as pd
 import torch
+from pydantic import Field
 from torch import nn
 
 from lmcompress import figures, models
@@ -109,7 +110,7 @@ class Study(SubjectStudy):
     prompt: int = 128
     new_tokens: int = 64
     compile: bool = True
-    compilations: int = 1
+    compilations: int = Field(default=1, ge=1)
     shapes: tuple[ShapeName, ...] = ()
     shape_batches: tuple[int, ...] = (1, 8, 32)
 
