@@ -257,7 +257,8 @@ NARROW = {  # columns of the table for readers; a name may break at \u00ad
     "share of bandwidth": "of band\u00adwidth",
     "weights read (MB)": "MB",
     "perplexity": "perplex\u00adity",
-    "compilations": "com\u00adpiled",
+    "compilations": "runs",
+    "kernel": "ker\u00adnel",
 }
 
 
