@@ -256,7 +256,7 @@ NARROW = {  # columns of the table for readers; a name may break at \u00ad
     "prefill tokens/s": "prefill",
     "share of bandwidth": "of band\u00adwidth",
     "weights read (MB)": "MB",
-    "perplexity": "perplex\u00adity",
+    "perplexity": "per\u00adplex\u00adity",
     "compilations": "runs",
     "kernel": "ker\u00adnel",
 }
