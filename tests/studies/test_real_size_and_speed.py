@@ -4,6 +4,7 @@ import pytest
 from cptquant_tiny import tiny  # noqa: F401
 
 from lmcompress.records import obtain
+from lmcompress.studies.kernel_speed import Speed, speed_table
 from lmcompress.studies.real_size_and_speed import Study, pieces, size_table, verdict
 
 
@@ -28,6 +29,18 @@ def test_files_shrink_with_bits_and_reload_bit_for_bit(records):
     assert (table["than FP32"] / table["times smaller than FP16"]).tolist() == pytest.approx(
         [2.0] * len(table)
     )
+
+
+def test_a_kernel_that_is_not_there_is_a_result(records, tiny):  # noqa: F811
+    common = {"model": tiny["language"], "data": tiny["corpus"], "batch": 2, "prompt": 8, "new_tokens": 4}
+    common |= {"compile": False, "length": 16, "test": 2}
+    plain, sparse = obtain([Speed(**common, kernel="bf16"), Speed(**common, kernel="2:4")], progress=False)
+    assert plain.result["decode"] > 0
+    table = speed_table([plain, sparse]).set_index("kernel")
+    if plain.provenance["device"].endswith("cores"):  # the CPU has no 2:4 kernel
+        assert sparse.result["refused"]
+        assert table.loc["2:4", "why not"]
+    assert len(pieces([*records, plain, sparse])) == 5
 
 
 def test_sentences_name_the_file_and_slow_kernels(records):

@@ -15,7 +15,7 @@ from lmcompress.records import Experiment, Record, profile, published, study_cla
 from lmcompress.sensitivity.scores import changed
 from lmcompress.studies import bit_allocation, cmpq, kernel_speed, real_size_and_speed
 from lmcompress.studies.agreement import agreement, written
-from lmcompress.studies.cptquant import SubjectStudy, of_kind, readable, says, started
+from lmcompress.studies.cptquant import SubjectStudy, estimate, of_kind, readable, says, started
 from lmcompress.studies.subjects import OnModel, measure, outcome
 
 SOURCES = ("30_cmpq", "33_sensitivity_shootout", "34_bit_allocation", "35_real_size_and_speed")
@@ -157,7 +157,7 @@ def _efficiency(records: Sequence[Record]) -> tuple[str, str, str]:
             parts.append(f"Not timed on {device}: {', '.join(absent)}")
     best = timed.loc[timed["over bf16"].idxmax()]
     evidence = (
-        f"Decode speed over bf16, at best {best['over bf16']:.2f} ({best['least']:.2f} to {best['most']:.2f}): "
+        f"Decode speed over bf16, at best {estimate(best['over bf16'], best['least'], best['most'])}: "
         f"{best['kernel']}, {best['model']}, batch {best['batch']}. {'. '.join(parts)}. "
         "[Speeds](35_real_size_and_speed.html)"
     )

@@ -17,7 +17,7 @@ from lmcompress.prune import magnitude, mask
 from lmcompress.prune.pattern import NofM
 from lmcompress.quantize.kernels import generate_speed, use_kernel
 from lmcompress.records import Experiment, Record
-from lmcompress.studies.cptquant import of_kind, perplexity
+from lmcompress.studies.cptquant import estimate, of_kind, perplexity
 from lmcompress.studies.subjects import measure
 
 REPEATS = 10
@@ -218,7 +218,7 @@ def verdict(speeds: pd.DataFrame) -> list[str]:
     sentences = []
     for (model, kernel), rows in over_bf16(speeds).groupby(["model", "kernel"], sort=False):
         parts = [
-            f"{row['over bf16']:.2f} ({row['least']:.2f} to {row['most']:.2f}) at batch {row['batch']}"
+            f"{estimate(row['over bf16'], row['least'], row['most'])} at batch {row['batch']}"
             for _, row in rows.iterrows()
         ]
         sentences.append(
@@ -282,14 +282,15 @@ def pieces(speeds: pd.DataFrame) -> list:
             f"Real kernels on {devices}: tokens per second, decoding with its range; MB of weights read",
         )
     ]
-    if over_bf16(speeds)["million parameters"].nunique() > 1:
-        found.append(by_size(speeds))
+    ratios = over_bf16(speeds)
+    if ratios["million parameters"].nunique() > 1:
+        found.append(by_size(ratios))
     return found
 
 
-def by_size(speeds: pd.DataFrame) -> Figure:
-    """Decoding speed over bf16 against the size of the model, a panel for each batch."""
-    frame = over_bf16(speeds).sort_values(["million parameters", "batch"])
+def by_size(ratios: pd.DataFrame) -> Figure:
+    """Decoding speed over bf16 (of :func:`over_bf16`) against the size of the model, a panel for each batch."""
+    frame = ratios.sort_values(["million parameters", "batch"])
     billions = [f"{size / 1000:.2g}" for size in frame["million parameters"]]
     sequences = [f"batch {batch}" for batch in frame["batch"]]
     return figures.lines(

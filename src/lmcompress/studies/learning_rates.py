@@ -11,6 +11,7 @@ from lmcompress.figures import Figure
 from lmcompress.parameters import PatternText
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Experiment, Record
+from lmcompress.studies.cptquant import estimate
 from lmcompress.studies.perp import Criterion, SubsetText
 from lmcompress.studies.perp_figures import NAMES, PATTERN, coloured, convention, drawn
 from lmcompress.studies.perp_study import PerpStudy
@@ -70,8 +71,9 @@ def _losses(records: Sequence[Record], corpus: str) -> dict[Setting, dict[int, n
     for record in records:
         about, losses = record.parameters, record.result["tests"][corpus]["nll"]
         if losses is not None:
-            setting = about["criterion"], about["pattern"], about["subset"], about["lr"]
-            found.setdefault(setting, {})[about["seed"]] = np.array(losses)
+            found.setdefault(tuple(about[name] for name in (*SETTING, "lr")), {})[about["seed"]] = np.array(
+                losses
+            )
     return found
 
 
@@ -139,7 +141,7 @@ def best_rates(records: Sequence[Record]) -> pd.DataFrame:
         for _, row in best(records, corpus).iterrows():
             text = f"{row['perplexity']:,.1f} at {row[RATE]:g}"
             if not np.isnan(row["times full"]):
-                text += f"; {row['times full']:.2f} ({row['low']:.2f} to {row['high']:.2f}) times full"
+                text += f"; {estimate(row['times full'], row['low'], row['high'])} times full"
             columns.setdefault(tuple(row[SETTING]), {})[corpus] = text
         for (*setting, rate), runs in _losses(records, corpus).items():
             if rate is None:
@@ -160,9 +162,7 @@ def beside_chosen(records: Sequence[Record], chosen: Sequence[Record], corpus: s
         frame = frame[(frame["subset"] != "nothing") & frame["times full"].notna()].astype(
             dict.fromkeys(SETTING, str)
         )
-        said = [
-            f"{row['times full']:.2f} ({row['low']:.2f} to {row['high']:.2f})" for _, row in frame.iterrows()
-        ]
+        said = [estimate(row["times full"], row["low"], row["high"]) for _, row in frame.iterrows()]
         texts.append(frame[SETTING].assign(**{name: said}))
     return ordered(texts[0].merge(texts[1], on=SETTING))
 
@@ -186,13 +186,16 @@ def answers(records: Sequence[Record]) -> list[str]:
     return [sentence for sentence in sentences if sentence]
 
 
+def _beside_full(frame: pd.DataFrame) -> pd.DataFrame:
+    """The rows of :func:`best` after a pruning that have full retraining to stand beside."""
+    pruned = [parse(pattern).sparsity > 0 for pattern in frame["pattern"]]
+    return frame[pruned].dropna(subset=["times full"])
+
+
 def _at_best(frame: pd.DataFrame, corpus: str) -> str:
     """After how many prunings each subset is as good as full retraining, all at their best rates."""
     parts = []
-    pruned = frame[[parse(pattern).sparsity > 0 for pattern in frame["pattern"]]].dropna(
-        subset=["times full"]
-    )
-    for subset, rows in pruned.groupby("subset", observed=True):
+    for subset, rows in _beside_full(frame).groupby("subset", observed=True):
         ends = {f"{value:.2f}": None for value in (rows["times full"].min(), rows["times full"].max())}
         good = int((rows["low"] <= 1).sum())
         parts.append(f"{subset} {' to '.join(ends)} times, as good after {good} of {len(rows)} prunings")
@@ -225,9 +228,8 @@ def _price(rates: pd.DataFrame, least: pd.DataFrame, level: pd.Series) -> dict[s
 
 def at_best_rates(records: Sequence[Record], corpus: str) -> Figure:
     """Perplexity of each subset over that of full retraining, both at their best rates, by what was pruned."""
-    frame = best(records, corpus).dropna(subset=["times full"])
     return drawn(
-        frame[[parse(pattern).sparsity > 0 for pattern in frame["pattern"]]],
+        _beside_full(best(records, corpus)),
         "times full",
         {
             "title": f"Over full retraining, all at their best rates, {corpus}",

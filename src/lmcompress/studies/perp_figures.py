@@ -22,11 +22,11 @@ def convention(records: Sequence[Record], corpus: str) -> str:
     if not found:
         return INTERVAL
     about, test = found[0].parameters, found[0].result["tests"][corpus]
-    drawn: dict[tuple, set[int]] = {}
+    by_setting: dict[tuple, set[int]] = {}
     for record in found:
         if record.kind == perp_tables.RETRAIN:
-            drawn.setdefault(perp_tables.setting(record), set()).add(record.parameters["seed"])
-    counts = [len(seeds) for seeds in drawn.values()]
+            by_setting.setdefault(perp_tables.setting(record), set()).add(record.parameters["seed"])
+    counts = [len(seeds) for seeds in by_setting.values()]
     few, many = (min(counts), max(counts)) if counts else (1, 1)
     seeds = f"{many} seed{'s' * (many > 1)}" if few == many else f"{few} to {many} seeds"
     return (
