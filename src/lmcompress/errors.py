@@ -1,6 +1,8 @@
 """The errors that users see. Every message names what was wrong, the value given and what would be valid."""
 
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class LmcompressError(Exception):
@@ -21,6 +23,17 @@ class ParameterError(LmcompressError, ValueError):
 
 class AssetError(LmcompressError):
     """A model or corpus could not be provided (unknown, unreachable, damaged, no room)."""
+
+
+class StorageError(LmcompressError):
+    """Something could not be written: a full disk, a read-only folder. Nothing half-written stays."""
+
+    def __init__(self, path: Path, cause: Exception):
+        there = next(folder for folder in path.absolute().parents if folder.is_dir())
+        free = shutil.disk_usage(there).free / 2**20
+        reason = getattr(cause, "strerror", None) or str(cause)
+        super().__init__(f"{path} cannot be written: {reason} ({free:,.0f} MiB free there)")
+        self.path = path
 
 
 class NumericError(LmcompressError):

@@ -1,12 +1,26 @@
-"""Where the project's files are, and writing them so that a reader never sees half of one."""
+"""Where the project's files are, and writing them so that a reader never sees half of one.
 
+A writer works in a room of its own beside the target (``.NAME.XXXX.partial``) and moves the finished thing into place.
+The room holds a lock that dies with its writer, so that the next writer of the same name can tell a room in use from
+one that a killed process left behind, and removes the latter.
+"""
+
+import errno
+import glob
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from lmcompress.errors import StorageError
+
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+_LOCK = ".lock"
 
 
 def project_root() -> Path:
@@ -16,22 +30,91 @@ def project_root() -> Path:
 
 
 @contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
+def atomic_path(path: str | Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; move it into place on success, remove it on any failure.
 
-    The caller may create a file or a folder at the temporary path. An existing folder at ``path`` is replaced.
+    The caller creates a file or a folder at the temporary path. A file at ``path`` is replaced. A folder may be in
+    use: it is replaced only with ``replace``, and stays until the new one is complete; else ``FileExistsError``.
+    Raises :class:`~lmcompress.errors.StorageError` where nothing can be written (full, read-only).
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-    temporary = room / path.name
+    with _room(path) as room:
+        temporary = room / path.name
+        try:
+            yield temporary
+            if path.is_dir() and temporary.is_dir() and any(path.iterdir()):
+                if not replace:
+                    raise FileExistsError(errno.EEXIST, "a finished folder is there already", str(path))
+                os.rename(path, room / "old")
+                try:
+                    os.rename(temporary, path)
+                except OSError:
+                    os.rename(room / "old", path)
+                    raise
+            else:
+                os.replace(temporary, path)
+        except Exception as error:  # safetensors reports a full disk in an error of its own
+            told = any(f"(os error {code})" in str(error) for code in _DISK)
+            if not told and getattr(error, "errno", None) not in _DISK:
+                raise
+            raise StorageError(path, error) from error
+
+
+def once(path: Path, make: Callable[[Path], object], whole: Callable[[Path], bool] = Path.exists) -> Path:
+    """``path``, which ``make(temporary path)`` wrote unless it was ``whole`` already.
+
+    However many processes ask at the same time, one makes it and the others wait. What is whole is never touched; what
+    is not is replaced. Raises as :func:`atomic_path` does, and what ``make`` raises.
+    """
+    if not whole(path):
+        with _writable(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(path.parent / f".{path.name}{_LOCK}")
+            lock.acquire()
+        try:
+            if not whole(path):
+                with atomic_path(path, replace=True) as temporary:
+                    make(temporary)
+        finally:
+            lock.release()
+    return path
+
+
+@contextmanager
+def _room(path: Path) -> Iterator[Path]:
+    """A locked temporary folder beside ``path``; rooms of killed writers of the same name are removed first."""
+    with _writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
+            _remove_stale(left)
+        room, lock = None, None
+        while (
+            room is None
+        ):  # until the lock is held: another writer may take a room without one for a stale one
+            room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
+            lock = FileLock(room / _LOCK)
+            with suppress(FileNotFoundError):
+                lock.acquire()
+            if not room.is_dir():
+                room = None
     try:
-        yield temporary
-        if temporary.is_dir() and path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
+        yield room
     finally:
         shutil.rmtree(room, ignore_errors=True)
+        lock.release()
+
+
+def _remove_stale(room: Path) -> None:
+    with suppress(Timeout, OSError), FileLock(room / _LOCK, blocking=False):
+        shutil.rmtree(room, ignore_errors=True)
+
+
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise StorageError(path, error) from error
 
 
 def write_json(path: str | Path, value: object) -> None:

@@ -3,6 +3,7 @@
 What was quantized in the file is dequantized to fp32, without loss.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ import transformers
 
 from lmcompress.assets import Asset, cache_folder
 from lmcompress.errors import AssetError
-from lmcompress.files import atomic_path
+from lmcompress.files import once
 
 
 def safetensors_folder(asset: Asset) -> Path:
@@ -25,10 +26,7 @@ def safetensors_folder(asset: Asset) -> Path:
     if len(found) > 1:
         raise AssetError(f"{asset.name}: one GGUF file is needed, there are {[file.name for file in found]}")
     folder = cache_folder() / "converted" / f"{asset.name.replace('/', '--')}-{asset.sha256[:16]}"
-    if not folder.is_dir():
-        with atomic_path(folder) as temporary:
-            _convert(found[0], temporary)
-    return folder
+    return once(folder, partial(_convert, found[0]))
 
 
 def _convert(file: Path, folder: Path) -> None:

@@ -125,7 +125,7 @@ def save_compressed(model, tokenizer, folder: str | Path, masks: dict[str, torch
     from lmcompress.prune import mask
 
     mask.check(model, masks)
-    with atomic_path(folder) as temporary:
+    with atomic_path(folder, replace=True) as temporary:
         model.save_pretrained(temporary)
         if tokenizer is not None:
             tokenizer.save_pretrained(temporary)

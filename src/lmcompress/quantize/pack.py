@@ -122,7 +122,7 @@ def save(
         + sum(v.numel() for v in others.values()),
         "rest_bytes": sum(tensors[name].nbytes for name in others),
     }
-    with atomic_path(folder) as temporary:
+    with atomic_path(folder, replace=True) as temporary:
         model.config.save_pretrained(temporary)
         if getattr(model, "generation_config", None) is not None:
             model.generation_config.save_pretrained(temporary)

@@ -4,11 +4,12 @@ parameters.
 
 import hashlib
 import json
+from pathlib import Path
 
 import torch
 
 from lmcompress import assets, data, models
-from lmcompress.files import atomic_path, project_root
+from lmcompress.files import once, project_root
 from lmcompress.retrain.train import train
 
 
@@ -30,15 +31,16 @@ def classifier(name: str, texts: str, length: int, steps: int, lr: float = 1e-4,
     ]
     digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     folder = project_root() / "build" / "classifiers" / digest
-    if not folder.is_dir():
+
+    def fine_tune(temporary: Path) -> None:
         with torch.random.fork_rng():
             torch.manual_seed(0)  # of the head
             count = len(data.classes(texts))
             model, tokenizer = models.load(name, task="classification", num_labels=count)
         batches = data.classification(texts, tokenizer, "retraining", length, size)
         train(model, batches, "full", lr=lr, steps=steps, progress=False)
-        if not folder.is_dir():  # another worker may have been faster
-            with atomic_path(folder) as temporary:
-                model.save_pretrained(temporary)
-                tokenizer.save_pretrained(temporary)
+        model.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+
+    once(folder, fine_tune)
     return models.load(str(folder), task="classification")
