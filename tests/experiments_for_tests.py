@@ -1,6 +1,9 @@
 """Experiments that cost nothing, for the tests of records and of the command line."""
 
+import errno
 import json
+import os
+import signal
 from pathlib import Path
 
 from lmcompress.parameters import CorpusName
@@ -35,6 +38,29 @@ class Doubling(Experiment):
             with Path(self.log).open("a") as file:
                 file.write(json.dumps(self.value) + "\n")
         return {"doubled": doubled(self.value)}
+
+
+class Faulty(Experiment):
+    """Notes in a file that it ran, and then goes wrong: its process is killed (``kill``, or only the first time,
+    ``kill-once``), or there is no room on the disk (``full disk``).
+    """
+
+    fault: str
+    log: str = ""
+
+    def assets(self):
+        return []
+
+    def run(self):
+        if self.fault == "full disk":
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        seen = Path(self.log).read_text().split() if Path(self.log).exists() else []
+        again = self.fault == "kill-once" and self.fault in seen
+        with Path(self.log).open("a") as file:
+            file.write(("again" if again else self.fault) + "\n")
+        if not again:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {}
 
 
 class Study(Study):

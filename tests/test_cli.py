@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 
 import experiments_for_tests as experiments
 import pytest
@@ -12,8 +10,7 @@ from lmcompress import cli, records
 @pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch):
     """A project folder with a notebook, its study and two profiles."""
-    for module in (records, cli):
-        monkeypatch.setattr(module, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("LMCOMPRESS_ROOT", str(tmp_path))
     monkeypatch.setattr(records, "study_class", lambda _notebook: experiments.Study)
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "full.yaml").write_text("90_doubling:\n  values: [3, 4]\n")
@@ -139,62 +136,39 @@ def test_assets_are_listed_with_licence_and_source(capsys):
     assert "smollm2-135m" in capsys.readouterr().out
 
 
-def test_experiments_are_computed_by_a_worker_that_survives_a_failure(project, capsys, monkeypatch):
+def test_records_are_computed_in_processes_and_a_failure_is_named(project, capsys):
     log = project / "log"
-    monkeypatch.setattr(cli.multiprocessing, "get_context", lambda _name: _Inline)
-    assert cli.main(["compute", "90_doubling", "-p", "values", "[1, -1, 2]", "-p", "log", str(log)]) == 1
+    words = ["compute", "90_doubling", "-p", "values", "[1, -1, 2]", "-p", "log", str(log)]
+    assert cli.main([*words, "--check"]) == 0
+    assert capsys.readouterr().out == "3 runs\n"
+    assert cli.main([*words, "--workers", "2", "--chunk", "2"]) == 1
     out = capsys.readouterr().out
     assert "failed: RuntimeError: no negative numbers" in out
     assert out.splitlines()[-1] == "2 records, 1 failed, 0 left for later"
-    assert log.read_text().split() == ["1", "2"]
-    assert (
-        cli.main(
-            ["compute", "90_doubling", "-p", "values", "[1, 5]", "-p", "log", str(log), "--seconds", "-1"]
-        )
-        == 0
-    )
-    assert capsys.readouterr().out.splitlines()[-1] == "0 records, 0 failed, 2 left for later"
+    assert sorted(log.read_text().split()) == ["1", "2"]
+    assert cli.main([*words[:3], "values", "[7]", "--seconds", "-1"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "0 records, 0 failed, 1 left for later"
 
 
-WORKER = """
-import multiprocessing, time
-from lmcompress.cli import _end_with_parent
-
-def work():
-    _end_with_parent()
-    print("at work", flush=True)
-    time.sleep(300)
-
-if __name__ == "__main__":
-    multiprocessing.get_context("spawn").Process(target=work).start()
-    time.sleep(300)
-"""
-
-
-def test_a_worker_ends_when_the_process_that_started_it_is_killed(tmp_path):
-    (tmp_path / "parent.py").write_text(WORKER)
-    parent = subprocess.Popen([sys.executable, tmp_path / "parent.py"], stdout=subprocess.PIPE, text=True)
-    assert parent.stdout.readline() == "at work\n"
-    parent.kill()
-    assert parent.communicate(timeout=60) == ("", None)  # the end of the worker's output, too
-
-
-def test_only_the_kinds_asked_for_are_computed(capsys, monkeypatch):
-    monkeypatch.setattr(cli.multiprocessing, "get_context", lambda _name: _Inline)
-    assert cli.main(["compute", "90_doubling", "--kinds", "doubling"]) == 0
+def test_only_the_kinds_asked_for_are_computed(capsys):
+    assert cli.main(["compute", "90_doubling", "--kind", "doubling", "--profile", "full"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 records, 0 failed, 0 left for later"
-    assert cli.main(["compute", "90_doubling", "--kinds", "halving"]) == 2
-    assert "kinds: 'halving' is not valid; expected one of doubling" in capsys.readouterr().err
+    assert cli.main(["compute", "90_doubling", "--kind", "doublin"]) == 2
+    assert "kind: 'doublin' is not valid; expected one of doubling; did you mean doubling?" in (
+        capsys.readouterr().err
+    )
 
 
-class _Inline:
-    """A multiprocessing context that runs its processes at once, in this one."""
+@pytest.mark.parametrize("name", ["90_doubling", "doubling", "90", "notebooks/90_doubling.md"])
+def test_a_notebook_has_the_names_that_one_types(name, capsys):
+    assert cli.main(["run", name, "--check"]) == 0
+    assert capsys.readouterr().out.startswith("# 2 runs\n")
 
-    from queue import Queue
 
-    class Process:
-        def __init__(self, target, args):
-            self.start = lambda: target(*args)
-
-        def join(self):
-            pass
+def test_help_shows_every_action(capsys):
+    assert cli.main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    for group, command in cli.app.commands.items():
+        for action in getattr(command, "commands", {}):
+            assert f"  {group} {action} " in shown
+        assert f"  {group} " in shown

@@ -36,6 +36,4 @@ def test_a_printed_command_is_accepted(command, tmp_path):
         if word.startswith(("./", "~/")):  # the reader's own folder
             (tmp_path / Path(word).name).mkdir(exist_ok=True)
             words[index] = str(tmp_path / Path(word).name)
-    options = cli._parser().parse_args(words)
-    for notebook in getattr(options, "notebooks", None) or [options.notebook]:
-        assert cli._study(notebook, options)[0].experiments()
+    assert cli.main([*words, "--check"]) == 0

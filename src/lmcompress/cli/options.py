@@ -1,0 +1,80 @@
+"""What several commands take: a notebook by any of its names, and parameters from a profile, a file and ``-p``."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import click
+import yaml
+
+from lmcompress.errors import ParameterError
+from lmcompress.files import project_root
+
+
+def parameters(command: Callable) -> Callable:
+    """The options ``-p``, ``--file`` and ``--profile`` for a command; it takes them as these names."""
+    for option in reversed(
+        (
+            click.option(
+                "-p",
+                "--parameter",
+                nargs=2,
+                multiple=True,
+                metavar="NAME VALUE",
+                help="A parameter; the value is YAML. Repeatable.",
+            ),
+            click.option("-f", "--file", type=click.Path(path_type=Path), help="A YAML file of parameters."),
+            click.option(
+                "--profile",
+                help="Start from config/PROFILE.yaml: quick (the default, what `make report` shows), full, sst2 "
+                "or cpu; none: start from the notebook's own defaults.",
+            ),
+        )
+    ):
+        command = option(command)
+    return command
+
+
+def notebook_name(given: str) -> str:
+    """The full name of a notebook, ``34_bit_allocation``, from that, its path, ``bit_allocation`` or ``34``.
+
+    Raises :class:`ParameterError` with the closest name for one that there is not.
+    """
+    there = sorted(path.stem for path in (project_root() / "notebooks").glob("*.md"))
+    stem = Path(given).stem
+    for name in there:
+        if stem in (name, name.partition("_")[2], name.partition("_")[0]):
+            return name
+    raise ParameterError("notebook", given, there or "a checkout with the folder notebooks")
+
+
+def read_yaml(path: Path, what: str) -> dict:
+    """The mapping in a YAML file; ``what`` it is of goes into the refusal."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ParameterError("file", str(path), f"a YAML file of {what} ({_first_line(error)})") from None
+    if not isinstance(found or {}, dict):
+        raise ParameterError("file", str(path), f"a YAML file of {what}, such as 'seeds: [0, 1]'")
+    return found or {}
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())
+
+
+def study(notebook: str, parameter: Sequence[tuple[str, str]], file: Path | None, profile: str | None):
+    """``(study, given parameters, experiments)`` of a notebook: profile, then file, then single parameters.
+
+    Raises :class:`ParameterError` for what cannot run, also where the parameters ask for no run at all.
+    """
+    from lmcompress import records
+
+    name = notebook_name(notebook)
+    if profile is None:  # an installed package without a checkout has no profiles
+        profile = "quick" if (project_root() / "config" / "quick.yaml").is_file() else "none"
+    given = {} if profile == "none" else records.profile(profile, name)
+    if file:
+        given = given | read_yaml(file, "parameters")
+    given = given | dict(parameter)
+    made = records.study_class(name)(**given)
+    return made, given, made.experiments()

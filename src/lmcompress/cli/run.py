@@ -1,0 +1,45 @@
+"""``lmcompress run``: execute a notebook with your parameters."""
+
+import sys
+from pathlib import Path
+
+import click
+import yaml
+
+from lmcompress.cli import options
+from lmcompress.files import project_root
+
+
+@click.command()
+@click.argument("notebook")
+@options.parameters
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: build/runs/NOTEBOOK.ipynb.")
+@click.option("--check", is_flag=True, help="Only check the parameters, and print them all.")
+def run(
+    notebook: str, parameter, file: Path | None, profile: str | None, output: Path | None, check: bool
+) -> None:
+    """Execute a notebook with your parameters, and print what it found."""
+    study, given, experiments = options.study(notebook, parameter, file, profile)
+    if check:
+        print(f"# {len(experiments)} runs")
+        print(yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False), end="")
+        return
+    import jupytext
+    import papermill
+
+    name = options.notebook_name(notebook)
+    output = output or project_root() / "build" / "runs" / f"{name}.ipynb"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    made = output.with_suffix(".input.ipynb")
+    jupytext.write(jupytext.read(project_root() / "notebooks" / f"{name}.md"), made)
+    chosen = {name: value for name, value in study.model_dump(mode="json").items() if name in given}
+    try:
+        papermill.execute_notebook(
+            made, output, parameters=chosen, kernel_name="python3", language="python", cwd=str(project_root())
+        )
+    except papermill.PapermillExecutionError as error:
+        print(f"lmcompress: {name} failed with {error.ename}: {error.evalue}; see {output}", file=sys.stderr)
+        raise SystemExit(1) from None
+    finally:
+        made.unlink(missing_ok=True)
+    print(output)
