@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from lmcompress.errors import LmcompressError, StorageError
 from lmcompress.records import Experiment
 
-
 _NO_ROOM = (errno.ENOSPC, errno.EROFS, errno.EDQUOT)
 
 
