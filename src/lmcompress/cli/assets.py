@@ -11,23 +11,25 @@ def assets() -> None:
 @assets.command("list")
 def list_assets() -> None:
     """List the models and corpora with licence and source."""
-    from lmcompress.assets import manifest
+    from lmcompress.assets import manifest, source_of
 
     for kind, entries in manifest().items():
         for name, entry in entries.items():
-            source = entry.get("package") or f"{entry['hub']}@{entry['revision']}"
-            print(f"{kind:6} {name:16} {entry['licence']:14} {source}  {entry['title']}")
+            print(f"{kind:6} {name:16} {entry['licence']:14} {source_of(entry)}  {entry['title']}")
 
 
 @assets.command()
 @click.argument("names", nargs=-1)
 def fetch(names: tuple[str, ...]) -> None:
-    """Fetch and verify assets: those named, else every embedded one."""
+    """Fetch and verify assets: those named, else every embedded one that the quick report needs. What is damaged is
+    fetched again.
+    """
     from lmcompress.assets import manifest, resolve
     from lmcompress.gguf_weights import safetensors_folder
 
     known = {name: (kind, entry) for kind, entries in manifest().items() for name, entry in entries.items()}
-    for name in names or [name for name, (_, entry) in known.items() if "package" in entry]:
+    usual = [name for name, (_, one) in known.items() if "package" in one and one.get("default", True)]
+    for name in names or usual:
         kind = known[name][0] if name in known else "model"
-        asset = resolve(name, kind)
-        print(f"{name}: {safetensors_folder(asset) if kind == 'model' else asset.path}")
+        asset = resolve(name, kind, again=True)
+        print(f"{name} ({asset.licence}): {safetensors_folder(asset) if kind == 'model' else asset.path}")
