@@ -92,6 +92,7 @@ def test_a_failed_notebook_says_why_and_where(project, capsys):
     (project / "notebooks" / "90_doubling.md").write_text(text)
     assert cli.main(["run", "90_doubling"]) == 1
     assert "ValueError: too bad" in capsys.readouterr().err
+    assert [path.name for path in (project / "build" / "runs").iterdir()] == ["90_doubling.partial.ipynb"]
 
 
 def test_records_are_computed_listed_shown_compared_and_published(project, capsys):

@@ -6,39 +6,16 @@
 """
 
 import csv
-import fcntl
-import os
-import subprocess
+import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
+from driver import alone, complaint, duration, snakemake
+
 BOOK = Path("build/book/_build/html/index.html")
-
-
-@contextmanager
-def alone() -> Iterator[None]:
-    """Refuse a second run in the same checkout. The operating system frees the lock when this process dies."""
-    Path("build").mkdir(exist_ok=True)
-    with open("build/.lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            sys.exit("Another report is being made in this folder; wait for it or stop it.")
-        yield
-
-
-def snakemake(profile: str, options: list[str]) -> int:
-    """Run the workflow; return Snakemake's exit code."""
-    snakefile = Path(__file__).with_name("Snakefile")
-    command = [sys.executable, "-m", "snakemake", *options, "--snakefile", str(snakefile)]
-    command += ["--config", f"profile={profile}"]
-    if "--profile" not in options and "--resources" not in options:  # this machine's own limits
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-        command += ["--resources", f"mem_mb={memory}", "gpu=1"]
-    return subprocess.run(command).returncode
+LOG = Path("build/snakemake.log")
 
 
 def seconds(profile: str) -> dict[str, float]:
@@ -50,21 +27,78 @@ def seconds(profile: str) -> dict[str, float]:
     return found
 
 
+class Progress:
+    """The line that stands while the report is made: notebooks done of all, which are at work, time left."""
+
+    def __init__(self, profile: str):
+        self.folder, self.start = Path(f"build/{profile}"), time.time()
+        self.waiting: int | None = None  # notebooks that Snakemake is about to execute
+
+    def __call__(self) -> str:
+        if self.waiting is None:
+            self.waiting = scheduled()
+        if self.waiting is None:
+            return "checking what is to be done"
+        states = {log.stem: self._state(log) for log in self._logs()}
+        at_work, failed, ready = (
+            [name for name in states if states[name] == state] for state in ("running", "failed", "done")
+        )
+        done = len(ready)
+        line = f"notebooks: {done} of {self.waiting} done"
+        if failed:
+            line += f", failed: {', '.join(failed)}"
+        if at_work:
+            line += f", running: {', '.join(at_work)}"
+        if left := self._left(done, len(failed), len(at_work)):
+            line += f"; about {duration(left)} left"
+        return line if done + len(failed) < self.waiting else line + "; then the book"
+
+    def _logs(self) -> list[Path]:
+        logs = sorted((self.folder / "logs").glob("*.log"))
+        return [log for log in logs if "." not in log.stem and log.stat().st_mtime >= self.start]
+
+    def _state(self, log: Path) -> str:
+        output = self.folder / "notebooks" / f"{log.stem}.ipynb"
+        if output.exists() and output.stat().st_mtime >= self.start:
+            return "done"
+        return "failed" if last_line(log).startswith("Failed") else "running"
+
+    def _left(self, done: int, failed: int, at_work: int) -> float | None:
+        """Seconds to go, to the nearest ten, by the pace so far; a notebook at work counts as half done."""
+        waiting = self.waiting - done - failed
+        if not done or waiting <= 0:
+            return None
+        pace = (time.time() - self.start) / (done + 0.5 * at_work)
+        return max(10, round(pace * (waiting - 0.5 * at_work), -1))
+
+
+def scheduled() -> int | None:
+    """How many notebooks Snakemake is about to execute, once it has said so in its log."""
+    text = LOG.read_text(errors="replace") if LOG.exists() else ""
+    stats = re.search(r"^total +\d+$", text, re.MULTILINE)
+    count = re.search(r"^notebook +(\d+)$", text[: stats.end()], re.MULTILINE) if stats else None
+    return int(count[1]) if count else 0 if stats else None
+
+
+def last_line(log: Path) -> str:
+    return (log.read_text(errors="replace").splitlines() or [""])[-1]
+
+
 def failures(since: float) -> Iterator[str]:
     """Log and last line of every step that failed after the time ``since``."""
     for log in sorted(Path("build").rglob("*.log")):
-        lines = log.read_text(errors="replace").splitlines() if log.stat().st_mtime >= since else []
-        if lines and lines[-1].startswith("Failed"):
-            yield f"{log}\n    {lines[-1]}"
+        if log.stat().st_mtime >= since and last_line(log).startswith("Failed"):
+            yield f"{log}\n    {last_line(log)}"
 
 
 def main() -> None:
     profile, *options = sys.argv[1:]
-    with alone():
-        start = time.time()
-        code = snakemake(profile, options)
+    start = time.time()
+    with alone(Path("build"), "report") as lock:
+        code = snakemake("Snakefile", {"profile": profile}, options, lock, LOG, Progress(profile))
     if code:
-        print("\nThe report was not made. Failed steps:", *failures(start), sep="\n  ")
+        found = list(failures(start)) or [f"{LOG}\n  {complaint(LOG)}"]
+        print("\nThe report was not made. Failed steps:", *found, sep="\n  ")
         print("What succeeded is kept: after mending, the same command goes on from here.")
         sys.exit(code)
     print(f"\n{'notebook':<32}{'seconds':>9}")

@@ -1,6 +1,7 @@
 """A project in a temporary folder: trivial notebooks, a book and a small library, run by the real workflow."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,6 +48,7 @@ class Project:
 
     def __init__(self, folder: Path):
         self.folder = folder
+        shutil.copytree(ROOT / "workflow", folder / "workflow")
         self.write(
             "_config.yml", 'title: T\nexecute: {execute_notebooks: "off"}\nonly_build_toc_files: true\n'
         )
@@ -73,7 +75,7 @@ class Project:
         self.write(f"notebooks/{name}.md", NOTEBOOK.format(name=name, code=textwrap.dedent(code).strip()))
 
     def start(self, *options: str) -> subprocess.Popen:
-        command = [sys.executable, str(ROOT / "workflow" / "report.py"), "quick", "--cores", "2", *options]
+        command = [sys.executable, "workflow/report.py", "quick", "--cores", "2", *options]
         return subprocess.Popen(
             command,
             cwd=self.folder,
@@ -104,4 +106,4 @@ class Project:
 
 @pytest.fixture
 def project(tmp_path) -> Project:
-    return Project(tmp_path)
+    return Project(tmp_path / "a checkout")  # whose path has a space

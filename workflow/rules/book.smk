@@ -17,4 +17,4 @@ rule book:
     log:
         "build/book.log",
     shell:
-        "{PYTHON} {SCRIPTS}/book.py {OUT}/notebooks build/book > {log} 2>&1"
+        "{PYTHON:q} {SCRIPTS:q}/book.py {OUT}/notebooks build/book > {log} 2>&1"

@@ -14,7 +14,6 @@ OUT = f"build/{PROFILE}"
 BOOK = "build/book/_build/html/index.html"
 SCRIPTS = Path(workflow.basedir) / "scripts"
 PYTHON = Path(sys.executable)
-LMCOMPRESS = PYTHON.with_name("lmcompress")
 LIBRARY = Path(importlib.util.find_spec("lmcompress").origin).parent
 
 NOTEBOOKS = sorted(path.stem for path in Path("notebooks").glob("*.md"))

@@ -13,7 +13,7 @@ rule assets:
         "build/assets.log",
     shell:
         """
-        {LMCOMPRESS} assets fetch > {output} 2> {log} || {{ echo "Failed: $(tail -n 1 {log})" >> {log}; exit 1; }}
+        {PYTHON:q} -m lmcompress assets fetch > {output} 2> {log} || {{ echo "Failed: $(tail -n 1 {log})" >> {log}; exit 1; }}
         """
 
 
@@ -30,7 +30,7 @@ rule parameters:
     log:
         f"{OUT}/logs/{{name}}.parameters.log",
     shell:
-        "{PYTHON} {SCRIPTS}/parameters.py {params.config} {wildcards.name} {output} 2> {log}"
+        "{PYTHON:q} {SCRIPTS:q}/parameters.py {params.config} {wildcards.name} {output} 2> {log}"
 
 
 rule notebook:
@@ -56,4 +56,4 @@ rule notebook:
         gpu=0 if PROFILE == "quick" else 1,
         runtime="1h" if PROFILE == "quick" else "12h",
     shell:
-        "{PYTHON} {SCRIPTS}/execute.py {input.source} {input.parameters} {output} 2> {log}"
+        "{PYTHON:q} {SCRIPTS:q}/execute.py {input.source} {input.parameters} {output} 2> {log}"

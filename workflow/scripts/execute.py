@@ -14,6 +14,7 @@ from pathlib import Path
 import jupytext
 import papermill
 import yaml
+from follow import follow_driver
 from papermill.exceptions import PapermillExecutionError
 
 
@@ -39,6 +40,7 @@ def say(text: str) -> None:
 def main() -> None:
     source, parameters, output = map(Path, sys.argv[1:])
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    follow_driver()
     start = time.monotonic()
     say(f"{source.stem} started")
     try:

@@ -30,16 +30,22 @@ def run(
     name = options.notebook_name(notebook)
     output = output or project_root() / "build" / "runs" / f"{name}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
-    made = output.with_suffix(".input.ipynb")
+    made, partial = output.with_suffix(".input.ipynb"), output.with_suffix(".partial.ipynb")
     jupytext.write(jupytext.read(project_root() / "notebooks" / f"{name}.md"), made)
     chosen = {name: value for name, value in study.model_dump(mode="json").items() if name in given}
     try:
         papermill.execute_notebook(
-            made, output, parameters=chosen, kernel_name="python3", language="python", cwd=str(project_root())
+            made,
+            partial,
+            parameters=chosen,
+            kernel_name="python3",
+            language="python",
+            cwd=str(project_root()),
         )
     except papermill.PapermillExecutionError as error:
-        print(f"lmcompress: {name} failed with {error.ename}: {error.evalue}; see {output}", file=sys.stderr)
+        print(f"lmcompress: {name} failed with {error.ename}: {error.evalue}; see {partial}", file=sys.stderr)
         raise SystemExit(1) from None
     finally:
         made.unlink(missing_ok=True)
+    partial.replace(output)
     print(output)
