@@ -163,7 +163,8 @@ class FirstToken(torch.nn.Module):
         self.unused = torch.nn.Parameter(torch.zeros(1))
 
     def forward(self, input_ids):
-        return SequenceClassifierOutput(logits=torch.eye(4)[input_ids[:, 0]])
+        drop = torch.nn.functional.dropout(torch.ones(4), 0.9, self.training)
+        return SequenceClassifierOutput(logits=torch.eye(4)[input_ids[:, 0]] * drop)
 
 
 def test_accuracy_counts_first_choices():
@@ -171,7 +172,9 @@ def test_accuracy_counts_first_choices():
         {"input_ids": torch.tensor([[0, 1], [1, 1], [2, 1]]), "labels": torch.tensor([0, 1, 3])},
         {"input_ids": torch.tensor([[3, 1]]), "labels": torch.tensor([3])},
     ]
-    found = accuracy(FirstToken(), batches)
+    model = FirstToken().train()
+    found = accuracy(model, batches)
+    assert model.training, "dropout is off meanwhile, and back after"
     assert found.correct.tolist() == [True, True, False, True]
     assert found.value == 0.75
     assert found.low < 0.75 < found.high <= 1

@@ -204,11 +204,14 @@ def accuracy(model: nn.Module, batches: list[dict[str, Tensor]], progress: bool 
     """
     if not batches or any("labels" not in batch for batch in batches):
         raise ParameterError("batches", f"{len(batches)} batches", "at least one batch, each with labels [B]")
-    device = next(model.parameters()).device
-    correct = []
-    for batch in tqdm(batches, desc="texts", disable=not progress, leave=False):
-        inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
-        correct.append(model(**inputs).logits.argmax(-1).cpu() == batch["labels"].cpu())
+    device, training, correct = next(model.parameters()).device, model.training, []
+    model.eval()
+    try:
+        for batch in tqdm(batches, desc="texts", disable=not progress, leave=False):
+            inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
+            correct.append(model(**inputs).logits.argmax(-1).cpu() == batch["labels"].cpu())
+    finally:
+        model.train(training)
     correct = torch.cat(correct)
     low, high = bootstrap(correct)
     return Accuracy(float(correct.double().mean()), low, high, correct)
