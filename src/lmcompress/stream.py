@@ -3,14 +3,12 @@ on.
 
 Wanda, SparseGPT, GPTQ, reconstruction and the sensitivities all need "the inputs of this layer in the model
 as compressed so far". Here a model is walked once, block by block, so that only one block has to be on the
-GPU.
+GPU. The blocks of a model that :func:`lmcompress.shards.open_streamed` opened come from disk for their turn.
 
 The blocks are called with *all* the arguments that the model itself gives them (masks, position embeddings,
 ...), captured per block by one pass through the model with the blocks short-circuited.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,13 +16,13 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
+from lmcompress.blockfiles import BlockFiles
 from lmcompress.errors import NumericError, ParameterError
-from lmcompress.files import atomic_path, write_json
 from lmcompress.models import blocks, linears
+from lmcompress.shards import is_streamed
 
 
 class Statistic(Protocol):
@@ -124,7 +122,7 @@ def stream(
     store: str | torch.device = "cpu",
     device: str | torch.device | None = None,
     progress: bool = True,
-    checkpoint: str | Path | None = None,
+    checkpoint: str | Path | BlockFiles | None = None,
 ) -> list[dict]:
     """Walk the blocks in order; ``visit`` changes each in place and returns a JSON-able dict. Returns those
     dicts.
@@ -135,38 +133,62 @@ def stream(
     (default: where the model is) for its turn only. With ``checkpoint`` (a folder) every finished block is
     saved, and a later call with the same arguments replays the finished ones instead of visiting them.
     ``visit`` runs without gradients unless it enables them.
+
+    A model whose blocks are on disk needs a ``checkpoint``, which is where the changed blocks are; it may be
+    walked without batches, when ``visit`` needs no inputs.
     """
-    if not batches:
+    if not batches and not is_streamed(model):
         raise ParameterError("batches", batches, "at least one batch")
-    home = next(model.parameters()).device
+    if is_streamed(model) and checkpoint is None:
+        raise ParameterError("checkpoint", checkpoint, "a folder for the blocks of a model that is on disk")
+    home = _home(model)
     device = torch.device(device or home)
     hidden, calls = _capture(model, batches, store)
     inputs, dense = hidden, hidden
     token_masks = None
     if any("attention_mask" in batch and not bool(batch["attention_mask"].all()) for batch in batches):
         token_masks = [batch["attention_mask"].bool().cpu() for batch in batches]
-    saved = None if checkpoint is None else _Checkpoint(Path(checkpoint), model, hidden)
+    saved = checkpoint if isinstance(checkpoint, BlockFiles | None) else BlockFiles(checkpoint)
+    if saved is not None:
+        saved.claim(model, hidden)
     results = []
     found = blocks(model)
     for index, (name, module) in enumerate(
         tqdm(found.items(), desc="blocks", disable=not progress, leave=False)
     ):
-        module.to(device)
-        block = BlockVisit(index, name, module, calls[index], device)
-        block.inputs, block.token_masks = inputs, token_masks
-        if keep_dense or not propagate:
-            block.dense_inputs = dense
-            block.dense_outputs = [output.to(store) for output in block.run(dense)]
-            dense = block.dense_outputs
-        result = None if saved is None else saved.restore(index, module)
-        if result is None:
-            result = visit(block)
-            if saved is not None:
-                saved.keep(index, module, result)
-        results.append(result)
-        inputs = [output.to(store) for output in block.run()] if propagate else dense
-        module.to(home)
+        with _placed(model, index, module, device):
+            block = BlockVisit(index, name, module, calls[index], device)
+            block.inputs, block.token_masks = inputs, token_masks
+            if keep_dense or not propagate:
+                block.dense_inputs = dense
+                block.dense_outputs = [output.to(store) for output in block.run(dense)]
+                dense = block.dense_outputs
+            result = None if saved is None else saved.restore(index, name, module)
+            if result is None:
+                result = visit(block)
+                if saved is not None:
+                    saved.keep(index, name, module, result)
+            results.append(result)
+            inputs = [output.to(store) for output in block.run()] if propagate else dense
     return results
+
+
+def _home(model: nn.Module) -> torch.device:
+    """Where the model is, or what of it is in memory."""
+    return next(value.device for value in model.parameters() if not value.is_meta)
+
+
+@contextmanager
+def _placed(model: nn.Module, index: int, module: nn.Module, device: torch.device) -> Iterator[None]:
+    """The block on ``device`` for its turn: read from its shards, or moved from where the model is."""
+    if is_streamed(model):
+        with model.block_weights.placed(index, device):
+            yield
+        return
+    home = _home(model)
+    module.to(device)
+    yield
+    module.to(home)
 
 
 class _Stop(Exception):
@@ -178,7 +200,9 @@ def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor]
     modules = list(blocks(model).values())
     hidden: list[Tensor] = []
     calls: list[list[_Call]] = [[] for _ in modules]
-    device = next(model.parameters()).device
+    if not batches:
+        return hidden, calls
+    device = _home(model)
     returns_tuple: list[bool] = []
 
     def short_circuit(index: int, original: Callable) -> Callable:
@@ -195,7 +219,7 @@ def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor]
 
         return forward
 
-    with _replaced_forward(modules, short_circuit), _no_cache(model):
+    with _placed(model, 0, modules[0], device), _replaced_forward(modules, short_circuit), _no_cache(model):
         for batch in batches:
             try:
                 model(**{key: value.to(device) for key, value in batch.items()})
@@ -235,41 +259,3 @@ def _to(value, device: torch.device):
     if isinstance(value, dict):
         return {key: _to(item, device) for key, item in value.items()}
     return value
-
-
-class _Checkpoint:
-    """Finished blocks on disk: ``NNN.safetensors`` (state of the block) and ``NNN.json`` (what its visit
-    returned).
-    """
-
-    def __init__(self, folder: Path, model: nn.Module, hidden: list[Tensor]):
-        self.folder = folder
-        digest = hashlib.sha256()
-        for name, block in blocks(model).items():
-            for key, weight in block.state_dict(prefix=f"{name}.").items():
-                sample = weight.flatten()[
-                    :: max(weight.numel() // 64, 1)
-                ]  # any pruning or training shows in it
-                digest.update(key.encode() + sample.double().cpu().numpy().tobytes())
-        for x in hidden:
-            digest.update(x.float().cpu().numpy().tobytes())
-        about = {"inputs": digest.hexdigest()}
-        path = folder / "stream.json"
-        if path.is_file() and json.loads(path.read_text()) != about:
-            raise ParameterError(
-                "checkpoint", str(folder), "a new folder: this one belongs to another model or other inputs"
-            )
-        write_json(path, about)
-
-    def restore(self, index: int, module: nn.Module) -> dict | None:
-        path = self.folder / f"{index:03d}.json"
-        if not path.is_file():  # written last, so its presence means that the block is whole
-            return None
-        module.load_state_dict(load_file(path.with_suffix(".safetensors")))
-        return json.loads(path.read_text())
-
-    def keep(self, index: int, module: nn.Module, result: dict) -> None:
-        state = {key: value.detach().cpu().contiguous() for key, value in module.state_dict().items()}
-        with atomic_path(self.folder / f"{index:03d}.safetensors") as temporary:
-            save_file(state, temporary)
-        write_json(self.folder / f"{index:03d}.json", result)

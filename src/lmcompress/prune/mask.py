@@ -5,6 +5,7 @@ A model's masks are a dict from the full name of a Linear to its mask.
 """
 
 import json
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from lmcompress.files import atomic_path
 from lmcompress.prune import ranking
 from lmcompress.prune.pattern import NofM, Pattern
 
-Masks = dict[str, Tensor]
+Masks = Mapping[str, Tensor]
 SCOPES = ("tensor", "row")
 
 
@@ -122,18 +123,46 @@ def save(masks: Masks, path: str | Path) -> None:
 
 def load(path: str | Path) -> Masks:
     """Masks as :func:`save` wrote them. Raises :class:`ParameterError` for any other file."""
+    return _read(path, _shapes(path))
+
+
+def _shapes(path: str | Path) -> dict[str, list[int]]:
     try:
         with safe_open(path, framework="np") as file:
-            shapes = json.loads((file.metadata() or {})["mask_shapes"])
-            packed = {name: file.get_tensor(name) for name in shapes}
+            return json.loads((file.metadata() or {})["mask_shapes"])
     except (OSError, SafetensorError, KeyError) as error:
         raise ParameterError("path", str(path), "a file of masks written by save") from error
-    return {
-        name: torch.from_numpy(
-            np.unpackbits(packed[name], count=int(np.prod(shape))).reshape(shape).astype(bool)
-        )
-        for name, shape in shapes.items()
-    }
+
+
+def _read(path: str | Path, names: Iterable[str]) -> Masks:
+    shapes, found = _shapes(path), {}
+    with safe_open(path, framework="np") as file:
+        for name in names:
+            bits = np.unpackbits(file.get_tensor(name), count=int(np.prod(shapes[name])))
+            found[name] = torch.from_numpy(bits.reshape(shapes[name]).view(bool))
+    return found
+
+
+class Saved(Mapping[str, Tensor]):
+    """The masks in files that :func:`save` wrote, each read when it is asked for: bits on disk, not bytes in memory.
+
+    Raises :class:`ParameterError` as :func:`load` does.
+    """
+
+    def __init__(self, files: Iterable[str | Path]):
+        self._files = {name: path for path in files for name in _shapes(path)}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return _read(self._files[name], [name])[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
 
 
 def _weight(model: nn.Module, name: str, kept: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from lmcompress.models import block_linears, linears
 from lmcompress.prune import magnitude, mask, sparsegpt, wanda
 from lmcompress.prune.mask import Masks
 from lmcompress.prune.pattern import Pattern, parse
+from lmcompress.shards import is_streamed
 from lmcompress.stats import ColumnNorms, Gram, relative_output_error, require_finite
 from lmcompress.stream import BlockVisit, stream
 
@@ -87,7 +88,8 @@ def prune_model(
     Linear in the blocks; embeddings, head and norms always stay). ``seed`` is that of ``random``.
     ``output_errors=False`` leaves out the Gram matrices where only the report needs them: Wanda then costs
     little more than its forward passes. ``propagate``, ``store``, ``device``, ``progress``, ``checkpoint``:
-    see :func:`~lmcompress.stream.stream`; a resumed call takes the dense model again.
+    see :func:`~lmcompress.stream.stream`; a resumed call takes the dense model again. The masks of a model whose
+    blocks are on disk stay there too, in the ``checkpoint``.
 
     Raises, before the model is touched, :class:`ParameterError` for an unknown criterion, pattern or layer,
     an m that does not divide a layer's inputs, missing batches or a checkpoint of another run, and
@@ -100,15 +102,20 @@ def prune_model(
     targets = block_linears(model, layers)
     for name, linear in targets.items():
         mask.require_divisible(linear.in_features, pattern, name)
-        require_finite(linear.weight, name, "weight")
+        if not is_streamed(model):
+            require_finite(linear.weight, name, "weight")
     if criterion not in DATA_FREE and not batches:
         raise ParameterError("batches", batches, f"at least one batch of calibration inputs for {criterion}")
 
-    chosen: Masks = {}
-    if criterion in DATA_FREE:
+    if is_streamed(model) and criterion == "magnitude-global":
+        raise ParameterError("criterion", criterion, "one that decides block by block, for a model on disk")
+
+    batches = [] if criterion in DATA_FREE and not output_errors else batches or []
+    chosen: dict[str, Tensor] = {}
+    if criterion in DATA_FREE and not is_streamed(model):
         weights = {name: linear.weight for name, linear in targets.items()}
         chosen = DATA_FREE[criterion](weights, pattern, seed)
-    if not batches or (criterion in DATA_FREE and not output_errors):
+    if not batches and not is_streamed(model):
         found = {name: _decided(linear, chosen[name]) for name, linear in targets.items()}
         return PruneReport(criterion, pattern, chosen, found, time.perf_counter() - started)
 
@@ -117,21 +124,31 @@ def prune_model(
         _claim(
             folder, criterion=criterion, pattern=str(pattern), layers=layers, propagate=propagate, seed=seed
         )
-    home = {name: linear.weight.device for name, linear in targets.items()}
+    home = {name: "cpu" if is_streamed(model) else linear.weight.device for name, linear in targets.items()}
 
     def visit(block: BlockVisit) -> dict:
         inside = {f"{block.name}.{name}": linear for name, linear in linears(block.module).items()}
         inside = {name: linear for name, linear in inside.items() if name in targets}
         names = [name.removeprefix(f"{block.name}.") for name in inside]
         with_gram = output_errors or criterion == "sparsegpt"
-        seen = block.statistics(lambda linear: _Inputs(linear.in_features, with_gram), names)
-        results = {}
+        seen = {}
+        if block.inputs:
+            seen = block.statistics(lambda linear: _Inputs(linear.in_features, with_gram), names)
+        results, masks = {}, {}
         for name, (full, linear) in zip(names, inside.items(), strict=True):
-            kept, result = _prune_layer(full, linear, criterion, pattern, seen.pop(name), chosen.get(full))
-            chosen[full] = kept.to(home[full])
-            results[full] = asdict(result)
+            require_finite(linear.weight, full, "weight")
+            kept = chosen.get(full)
+            if kept is None and criterion in DATA_FREE:
+                kept = DATA_FREE[criterion]({full: linear.weight}, pattern, seed)[full]
+            if seen:
+                kept, result = _prune_layer(full, linear, criterion, pattern, seen.pop(name), kept)
+            else:
+                result = _decided(linear, kept)
+            masks[full], results[full] = kept.to(home[full]), asdict(result)
         if folder is not None:
-            mask.save({full: chosen[full] for full in inside}, _mask_path(folder, block.index))
+            mask.save(masks, _mask_path(folder, block.index))
+        if not is_streamed(model):
+            chosen.update(masks)
         return results
 
     found = stream(
@@ -144,13 +161,16 @@ def prune_model(
         progress=progress,
         checkpoint=checkpoint,
     )
-    for index, block in enumerate(found):
+    for index, block in enumerate(found if not is_streamed(model) else ()):
         if not chosen.keys() >= block.keys():  # a block that an earlier call has finished
             saved = mask.load(_mask_path(folder, index))
             chosen |= {name: kept.to(home[name]) for name, kept in saved.items()}
     results = {name: result for block in found for name, result in block.items()}
     reports = {name: LayerReport(**results[name]) for name in targets}
-    masks = {name: chosen[name] for name in targets}
+    if is_streamed(model):
+        masks = mask.Saved(_mask_path(folder, index) for index in range(len(found)))
+    else:
+        masks = {name: chosen[name] for name in targets}
     return PruneReport(criterion, pattern, masks, reports, time.perf_counter() - started)
 
 

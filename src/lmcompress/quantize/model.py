@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,10 @@ from lmcompress.errors import ParameterError
 from lmcompress.models import block_linears, linears
 from lmcompress.prune import mask
 from lmcompress.prune.mask import Masks
-from lmcompress.quantize import gptq, rtn
+from lmcompress.quantize import compressed_tensors, gptq, rtn
 from lmcompress.quantize.formats import Bits, parse, stored_bytes
 from lmcompress.quantize.rtn import Quantized, dequantize, to_half
+from lmcompress.shards import is_streamed
 from lmcompress.stats import Gram, relative_output_error, require_finite
 from lmcompress.stream import BlockVisit, stream
 
@@ -24,7 +26,7 @@ METHODS = ("rtn", "gptq")
 class LayerReport:
     """What happened to one layer.
 
-    ``format``, as text; ``method`` used; ``bytes`` that ``pack.save`` writes for the weight.
+    ``format``, as text; ``method`` used; number of ``weights``; ``bytes`` that ``pack.save`` writes for the weight.
     ``relative_error``: ``||(W - W')X - c||^2 / ||W X||^2`` on the inputs that the layer sees in the model as
     quantized so far, c the correction of its bias; ``dead_columns``: inputs that were zero at every token;
     both None without calibration and outside the blocks. ``damping``: share of the mean diagonal that GPTQ
@@ -33,6 +35,7 @@ class LayerReport:
 
     format: str
     method: str
+    weights: int
     bytes: int
     relative_error: float | None
     dead_columns: int | None
@@ -57,7 +60,7 @@ class QuantizeReport:
     @property
     def average_bits(self) -> float:
         """Stored bits per quantized weight, with scales and zero points."""
-        return 8 * self.bytes / sum(value.codes.numel() for value in self.quantized.values())
+        return 8 * self.bytes / sum(layer.weights for layer in self.layers.values())
 
 
 @torch.no_grad()
@@ -70,9 +73,11 @@ def quantize_model(
     masks: Masks | None = None,
     act_order: bool = False,
     bias_correction: bool = False,
+    scale_dtype: torch.dtype = torch.float16,
     store: str | torch.device = "cpu",
     device: str | torch.device | None = None,
     progress: bool = True,
+    checkpoint: str | Path | None = None,
 ) -> QuantizeReport:
     """Quantize the layers that ``allocation`` names, in place: the model then holds the values read back.
 
@@ -85,8 +90,11 @@ def quantize_model(
     to nearest. ``batches``: calibration inputs as model keyword arguments, needed by GPTQ and by
     ``bias_correction`` (which adds ``E[(W - W')x]`` to the bias, or creates one; Linears in the blocks only);
     rounding uses them only to measure output errors. ``masks`` (True = kept) hold pruned weights at exactly
-    zero. ``act_order``: see :func:`~lmcompress.quantize.gptq.quantize`. ``store``, ``device``, ``progress``:
-    see :func:`~lmcompress.stream.stream`.
+    zero. ``act_order``: see :func:`~lmcompress.quantize.gptq.quantize`. ``scale_dtype``: what the scales are
+    rounded to after the codes are chosen. ``store``, ``device``, ``progress``: see
+    :func:`~lmcompress.stream.stream`. ``checkpoint``: a folder that gets every finished block in the
+    compressed-tensors format, and from which a later call with the same arguments goes on. A model whose blocks are
+    on disk needs it, is quantized in its blocks alone, and leaves its codes there instead of in the report.
 
     Raises, before the model is touched, :class:`ParameterError` for an unknown method, format or layer, a
     mask that fits no layer, or missing batches, and :class:`~lmcompress.errors.NumericError` naming the layer
@@ -98,16 +106,23 @@ def quantize_model(
     formats = {name: parse(format) for name, format in allocation.items()}
     targets = _targets(model, formats)
     masks = masks or {}
-    mask.check(model, masks)
+    on_disk = is_streamed(model)
+    if not on_disk:
+        mask.check(model, masks)
+    elif outside := targets.keys() - block_linears(model).keys():
+        raise ParameterError("allocation", min(outside), "Linears in the blocks, for a model on disk")
     if not batches and (method == "gptq" or bias_correction):
         what = "gptq" if method == "gptq" else "bias_correction"
         raise ParameterError("batches", batches, f"at least one batch of calibration inputs for {what}")
     for name, value in rest(model, ()).items():
+        if value.is_meta:
+            continue
         require_finite(value, name.removesuffix(".weight"), "parameter")
 
     round_rest(model, targets)
-    streamed = set(block_linears(model)) & set(targets) if batches else set()
-    home = {name: module.weight.device for name, module in targets.items()}
+    walked = bool(batches) or checkpoint is not None
+    streamed = set(block_linears(model)) & set(targets) if walked else set()
+    home = {name: "cpu" if on_disk else module.weight.device for name, module in targets.items()}
     quantized: dict[str, Quantized] = {}
     layers: dict[str, LayerReport] = {}
 
@@ -122,6 +137,8 @@ def quantize_model(
             )
         else:
             result, damping = rtn.quantize(original, format, layer=name), None
+        if result.scales is not None:
+            result = replace(result, scales=result.scales.to(scale_dtype).to(result.scales.dtype))
         module.weight.copy_(dequantize(result))
         change = (
             _correct_bias(name, module, original, inputs) if bias_correction and inputs is not None else None
@@ -132,6 +149,7 @@ def quantize_model(
         layers[name] = LayerReport(
             format=str(format),
             method=by,
+            weights=original.numel(),
             bytes=stored_bytes(result.shape, format, None if kept is None else int(kept.sum())),
             relative_error=None if inputs is None else _error(original, module.weight, inputs, change),
             dead_columns=None if gram is None else int((gram.diagonal() == 0).sum()),
@@ -148,16 +166,27 @@ def quantize_model(
             name: layer for name, layer in linears(block.module, block.name).items() if name in streamed
         }
         short = {name: name.removeprefix(f"{block.name}.") for name in inside}
-        seen = block.statistics(lambda layer: _Inputs(layer.in_features), list(short.values()))
+        if on_disk:
+            mask.check(block.module, {short[name]: masks[name] for name in inside if name in masks})
+            round_rest(block.module, short.values())
+        seen = {}
+        if block.inputs:
+            seen = block.statistics(lambda layer: _Inputs(layer.in_features), list(short.values()))
         for name, layer in inside.items():
-            compress(name, layer, seen.pop(short[name]))
-        return {}
+            compress(name, layer, seen.pop(short[name], None))
+        return {name: asdict(layers[name]) for name in inside}
 
+    files = None
+    if checkpoint is not None:
+        files = compressed_tensors.block_files(checkpoint, formats, quantized, forget=on_disk)
     if streamed:
-        stream(model, batches, visit, store=store, device=device, progress=progress)
+        done = stream(
+            model, batches or [], visit, store=store, device=device, progress=progress, checkpoint=files
+        )
+        layers |= {name: LayerReport(**layer) for block in done for name, layer in block.items()}
     return QuantizeReport(
         method,
-        {name: quantized[name] for name in formats},
+        {name: quantized[name] for name in formats if name in quantized},
         {name: layers[name] for name in formats},
         time.perf_counter() - started,
     )
@@ -180,7 +209,7 @@ def round_rest(model: nn.Module, names: Collection[str]) -> None:
     their dtype. Raises :class:`~lmcompress.errors.NumericError` naming a tensor that fp16 cannot hold.
     """
     for name, value in rest(model, names).items():
-        if value.is_floating_point():
+        if value.is_floating_point() and not value.is_meta:
             value.copy_(to_half(value, name))
 
 

@@ -219,9 +219,12 @@ def _refuse(model, masks, weights, subset: Subset, granularity, targets, rank: i
 
 
 def _claim(folder: Path, about: list, masks: Masks, weights: dict[str, Tensor] | None) -> None:
-    """Note in a checkpoint folder what is being done; refuse one that belongs to something else."""
+    """Note in a checkpoint folder what is being done; refuse one that belongs to something else.
+
+    Masks and weights on disk are not read for this: whoever opened them names their content.
+    """
     digest = hashlib.sha256(json.dumps(about).encode())
-    for name, kept in masks.items():
+    for name, kept in {}.items() if isinstance(masks, mask.Saved) else masks.items():
         digest.update(name.encode() + kept.cpu().numpy().tobytes())
         if weights is not None:
             digest.update(weights[name].detach().float().cpu().numpy().tobytes())

@@ -1,0 +1,83 @@
+"""Finished blocks on disk, so that a walk over a model can be stopped at any time and goes on where it was."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lmcompress.errors import ParameterError
+from lmcompress.files import atomic_path, write_json
+from lmcompress.models import blocks
+from lmcompress.shards import is_streamed
+
+
+class BlockFiles:
+    """``NNN.safetensors`` (tensors of the block by full name) and ``NNN.json`` (what its visit returned).
+
+    Parameters
+    ----------
+    folder: where the files are; made when the first is written.
+    encode: ``encode(name, block) -> tensors by full name``; default: the block's state.
+    decode: ``decode(name, block, tensors)``, the inverse, in place.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        encode: Callable[[str, nn.Module], dict[str, Tensor]] | None = None,
+        decode: Callable[[str, nn.Module, dict[str, Tensor]], None] | None = None,
+    ):
+        self.folder, self._encode, self._decode = Path(folder), encode or state_of, decode or load_state
+
+    def claim(self, model: nn.Module, hidden: list[Tensor]) -> None:
+        """Note what the files belong to: the weights before any change, and the inputs of the first block.
+
+        Raises :class:`ParameterError` where there are files of something else. Blocks that are on disk are not read
+        for this: whoever opened them names their content.
+        """
+        digest = hashlib.sha256()
+        for name, block in blocks(model).items():
+            for key, weight in {} if is_streamed(model) else block.state_dict(prefix=f"{name}.").items():
+                sample = weight.flatten()[
+                    :: max(weight.numel() // 64, 1)
+                ]  # any pruning or training shows in it
+                digest.update(key.encode() + sample.double().cpu().numpy().tobytes())
+        for x in hidden:
+            digest.update(x.float().cpu().numpy().tobytes())
+        about = {"inputs": digest.hexdigest()}
+        path = self.folder / "stream.json"
+        if path.is_file() and json.loads(path.read_text()) != about:
+            raise ParameterError(
+                "checkpoint",
+                str(self.folder),
+                "a new folder: this one belongs to another model or other inputs",
+            )
+        write_json(path, about)
+
+    def restore(self, index: int, name: str, block: nn.Module) -> dict | None:
+        """What the visit of a finished block returned, its weights in place again; None for any other block."""
+        path = self.folder / f"{index:03d}.json"
+        if not path.is_file():  # written last, so its presence means that the block is whole
+            return None
+        self._decode(name, block, load_file(path.with_suffix(".safetensors")))
+        return json.loads(path.read_text())
+
+    def keep(self, index: int, name: str, block: nn.Module, result: dict) -> None:
+        """Write a finished block."""
+        tensors = {key: value.detach().cpu().contiguous() for key, value in self._encode(name, block).items()}
+        with atomic_path(self.folder / f"{index:03d}.safetensors") as temporary:
+            save_file(tensors, temporary, metadata={"format": "pt"})
+        write_json(self.folder / f"{index:03d}.json", result)
+
+
+def state_of(name: str, block: nn.Module) -> dict[str, Tensor]:
+    """The state of a block by full name."""
+    return block.state_dict(prefix=f"{name}.")
+
+
+def load_state(name: str, block: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """The inverse of :func:`state_of`."""
+    block.load_state_dict({key.removeprefix(f"{name}."): value for key, value in tensors.items()})

@@ -1,0 +1,216 @@
+"""A model whose blocks stay on disk: read from safetensors shards one block at a time, as the stream asks for them.
+
+Embeddings, head and final norm are in memory; the blocks are on the meta device between their turns. While one block
+is worked on, a thread reads the next. So a model of any size needs the memory of two of its blocks.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from lmcompress.errors import AssetError
+from lmcompress.models import TASKS, blocks, default_device
+
+INDEX = "model.safetensors.index.json"
+
+
+class Shards(Mapping[str, Tensor]):
+    """Tensors by name in safetensors files, each read anew when it is asked for.
+
+    Parameters
+    ----------
+    files: the safetensors files; of a name that is in several, the last counts.
+    """
+
+    def __init__(self, files: Iterable[Path]):
+        self._files: dict[str, Path] = {}
+        for path in files:
+            with safe_open(path, framework="pt") as file:
+                self._files |= dict.fromkeys(file.keys(), path)
+
+    @classmethod
+    def of_folder(cls, folder: Path) -> "Shards":
+        """Those of a model folder as transformers writes it: the files of its index, or all ``model*.safetensors``."""
+        index = Path(folder) / INDEX
+        if index.is_file():
+            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            return cls(sorted(Path(folder) / name for name in named))
+        return cls(sorted(Path(folder).glob("model*.safetensors")))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.read([name])[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._files
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._files)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def read(self, names: Iterable[str], pin: bool = False) -> dict[str, Tensor]:
+        """Copies of several tensors (views would keep their whole files mapped), in pinned memory if asked."""
+        found, by_file = {}, {}
+        for name in names:
+            by_file.setdefault(self._files[name], []).append(name)
+        for path, wanted in by_file.items():
+            with safe_open(path, framework="pt") as file:
+                for name in wanted:
+                    value = file.get_tensor(name)
+                    found[name] = value.pin_memory() if pin else value.clone()
+        return found
+
+
+class LayerWeights(Mapping[str, Tensor]):
+    """The weights [out, in] in ``shards`` by the full name of their layer, read when asked for."""
+
+    def __init__(self, shards: Shards):
+        self._shards = shards
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._shards[f"{name}.weight"]
+
+    def __contains__(self, name: object) -> bool:
+        return f"{name}.weight" in self._shards
+
+    def __iter__(self) -> Iterator[str]:
+        return (name.removesuffix(".weight") for name in self._shards if name.endswith(".weight"))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class BlockWeights:
+    """Brings the blocks of one model from their shards and sends them back to the meta device."""
+
+    def __init__(self, model: nn.Module, shards: Shards, names: dict[str, str], dtype: torch.dtype):
+        self._blocks = list(blocks(model).items())
+        self._shards, self._names, self._dtype = shards, names, dtype
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="blocks")
+        self._ahead: tuple[int, Future] | None = None
+
+    @contextmanager
+    def placed(self, index: int, device: torch.device) -> Iterator[None]:
+        """Block ``index`` on ``device`` inside, with its weights; on the meta device after."""
+        name, module = self._blocks[index]
+        tensors = self._take(index, device)
+        if index + 1 < len(self._blocks):
+            self._ahead = (index + 1, self._thread.submit(self._read, index + 1, device.type == "cuda"))
+        for key, value in module.named_parameters():
+            if f"{name}.{key}" not in self._names:  # added since the model was opened, such as a bias
+                tensors[key] = torch.zeros(value.shape, dtype=value.dtype)
+        placed = {key: self._to(value, device) for key, value in tensors.items()}
+        module.load_state_dict(placed, strict=False, assign=True)
+        module.to(device)  # buffers, which are not in the files
+        try:
+            yield
+        finally:
+            empty = {key: value.detach().to("meta") for key, value in module.named_parameters()}
+            module.load_state_dict(empty, strict=False, assign=True)
+
+    def _take(self, index: int, device: torch.device) -> dict[str, Tensor]:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None and ahead[0] == index:
+            return ahead[1].result()
+        return self._read(index, device.type == "cuda")
+
+    def _read(self, index: int, pin: bool) -> dict[str, Tensor]:
+        """Tensors of a block by their names within it."""
+        start = f"{self._blocks[index][0]}."
+        wanted = {self._names[name]: name for name in self._names if name.startswith(start)}
+        found = self._shards.read(wanted, pin)
+        return {name.removeprefix(start): found[stored] for stored, name in wanted.items()}
+
+    def _to(self, value: Tensor, device: torch.device) -> Tensor:
+        dtype = self._dtype if value.is_floating_point() else value.dtype
+        return value.to(device, non_blocking=True).to(dtype)
+
+
+def open_streamed(
+    folder: str | Path,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    task: str = "causal",
+    files: Iterable[Path] | None = None,
+) -> transformers.PreTrainedModel:
+    """The model of a folder with its blocks left on disk, for :func:`~lmcompress.stream.stream`.
+
+    Parameters
+    ----------
+    folder: config.json, and the weights as safetensors unless ``files`` are given.
+    dtype: of the weights in memory; default: that of the config.
+    device: of what stays in memory; default: the first GPU, else the CPU.
+    task: a name in :data:`lmcompress.models.TASKS`.
+    files: safetensors files to read instead of the folder's own.
+
+    Raises :class:`AssetError` for a folder that lacks a tensor of the model under its own name (some families store
+    several of their tensors as one, or in parts: those have to be loaded whole).
+    """
+    from accelerate import init_empty_weights
+
+    folder = Path(folder)
+    config = transformers.AutoConfig.from_pretrained(folder)
+    dtype = dtype or config.dtype or torch.float32
+    shards = Shards.of_folder(folder) if files is None else Shards(files)
+    with init_empty_weights(include_buffers=False):  # buffers that a model computes itself are in no file
+        model = TASKS[task].from_config(config, dtype=dtype).eval()
+    model.tie_weights()
+    inside = tuple(f"{name}." for name in blocks(model))
+    names = _stored_names(model, shards, folder)
+    resident = {stored: name for name, stored in names.items() if not name.startswith(inside)}
+    values = {
+        resident[stored]: value.to(dtype) if value.is_floating_point() else value
+        for stored, value in shards.read(resident).items()
+    }
+    model.load_state_dict(values, strict=False, assign=True)
+    model.tie_weights()
+    place = torch.device(device or default_device())
+    for name, module in model.named_modules():
+        if not f"{name}.".startswith(inside):
+            for key, value in module.named_parameters(recurse=False):
+                module._parameters[key].data = value.data.to(place)
+            for key, value in module.named_buffers(recurse=False):
+                module._buffers[key] = value.to(place)
+    model.block_weights = BlockWeights(model, shards, names, dtype)
+    return model
+
+
+def _stored_names(model: nn.Module, shards: Shards, folder: Path) -> dict[str, str]:
+    """Name in the model -> name in the files: other by transformers' own renamings or the base model's prefix."""
+    from transformers.conversion_mapping import get_model_conversion_mapping
+    from transformers.core_model_loading import WeightRenaming
+
+    renamings = [one for one in get_model_conversion_mapping(model) if isinstance(one, WeightRenaming)]
+    there = {}
+    for stored in shards:
+        name = stored
+        for renaming in renamings:
+            name = renaming.rename_source_key(name)[0]
+        there[name] = stored
+    there |= {stored: stored for stored in shards}  # a file that has the model's own names
+    prefix = f"{getattr(model, 'base_model_prefix', '')}."
+    found = {}
+    for name in model.state_dict():
+        for candidate in (name, name.removeprefix(prefix), prefix + name):
+            if candidate in there:
+                found[name] = there[candidate]
+                break
+    needed = {name for name, _ in model.named_parameters()}  # of a tied matrix the first name alone
+    if missing := sorted(needed - found.keys()):
+        raise AssetError(
+            f"{folder}: no tensor {missing[0]} in its safetensors files ({len(missing)} missing)"
+        )
+    return found
+
+
+def is_streamed(model: nn.Module) -> bool:
+    """Whether the blocks of ``model`` are on disk (:func:`open_streamed`)."""
+    return hasattr(model, "block_weights")
