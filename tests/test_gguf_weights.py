@@ -15,13 +15,14 @@ def gguf(tmp_path, monkeypatch):
     """An asset of one GGUF file, and how often it was read: transformers' own reading of it is stood in for."""
     read = []
 
-    def from_gguf(pretrained_model_name_or_path, gguf_file, dtype):
+    def from_gguf(pretrained_model_name_or_path, gguf_file, **_options):
         read.append(gguf_file)
         model = tiny_model("llama")
         model.config.quantization_config = (
             GgufConfig()
         )  # as transformers leaves it; it refuses to be saved so
-        return model
+        found = dict.fromkeys(("missing_keys", "unexpected_keys", "mismatched_keys"), ())
+        return model, found
 
     monkeypatch.setenv("LMCOMPRESS_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", from_gguf)

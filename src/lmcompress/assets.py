@@ -14,7 +14,7 @@ import tomllib
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -106,8 +106,11 @@ def _packages(entry: dict) -> list[str]:
 
 def _local(name: str) -> Path | None:
     for path in (project_root() / "data" / "local" / name, Path(name).expanduser()):
-        if path.exists():
-            return path.resolve()
+        with suppress(OSError, ValueError):  # no name of a file: too long, a NUL
+            if name and path.exists():
+                return path.resolve()
+            if name and path.is_symlink():
+                raise AssetError(f"{path}: a link that leads nowhere")
     return None
 
 

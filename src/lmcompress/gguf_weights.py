@@ -12,16 +12,17 @@ import transformers
 from lmcompress.assets import Asset, cache_folder
 from lmcompress.errors import AssetError
 from lmcompress.files import once
+from lmcompress.loading import check_keys, naming
 
 
 def safetensors_folder(asset: Asset) -> Path:
     """The asset's own folder, or for a GGUF file the folder in the cache that it was converted to.
 
-    Raises :class:`AssetError` for a folder with more than one GGUF file.
+    Raises :class:`AssetError` for a folder with more than one GGUF file, and for one that lacks tensors of its model.
     """
     path = asset.path
     found = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf")) if path.is_dir() else []
-    if not found:
+    if not found or (path.is_dir() and any(path.glob("*.safetensors*"))):
         return path
     if len(found) > 1:
         raise AssetError(f"{asset.name}: one GGUF file is needed, there are {[file.name for file in found]}")
@@ -30,10 +31,15 @@ def safetensors_folder(asset: Asset) -> Path:
 
 
 def _convert(file: Path, folder: Path) -> None:
-    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name}
-    model = _without_origin(transformers.AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32))
-    model.save_pretrained(folder)
-    transformers.AutoTokenizer.from_pretrained(**source).save_pretrained(folder)
+    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
+    with naming(file):
+        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+            **source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+    check_keys(model, found, file)
+    _without_origin(model).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def _without_origin(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:

@@ -16,6 +16,7 @@ from lmcompress import assets
 from lmcompress.errors import ParameterError
 from lmcompress.files import atomic_path
 from lmcompress.gguf_weights import safetensors_folder
+from lmcompress.loading import open_model, open_tokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TASKS = {
@@ -42,16 +43,16 @@ def load(
     ``task``: ``causal`` (next-token head), ``encoder`` (hidden states) or ``classification`` (new random
     head of ``num_labels`` outputs, drawn from torch's global generator). Weights come from safetensors or
     GGUF, never from pickles, and no code of a repository is run. Raises :class:`ParameterError` for an
-    unknown dtype or task and :class:`~lmcompress.errors.AssetError` for a model that cannot be had.
+    unknown dtype or task and :class:`~lmcompress.errors.AssetError` for a model that cannot be had or whose files
+    lack a weight, have one too many or one that is not finite (see :func:`~lmcompress.loading.open_model`).
     """
     if dtype not in DTYPES:
         raise ParameterError("dtype", dtype, DTYPES)
     if task not in TASKS:
         raise ParameterError("task", task, TASKS)
     folder = safetensors_folder(assets.resolve(name, "model"))
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
-    model = TASKS[task].from_pretrained(folder, dtype=DTYPES[dtype], use_safetensors=True, **options)
-    return model.to(device or default_device()).eval(), tokenizer
+    model = open_model(folder, TASKS[task], DTYPES[dtype], **options)
+    return model.to(device or default_device()), open_tokenizer(folder)
 
 
 def blocks(model: nn.Module) -> dict[str, nn.Module]:
@@ -148,9 +149,8 @@ def load_compressed(folder: str | Path, device: str | torch.device | None = None
     loader = getattr(transformers, kind, None)
     if loader is None:
         raise ParameterError("folder", str(folder), "a folder written by save_compressed")
-    model = loader.from_pretrained(folder, dtype="auto", use_safetensors=True)
-    has_tokenizer = (folder / "tokenizer_config.json").is_file()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
+    model = open_model(folder, loader)
+    tokenizer = open_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
     masks = mask.load(folder / "masks.safetensors")
     mask.check(model, masks)
-    return model.to(device or default_device()).eval(), tokenizer, masks
+    return model.to(device or default_device()), tokenizer, masks
