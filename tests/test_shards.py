@@ -8,13 +8,15 @@ from safetensors.torch import load_file, save_file
 from tiny import CAUSAL, tiny_model, tiny_tokens
 
 from lmcompress.errors import AssetError, NumericError, ParameterError
+from lmcompress.evaluate import perplexity
 from lmcompress.models import block_linears, blocks
 from lmcompress.prune.model import prune_model
 from lmcompress.quantize import compressed_tensors
+from lmcompress.quantize.formats import Bits
 from lmcompress.quantize.model import quantize_model
 from lmcompress.retrain.reconstruct import reconstruct
-from lmcompress.shards import LayerWeights, Shards, open_streamed
-from lmcompress.stream import stream
+from lmcompress.shards import LayerWeights, Shards, bring_whole, open_streamed
+from lmcompress.stream import answered, stream
 
 THREE = ("llama", "opt", "gpt_neox")
 
@@ -170,3 +172,33 @@ def test_what_cannot_be_streamed_is_refused(saved, tmp_path):
     save_file({**tensors, name: lost}, folder / index[name])
     with pytest.raises(NumericError, match="fc1"):
         prune_model(open_streamed(folder, device="cpu"), "magnitude", "50%", checkpoint=tmp_path / "work")
+
+
+@pytest.mark.parametrize("saved", CAUSAL, indirect=True)
+def test_the_perplexity_of_a_model_on_disk_is_that_of_the_model_in_memory(saved, tmp_path):
+    model, folder = saved
+    on_disk, windows = open_streamed(folder, device="cpu"), tiny_tokens(6, 16)
+    parts = [{"input_ids": part} for part in windows.split(4)]
+    with answered(on_disk, parts, progress=False):
+        assert (
+            perplexity(on_disk, windows, batch_size=4).value == perplexity(model, windows, batch_size=4).value
+        )
+    quantize_model(model, dict.fromkeys(block_linears(model), "4bit-g16"), "gptq", batches(), progress=False)
+    formats = dict.fromkeys(block_linears(on_disk), "4bit-g16")
+    work = tmp_path / "work"
+    quantize_model(on_disk, formats, "gptq", batches(), progress=False, checkpoint=work)
+    files = compressed_tensors.block_files(work, {name: Bits(4, 16) for name in formats}, {}, forget=True)
+    with answered(on_disk, parts, files, progress=False):
+        assert (
+            perplexity(on_disk, windows, batch_size=4).value == perplexity(model, windows, batch_size=4).value
+        )
+
+
+@pytest.mark.parametrize("saved", ["llama", "gpt_neox"], indirect=True)
+def test_a_streamed_model_can_be_read_whole(saved):
+    model, folder = saved
+    on_disk = open_streamed(folder, device="cpu")
+    bring_whole(on_disk)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), on_disk.parameters(), strict=True))
+    ids = tiny_tokens()
+    assert torch.equal(model(ids).logits, on_disk(ids).logits)

@@ -35,15 +35,6 @@ class Shards(Mapping[str, Tensor]):
             with safe_open(path, framework="pt") as file:
                 self._files |= dict.fromkeys(file.keys(), path)
 
-    @classmethod
-    def of_folder(cls, folder: Path) -> "Shards":
-        """Those of a model folder as transformers writes it: the files of its index, or all ``model*.safetensors``."""
-        index = Path(folder) / INDEX
-        if index.is_file():
-            named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            return cls(sorted(Path(folder) / name for name in named))
-        return cls(sorted(Path(folder).glob("model*.safetensors")))
-
     def __getitem__(self, name: str) -> Tensor:
         return self.read([name])[name]
 
@@ -100,6 +91,16 @@ class BlockWeights:
     @contextmanager
     def placed(self, index: int, device: torch.device) -> Iterator[None]:
         """Block ``index`` on ``device`` inside, with its weights; on the meta device after."""
+        module = self._blocks[index][1]
+        self.bring(index, device)
+        try:
+            yield
+        finally:
+            empty = {key: value.detach().to("meta") for key, value in module.named_parameters()}
+            module.load_state_dict(empty, strict=False, assign=True)
+
+    def bring(self, index: int, device: torch.device) -> None:
+        """Block ``index`` to ``device``, with its weights; a thread begins to read the next one."""
         name, module = self._blocks[index]
         tensors = self._take(index, device)
         if index + 1 < len(self._blocks):
@@ -110,11 +111,6 @@ class BlockWeights:
         placed = {key: self._to(value, device) for key, value in tensors.items()}
         module.load_state_dict(placed, strict=False, assign=True)
         module.to(device)  # buffers, which are not in the files
-        try:
-            yield
-        finally:
-            empty = {key: value.detach().to("meta") for key, value in module.named_parameters()}
-            module.load_state_dict(empty, strict=False, assign=True)
 
     def _take(self, index: int, device: torch.device) -> dict[str, Tensor]:
         ahead, self._ahead = self._ahead, None
@@ -139,17 +135,17 @@ def open_streamed(
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,
     task: str = "causal",
-    files: Iterable[Path] | None = None,
+    files: Iterable[Path] = (),
 ) -> transformers.PreTrainedModel:
     """The model of a folder with its blocks left on disk, for :func:`~lmcompress.stream.stream`.
 
     Parameters
     ----------
-    folder: config.json, and the weights as safetensors unless ``files`` are given.
+    folder: config.json and the weights as safetensors.
     dtype: of the weights in memory; default: that of the config.
     device: of what stays in memory; default: the first GPU, else the CPU.
     task: a name in :data:`lmcompress.models.TASKS`.
-    files: safetensors files to read instead of the folder's own.
+    files: more safetensors files; what they hold takes the place of what the folder's own hold.
 
     Raises :class:`AssetError` for a folder that lacks a tensor of the model under its own name (some families store
     several of their tensors as one, or in parts: those have to be loaded whole).
@@ -159,7 +155,7 @@ def open_streamed(
     folder = Path(folder)
     config = transformers.AutoConfig.from_pretrained(folder)
     dtype = dtype or config.dtype or torch.float32
-    shards = Shards.of_folder(folder) if files is None else Shards(files)
+    shards = Shards([*_own_files(folder), *files])
     with init_empty_weights(include_buffers=False):  # buffers that a model computes itself are in no file
         model = TASKS[task].from_config(config, dtype=dtype).eval()
     model.tie_weights()
@@ -181,6 +177,23 @@ def open_streamed(
                 module._buffers[key] = value.to(place)
     model.block_weights = BlockWeights(model, shards, names, dtype)
     return model
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """The files of the folder's index, or all ``model*.safetensors``."""
+    index = folder / INDEX
+    if index.is_file():
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        return sorted(folder / name for name in named)
+    return sorted(folder.glob("model*.safetensors"))
+
+
+def bring_whole(model: nn.Module) -> None:
+    """Read all blocks of a streamed model into memory: from now on it is a model as any other."""
+    device = next(value.device for value in model.parameters() if not value.is_meta)
+    for index in range(len(blocks(model))):
+        model.block_weights.bring(index, device)
+    del model.block_weights
 
 
 def _stored_names(model: nn.Module, shards: Shards, folder: Path) -> dict[str, str]:

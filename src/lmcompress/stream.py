@@ -143,7 +143,7 @@ def stream(
         raise ParameterError("checkpoint", checkpoint, "a folder for the blocks of a model that is on disk")
     home = _home(model)
     device = torch.device(device or home)
-    hidden, calls = _capture(model, batches, store)
+    hidden, calls, _ = _capture(model, batches, store)
     inputs, dense = hidden, hidden
     token_masks = None
     if any("attention_mask" in batch and not bool(batch["attention_mask"].all()) for batch in batches):
@@ -173,6 +173,45 @@ def stream(
     return results
 
 
+@contextmanager
+@torch.no_grad()
+def answered(
+    model: nn.Module,
+    batches: list[dict[str, Tensor]],
+    finished: BlockFiles | None = None,
+    *,
+    device: str | torch.device | None = None,
+    progress: bool = True,
+) -> Iterator[None]:
+    """Inside, ``model`` answers ``batches``, in this order, one call each, with one block in memory at a time.
+
+    The blocks have run before: what ends them, head and loss, is what the calls do. ``finished`` (blocks that a walk
+    has left) takes the place of the model's own blocks.
+    """
+    home = _home(model)
+    device = torch.device(device or home)
+    hidden, calls, returns_tuple = _capture(model, batches, "cpu")
+    found = blocks(model)
+    for index, (name, module) in enumerate(tqdm(found.items(), "blocks", disable=not progress, leave=False)):
+        with _placed(model, index, module, device):
+            if finished is not None:
+                finished.restore(index, name, module)
+            block = BlockVisit(index, name, module, calls[index], device)
+            hidden = [output.cpu() for output in block.run(hidden)]
+    answers = iter(hidden)
+
+    def answer(index: int, _original: Callable) -> Callable:
+        def forward(*arguments, **keywords):
+            first = arguments[0] if arguments else keywords["hidden_states"]
+            output = next(answers).to(first) if index == len(found) - 1 else first
+            return (output,) if returns_tuple else output
+
+        return forward
+
+    with _replaced_forward(list(found.values()), answer), _no_cache(model):
+        yield
+
+
 def _home(model: nn.Module) -> torch.device:
     """Where the model is, or what of it is in memory."""
     return next(value.device for value in model.parameters() if not value.is_meta)
@@ -195,13 +234,15 @@ class _Stop(Exception):
     """Raised inside the last block: everything that was wanted of the model has been captured."""
 
 
-def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor], list[list[_Call]]]:
-    """Inputs of the first block per batch, and per block and batch the other arguments of its call."""
+def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor], list[list[_Call]], bool]:
+    """Inputs of the first block per batch, per block and batch the other arguments of its call, and whether
+    a block returns a tuple.
+    """
     modules = list(blocks(model).values())
     hidden: list[Tensor] = []
     calls: list[list[_Call]] = [[] for _ in modules]
     if not batches:
-        return hidden, calls
+        return hidden, calls, False
     device = _home(model)
     returns_tuple: list[bool] = []
 
@@ -225,7 +266,7 @@ def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor]
                 model(**{key: value.to(device) for key, value in batch.items()})
             except _Stop:
                 continue
-    return hidden, calls
+    return hidden, calls, returns_tuple[0]
 
 
 @contextmanager
