@@ -104,7 +104,7 @@ def test_reconstruction_on_disk_equals_that_in_memory_bit_for_bit(saved, tmp_pat
 def test_quantization_on_disk_equals_that_in_memory_bit_for_bit(saved, method, tmp_path):
     model, folder = saved
     formats = {
-        name: ("4bit-g16", "8bit-asym", "16bit")[index % 3] for index, name in enumerate(block_linears(model))
+        name: ("4bit-g16", "8bit", "16bit")[index % 3] for index, name in enumerate(block_linears(model))
     }
     data = batches() if method == "gptq" else None
     expected = quantize_model(model, formats, method, data, progress=False)
@@ -115,7 +115,6 @@ def test_quantization_on_disk_equals_that_in_memory_bit_for_bit(saved, method, t
         again = compressed_tensors.read(name, stored, value.format, torch.float32)
         assert torch.equal(again.codes, value.codes)
         assert value.scales is None or torch.equal(again.scales, value.scales)
-        assert value.zeros is None or torch.equal(again.zeros, value.zeros)
     assert found.bytes == expected.bytes
     assert found.average_bits == expected.average_bits
     assert not found.quantized

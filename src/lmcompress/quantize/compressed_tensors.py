@@ -1,9 +1,9 @@
 """The compressed-tensors format, ``pack-quantized``: what transformers and vLLM load a quantized model from.
 
 A quantized Linear ``NAME`` is stored as ``NAME.weight_packed`` (int32 [out, ceil(in * bits / 32)], element i of a row
-from bit ``i * bits`` on, lowest first), ``NAME.weight_scale`` [out, groups], ``NAME.weight_shape`` (int64 [2]) and, if
-affine, ``NAME.weight_zero_point`` (int32, packed in the same way along the rows). ``quantization_config`` in
-``config.json`` names the Linears of each format; those that it does not name are in 16 bits.
+from bit ``i * bits`` on, lowest first), ``NAME.weight_scale`` [out, groups] and ``NAME.weight_shape`` (int64 [2]).
+``quantization_config`` in ``config.json`` names the Linears of each format; those that it does not name are in 16 bits.
+Formats are symmetric: transformers 5.24 with compressed-tensors 0.20 cannot load packed zero points.
 
 Source: the package compressed-tensors (Apache-2.0), ``compressors/pack_quantized``. Checked against it in the tests.
 """
@@ -22,18 +22,20 @@ from lmcompress.quantize.rtn import Quantized, dequantize, half
 
 WIDTHS = (2, 4, 8, 16)
 FORMAT = "pack-quantized"
-_PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
+_PARTS = ("weight_packed", "weight_scale", "weight_shape")
 
 
 def check(format: Bits, shape: tuple[int, int], layer: str) -> None:
     """Raise :class:`ParameterError` for a format of a weight [out, in] that compressed-tensors cannot hold."""
     if format.bits not in WIDTHS:
-        raise ParameterError("bits", f"{format} for {layer}", f"a width among {WIDTHS} in this format")
+        raise ParameterError("bits", f"{format} for {layer}", f"a width among {WIDTHS} in this storage")
+    if not format.symmetric:
+        raise ParameterError("symmetric", f"{format} for {layer}", "a symmetric format in this storage")
     if format.group == "tensor":
-        raise ParameterError("group", f"{format} for {layer}", "a scale a row or a group in this format")
+        raise ParameterError("group", f"{format} for {layer}", "a scale a row or a group in this storage")
     if isinstance(format.group, int) and shape[1] % format.group:
         raise ParameterError(
-            "group", f"{format} for {layer}", f"a group that divides its {shape[1]} inputs in this format"
+            "group", f"{format} for {layer}", f"a group that divides its {shape[1]} inputs in this storage"
         )
 
 
@@ -66,8 +68,6 @@ def tensors(name: str, value: Quantized) -> dict[str, Tensor]:
         "weight_scale": value.scales.to(half(value.dtype)),
         "weight_shape": torch.tensor(value.shape),
     }
-    if value.zeros is not None:
-        found["weight_zero_point"] = pack(value.zeros.T.contiguous(), value.format.bits).T.contiguous()
     return {f"{name}.{part}": tensor for part, tensor in found.items()}
 
 
@@ -75,12 +75,9 @@ def read(name: str, stored: Mapping[str, Tensor], format: Bits, dtype: torch.dty
     """The inverse of :func:`tensors`; ``dtype`` is that of the weight."""
     if format.bits == 16:
         return Quantized(stored[f"{name}.weight"], None, None, format, dtype)
-    rows, columns = stored[f"{name}.weight_shape"].tolist()
+    _, columns = stored[f"{name}.weight_shape"].tolist()
     codes = unpack(stored[f"{name}.weight_packed"], format.bits, columns)
-    zeros = None
-    if not format.symmetric:
-        zeros = unpack(stored[f"{name}.weight_zero_point"].T.contiguous(), format.bits, rows).T.contiguous()
-    return Quantized(codes, stored[f"{name}.weight_scale"].to(torch.float16), zeros, format, dtype)
+    return Quantized(codes, stored[f"{name}.weight_scale"].to(torch.float16), None, format, dtype)
 
 
 def config(formats: Mapping[str, Bits], linears: Mapping[str, nn.Linear]) -> dict:

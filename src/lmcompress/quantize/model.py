@@ -105,6 +105,8 @@ def quantize_model(
         raise ParameterError("method", method, METHODS)
     formats = {name: parse(format) for name, format in allocation.items()}
     targets = _targets(model, formats)
+    for name, module in targets.items() if checkpoint is not None else ():
+        compressed_tensors.check(formats[name], tuple(module.weight.shape), name)
     masks = masks or {}
     on_disk = is_streamed(model)
     if not on_disk:

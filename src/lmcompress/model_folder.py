@@ -1,0 +1,145 @@
+"""Write a compressed model as a folder that transformers loads: shards, index, config, tokenizer, masks and a card.
+
+There is one shard a block, and one for all else, so that blocks can be written as soon as they are finished.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from lmcompress.blockfiles import BlockFiles
+from lmcompress.files import atomic_path, write_json
+from lmcompress.models import blocks, linears
+from lmcompress.prune import mask
+from lmcompress.prune.mask import Masks
+from lmcompress.quantize import compressed_tensors
+from lmcompress.quantize.formats import Bits
+from lmcompress.quantize.model import rest
+from lmcompress.quantize.rtn import Quantized, half
+from lmcompress.shards import INDEX
+
+BESIDE = (  # what a model folder holds besides its weights and its config
+    "tokenizer*", "*.model", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json",
+    "chat_template*", "generation_config.json", "LICENSE*", "NOTICE*",
+)  # fmt: skip
+MASKS = "masks.safetensors"
+
+
+def outside(model: nn.Module) -> dict[str, Tensor]:
+    """What a model stores besides its blocks, a tied matrix once."""
+    inside = tuple(f"{name}." for name in blocks(model))
+    return {name: value for name, value in rest(model, ()).items() if not name.startswith(inside)}
+
+
+def write(
+    folder: Path,
+    model: PreTrainedModel,
+    block_folder: Path,
+    *,
+    beside: Path | None = None,
+    masks: Masks | None = None,
+    formats: Mapping[str, Bits] | None = None,
+    about: Mapping[str, object] | None = None,
+) -> None:
+    """Write the model folder; the finished blocks in ``block_folder`` are linked or copied.
+
+    Parameters
+    ----------
+    folder: made here; must not exist.
+    model: for its class and config, and what it has outside its blocks (in 16 bits beside quantized blocks).
+    block_folder: one ``NNN.safetensors`` a block, as :class:`~lmcompress.blockfiles.BlockFiles` leaves them.
+    beside: a model folder whose tokenizer and licence files are copied.
+    masks: full Linear name -> bool [out, in], True = kept; written as bits.
+    formats: of the quantized Linears, whose blocks are in the compressed-tensors format.
+    about: what ``lmcompress.json`` says besides the class and the number of masks.
+    """
+    folder.mkdir(parents=True)
+    others = {name: value.detach().cpu().contiguous() for name, value in outside(model).items()}
+    if formats:
+        others = {
+            name: value.to(half(value.dtype)) if value.is_floating_point() else value
+            for name, value in others.items()
+        }
+    files = sorted(block_folder.glob("[0-9][0-9][0-9].safetensors"))
+    names = [f"model-{index + 1:05d}-of-{len(files) + 1:05d}.safetensors" for index in range(len(files) + 1)]
+    save_file(others, folder / names[0], metadata={"format": "pt"})
+    for source, name in zip(files, names[1:], strict=True):
+        _link(source, folder / name)
+    where, size = {}, 0
+    for name in names:
+        size += (folder / name).stat().st_size
+        with safe_open(folder / name, framework="pt") as file:
+            where |= dict.fromkeys(file.keys(), name)
+    write_json(folder / INDEX, {"metadata": {"total_size": size}, "weight_map": where})
+    config = model.config.to_diff_dict() | {"model_type": model.config.model_type}
+    config |= {"architectures": [type(model).__name__], "dtype": str(model.dtype).removeprefix("torch.")}
+    if formats:
+        config["quantization_config"] = compressed_tensors.config(formats, linears(model))
+    (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8")
+    for pattern in BESIDE if beside else ():
+        for path in beside.glob(pattern):
+            if path.is_file():
+                shutil.copyfile(path, folder / path.name)
+    if masks:
+        mask.save(masks, folder / MASKS)
+    kind = {} if formats else {"class": type(model).__name__}  # what load_compressed reads back
+    write_json(folder / "lmcompress.json", {**kind, "masks": len(masks or {}), **(about or {})})
+
+
+@torch.no_grad()
+def save(
+    model: PreTrainedModel,
+    tokenizer,
+    folder: str | Path,
+    *,
+    masks: Masks | None = None,
+    quantized: dict[str, Quantized] | None = None,
+    card: str | None = None,
+    about: Mapping[str, object] | None = None,
+) -> None:
+    """Write a model in memory as such a folder, atomically; a folder that is there is refused.
+
+    Parameters
+    ----------
+    model: as it is to be loaded; of the layers in ``quantized`` the codes are stored instead.
+    tokenizer: saved beside it, or None.
+    folder: must not exist.
+    masks, about: see :func:`write`.
+    quantized: Linears of the blocks, as :func:`~lmcompress.quantize.model.quantize_model` reports them.
+    card: text of README.md.
+
+    Raises :class:`~lmcompress.errors.ParameterError` for a format that compressed-tensors cannot hold, and
+    :class:`~lmcompress.errors.NumericError` for masks that the weights break.
+    """
+    mask.check(model, masks or {})
+    formats = {name: value.format for name, value in (quantized or {}).items()}
+    for name, value in (quantized or {}).items():
+        compressed_tensors.check(value.format, value.shape, name)
+    with atomic_path(folder) as temporary:
+        room = temporary.with_name("blocks")
+        files = BlockFiles(room)
+        if formats:
+            files = compressed_tensors.block_files(room, formats, dict(quantized), forget=True)
+        for index, (name, block) in enumerate(blocks(model).items()):
+            files.keep(index, name, block, {})
+        write(temporary, model, room, masks=masks, formats=formats, about=about)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(temporary)
+        if card:
+            (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name of the file where the disk knows such, else a copy."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
