@@ -14,18 +14,23 @@ READY := .venv/.ready-$(EXTRAS)
 LIMIT := $(if $(findstring --profile,$(ARGS)),,--cores $(CORES))
 NOTEBOOKS := $(wildcard notebooks/*.md)
 
-.PHONY: help report full serve test lint format notebooks pins clean
+.PHONY: help report full sweep serve test lint format notebooks pins clean
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "also: full (the published runs, needs a GPU), serve, lint, format, notebooks, pins, clean"
+	@echo "also: full (the published runs, needs a GPU), sweep, serve, lint, format, notebooks, pins, clean"
 
 report: $(READY)
 	@$(BIN)/python workflow/report.py quick $(LIMIT) $(ARGS)
 
 full: $(READY)
 	@$(BIN)/python workflow/report.py full $(LIMIT) $(ARGS)
+
+# Compute a sweep: make sweep SWEEP=config/sweeps/pruning.yaml
+sweep: $(READY)
+	@test -n "$(SWEEP)" || { echo "Name a sweep file: make sweep SWEEP=config/sweeps/pruning.yaml"; exit 2; }
+	@$(BIN)/python workflow/sweep.py "$(SWEEP)" $(LIMIT) $(ARGS)
 
 # Read the built book as a browser would from a web server: http://localhost:8000
 serve: $(READY)

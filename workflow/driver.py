@@ -32,13 +32,16 @@ def alone(folder: Path, what: str) -> Iterator[TextIO]:
 
 def snakemake(
     snakefile: str,
-    config: dict[str, str],
+    config: dict[str, object],
     options: list[str],
     lock: TextIO,
     log: Path,
     line: Callable[[], str],
+    gpus: int = 1,
 ) -> int:
     """Run a workflow with its output in ``log`` and ``line()`` on the terminal; returns Snakemake's exit code.
+
+    ``gpus``: how many jobs that ask for one may run on this machine at a time.
 
     However this process ends, Snakemake and its jobs on this machine end, too: Snakemake by the signal that Linux sends
     it, its jobs because they look whether the process in LMCOMPRESS_DRIVER is alive (see scripts/follow.py). Snakemake
@@ -48,7 +51,7 @@ def snakemake(
     command += ["--config", *(f"{name}={value}" for name, value in config.items())]
     if "--profile" not in options and "--resources" not in options:  # this machine's own limits
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2**20
-        command += ["--resources", f"mem_mb={memory}", f"gpu={len(gpus()) or 1}"]
+        command += ["--resources", f"mem_mb={memory}", f"gpu={gpus}"]
     environment = os.environ | {"LMCOMPRESS_DRIVER": f"{socket.gethostname()}:{os.getpid()}"}
     asked = {"-n", "--dry-run", "--dryrun", "-h", "--help", "--unlock", "--summary", "--dag", "--rulegraph"}
     if asked & set(options):  # the scheduler's own answer is wanted
@@ -88,32 +91,21 @@ def _end(process: subprocess.Popen) -> None:
 
 
 def _follow(process: subprocess.Popen, line: Callable[[], str]) -> int:
-    """Show ``line()`` until the process ends: on a terminal in one place, elsewhere a line whenever it changes."""
-    live, shown, started = sys.stderr.isatty(), "", time.monotonic()
+    """Show ``line()`` until the process ends: on a terminal in one place, elsewhere every quarter of a minute."""
+    live, shown, printed, started = sys.stderr.isatty(), "", -15.0, time.monotonic()
     while (code := process.poll()) is None:
         now = line()
         if live:
             width = shutil.get_terminal_size().columns - 1
             text = f"{now}  [{duration(time.monotonic() - started)}]"[:width]
             print(f"\r{text:<{width}}", end="", file=sys.stderr, flush=True)
-        elif now != shown:
+        elif now != shown and time.monotonic() > printed + 15:
             print(now, flush=True)
-        shown = now
+            shown, printed = now, time.monotonic()
         time.sleep(0.5)
     if (now := line()) != shown or live:
         print(f"\r{now}\033[K" if live else now, file=sys.stderr if live else sys.stdout, flush=True)
     return code
-
-
-def gpus() -> list[str]:
-    """The GPUs of this machine, as CUDA_VISIBLE_DEVICES names them."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if given is not None:
-        return [name for name in given.split(",") if name.strip()]
-    if not shutil.which("nvidia-smi"):
-        return []
-    listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True).stdout
-    return [str(index) for index, _ in enumerate(listing.splitlines())]
 
 
 def duration(seconds: float) -> str:

@@ -3,8 +3,11 @@
 import errno
 import multiprocessing
 import os
+import shutil
+import subprocess
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
@@ -23,7 +26,8 @@ class _NotSaved(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one run: the ``seconds`` it took (None: left for later, or its process died) and its ``error``.
+    """What became of one run: the ``seconds`` it took (None: left for later, or its process died), its ``error``, and
+    where that was raised (``trace``).
 
     ``retried``: its process died for the first time, and the run is on its way again.
     """
@@ -31,6 +35,7 @@ class Outcome:
     experiment: Experiment
     seconds: float | None = None
     error: str = ""
+    trace: str = ""
     retried: bool = False
 
 
@@ -44,32 +49,31 @@ def run_all(
     end: no run starts after this time (seconds since 1970).
     force: compute also what is known.
 
-    A process that is killed has a fresh one in its place, which tries that group once more; the others go on. When
+    A process that is killed has a fresh one in its place, which tries the runs of that group once more, each by itself;
+    the others go on. When
     this process ends, in whatever way, its children end, too. Raises :class:`LmcompressError` where records cannot be
     saved (a full disk, say): nothing that would be computed then could be kept.
     """
-    gpus = _gpus()
-    workers = min(workers, len(gpus)) if gpus else workers
+    cards = gpus()
+    workers = min(workers, len(cards)) if cards else workers
     threads = max(1, (os.cpu_count() or 1) // workers)
-    idle = [_Lane(gpus[index] if gpus else None, threads) for index in range(min(workers, len(groups)))]
-    waiting, running, tried = deque(enumerate(groups)), {}, set()
+    idle = [_Lane(cards[index] if cards else None, threads) for index in range(min(workers, len(groups)))]
+    waiting, running = deque((list(group), False) for group in groups), {}
     try:
         while waiting or running:
             while waiting and idle:
-                lane, (number, group) = idle.pop(), waiting.popleft()
-                running[lane.pool.submit(_compute, group, end, force)] = lane, number, group
+                lane, (group, again) = idle.pop(), waiting.popleft()
+                running[lane.pool.submit(_compute, group, end, force)] = lane, group, again
             for done in wait(running, return_when=FIRST_COMPLETED).done:
-                lane, number, group = running.pop(done)
+                lane, group, again = running.pop(done)
                 try:
                     yield from done.result()
                 except BrokenProcessPool:
                     lane.renew()
-                    again = number not in tried
-                    for experiment in group:
-                        yield Outcome(experiment, error="its process was killed", retried=again)
-                    if again:
-                        tried.add(number)
-                        waiting.appendleft((number, group))
+                    for one in group:
+                        yield Outcome(one, error="its process was killed", retried=not again)
+                    if not again:
+                        waiting.extendleft(([one], True) for one in reversed(group))
                 except _NotSaved as error:
                     raise LmcompressError(
                         f"records cannot be saved: {error}; what was computed before is kept"
@@ -92,14 +96,15 @@ class _Lane:
         self.pool = ProcessPoolExecutor(1, context, initializer=_start, initargs=self._start)
 
 
-def _gpus() -> list[str]:
-    """Names of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES has them."""
+def gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         return [name for name in given.split(",") if name.strip()]
-    import torch
-
-    return [str(index) for index in range(torch.cuda.device_count())]
+    if not shutil.which("nvidia-smi"):
+        return []
+    listing = subprocess.run(["nvidia-smi", "--list-gpus"], capture_output=True, text=True).stdout
+    return [str(index) for index, _ in enumerate(listing.splitlines())]
 
 
 def _start(gpu: str | None, threads: int) -> None:
@@ -130,12 +135,12 @@ def _compute(group: Sequence[Experiment], end: float | None, force: bool) -> lis
         if end is not None and time.time() > end:
             outcomes.append(Outcome(experiment))
             continue
-        started, error = time.time(), ""
+        started, error, trace = time.time(), "", ""
         try:
             records.obtain([experiment], progress=False, force=force)
         except Exception as failure:  # the others go on; the reason is printed and the exit status is 1
             if isinstance(failure, StorageError) or getattr(failure, "errno", 0) in _NO_ROOM:
                 raise _NotSaved(str(failure)) from None
-            error = f"{type(failure).__name__}: {failure}"
-        outcomes.append(Outcome(experiment, time.time() - started, error))
+            error, trace = f"{type(failure).__name__}: {failure}", traceback.format_exc()
+        outcomes.append(Outcome(experiment, time.time() - started, error, trace))
     return outcomes

@@ -33,10 +33,12 @@ class Experiment(Parameters):
     """The parameters of one run, and the run itself.
 
     ``kind`` names the records; by default it is the class name in snake case. ``assets()``: the (name, kind) pairs of
-    what is read. ``run()``: the result, a small dict that JSON can hold.
+    what is read. ``run()``: the result, a small dict that JSON can hold. ``shares``: the parameters in which runs
+    agree that one process computes one after the other, since it holds a dense or pruned model for them.
     """
 
     kind: ClassVar[str] = ""
+    shares: ClassVar[tuple[str, ...]] = ("model", "data", "dtype")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_options) -> None:
@@ -47,6 +49,12 @@ class Experiment(Parameters):
 
     def run(self) -> dict:
         raise NotImplementedError
+
+    def shared(self) -> str:
+        """Names the group of runs that this one shares a process with."""
+        return json.dumps(
+            {name: getattr(self, name) for name in self.shares if hasattr(self, name)}, default=str
+        )
 
 
 class Study(Parameters):
@@ -136,7 +144,9 @@ def compute(experiment: Experiment, key: str | None = None) -> Record:
     about, started = provenance.here(), time.perf_counter()
     result = experiment.run()
     about["seconds"] = round(time.perf_counter() - started, 3)
-    gc.collect()
+    about["peak_mb"] = provenance.peak_memory()
+    if about["seconds"] > 5:  # what a short run leaves is small, and looking for it takes a third of a second
+        gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     cls, key = type(experiment), key or key_of(experiment)

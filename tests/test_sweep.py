@@ -1,0 +1,188 @@
+"""Sweep files: what they stand for, what is refused, how runs are put into jobs, what is known of them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import experiments_for_tests as experiments
+import pandas as pd
+import pytest
+import yaml
+from tiny_assets import tiny_corpus, tiny_model_folder
+
+from lmcompress import cli, plan, records, sweep
+from lmcompress.errors import ParameterError
+from lmcompress.estimates import Estimate, estimate
+from lmcompress.files import project_root
+
+CONFIG = project_root() / "config" / "sweeps"
+FIXED = {"dtype": "fp32", "length": 16, "test": 2, "calibration": 2, "layer_errors": False}
+
+
+@pytest.fixture(autouse=True)
+def project(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMCOMPRESS_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def written(folder: Path, name: str, content) -> Path:
+    path = folder / name
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def test_a_grid_is_every_combination_once(tmp_path):
+    grid = {"value": [1, 2, 2], "log": ["", "x"]}
+    path = written(tmp_path, "s.yaml", {"experiment": "doubling", "grid": grid, "runs_a_job": 3})
+    found, runs_a_job = sweep.read(path)
+    assert [(one.value, one.log) for one in found] == [(1, ""), (1, "x"), (2, ""), (2, "x")]
+    assert runs_a_job == 3
+
+
+def test_a_sheet_has_a_row_a_run_and_an_empty_cell_is_the_default(tmp_path):
+    path = written(tmp_path, "s.csv", "experiment,value,log\ndoubling,3,\n\ndoubling,,x\ndoubling,3,\n")
+    assert sweep.read(path)[0] == [experiments.Doubling(value=3), experiments.Doubling(log="x")]
+
+
+def test_a_notebooks_parameters_can_be_varied(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "study_class", lambda _name: experiments.Study)
+    path = written(tmp_path, "s.yaml", {"notebook": "90_doubling", "grid": {"values": [[1, 2], [2, 3]]}})
+    assert [one.value for one in sweep.read(path)[0]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        ("", "a mapping with some of"),
+        ("- 1", "a mapping with some of"),
+        ("experiment: [", "a YAML or CSV file"),
+        ("1: 2", "a mapping with some of"),
+        ({"grid": {"value": [1]}}, "either this or notebook"),
+        ({"experiment": "doubling", "notebook": "90"}, "either this or notebook"),
+        ({"experiment": "doublin"}, "did you mean doubling"),
+        ({"experiment": "doubling", "girds": {}}, "girds"),
+        ({"experiment": "doubling", "grid": {"value": []}}, "grid.value"),
+        ({"experiment": "doubling", "grid": {"value": 3}}, "grid.value"),
+        ({"experiment": "doubling", "grid": {"valeu": [3]}}, "did you mean value"),
+        ({"experiment": "doubling", "grid": {"value": ["x"]}}, "value: 'x'"),
+        (
+            {"experiment": "doubling", "fixed": {"value": 1}, "grid": {"value": [1]}},
+            "not in the grid as well",
+        ),
+        ({"experiment": "doubling", "runs_a_job": 0}, "runs_a_job: 0"),
+        ({"experiment": "doubling", "runs_a_job": True}, "runs_a_job: True"),
+        ({"experiment": "doubling", "grid": {"value": list(range(400)), "log": ["x"] * 300}}, "100,000"),
+    ],
+)
+def test_a_wrong_grid_is_refused_by_name(tmp_path, content, named):
+    with pytest.raises(ParameterError) as refused:
+        sweep.read(written(tmp_path, "s.yaml", content))
+    assert named in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("", "header"),
+        ("value,log\n1,x\n", "header"),
+        ("experiment,value,value\n", "header"),
+        ("experiment,value\n", "at least one row"),
+        ("experiment,value\ndoubling\n", "row 2"),
+        ("experiment,value\ndoubling,1\ndoubling,x\n", "row 3, value: 'x'"),
+        ("experiment,value\n,1\n", "row 2, experiment"),
+        ('experiment,value\ndoubling,"1\n', "a YAML or CSV file"),
+    ],
+)
+def test_a_wrong_sheet_is_refused_by_row(tmp_path, text, named):
+    with pytest.raises(ParameterError) as refused:
+        sweep.read(written(tmp_path, "s.csv", text))
+    assert named in str(refused.value)
+
+
+def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path):
+    (tmp_path / "s.yaml").write_bytes(b"\xff\xfe\x00")
+    for name in ("s.yaml", "absent.yaml", "."):
+        with pytest.raises(ParameterError, match="a YAML or CSV file"):
+            sweep.read(tmp_path / name)
+
+
+class Grouped(experiments.Doubling):
+    shares = ("log",)
+
+
+def test_jobs_hold_missing_runs_that_share_what_a_process_holds():
+    records.obtain([Grouped(value=1, log="")])
+    wanted = [Grouped(value=value, log=log) for value in (1, 2, 3) for log in ("", "/dev/null")]
+    made = plan.plan(wanted, 2)
+    assert set(made.known) == {0}
+    jobs = [[(one.log, one.value) for one in job.experiments] for job in made.jobs]
+    assert jobs == [
+        [("/dev/null", 1), ("/dev/null", 2)],
+        [("/dev/null", 3)],
+        [("", 2), ("", 3)],
+    ]
+    assert plan.summary(made).startswith("6 runs: 1 known, 5 to do in 3 jobs; about 0 s one after the other")
+
+
+def test_an_estimate_is_the_median_of_the_closest_earlier_runs():
+    def record(seconds, **parameters):
+        about = {"seconds": seconds, "peak_mb": 10 * seconds, "device": "CPU"}
+        return records.Record("k", "doubling", "m:D", parameters, {}, {}, {}, about)
+
+    earlier = [record(1, value=1, log="y"), record(3, value=1, log="y"), record(100, value=2, log="z")]
+    found = estimate(experiments.Doubling(value=1, log="x"), earlier)
+    assert found == Estimate(2, 20, "CPU")
+    assert estimate(experiments.Doubling(value=1), []) == Estimate()
+
+
+def test_the_table_has_a_row_a_known_run_and_goes_through_parquet(tmp_path):
+    known = [experiments.Doubling(value=value) for value in (1, 4)]
+    records.obtain(known)
+    (path,) = plan.gather([*known, experiments.Doubling(value=9)], tmp_path)
+    frame = pd.read_parquet(path)
+    assert frame[["kind", "value", "result.doubled"]].to_numpy().tolist() == [
+        ["doubling", 1, 2],
+        ["doubling", 4, 8],
+    ]
+    assert not plan.gather([experiments.Doubling(value=9)], tmp_path / "none")
+
+
+def test_a_dry_run_prints_the_runs_and_what_is_known(tmp_path, capsys):
+    path = written(tmp_path, "s.yaml", {"experiment": "doubling", "grid": {"value": [1, 2]}})
+    records.obtain([experiments.Doubling(value=1)])
+    assert cli.main(["sweep", str(path), "--dry-run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["known", "job", "2"]
+
+
+@pytest.mark.parametrize("path", sorted(CONFIG.iterdir()), ids=lambda path: path.name)
+def test_the_examples_are_accepted(path):
+    assert len(sweep.read(path)[0]) > 3
+
+
+def test_the_schema_is_the_one_of_the_class():
+    schema = yaml.safe_load((CONFIG.parents[1] / "workflow" / "schemas" / "sweep.schema.yaml").read_text())
+    made = json.loads(json.dumps(sweep.Sweep.model_json_schema()))
+    assert {name: schema["properties"][name].get("type") for name in made["properties"]} == {
+        name: about.get("type") for name, about in made["properties"].items()
+    }
+    assert schema["additionalProperties"] is False
+
+
+def test_a_sweep_runs_through_the_workflow(tmp_path, capfd, monkeypatch):
+    """The run that fails leaves its log and stops no other; only that one is left to do for the next call."""
+    monkeypatch.setenv("PYTHONPATH", str(CONFIG.parents[1] / "src"))
+    shutil.copytree(CONFIG.parents[1] / "workflow", tmp_path / "workflow")
+    fixed = FIXED | {"model": tiny_model_folder(tmp_path / "model"), "data": tiny_corpus(tmp_path / "corpus")}
+    grid = {"criterion": ["wanda"], "pattern": ["50%"], "seed": [0], "calibration": [2, 10**6, 3]}
+    del fixed["calibration"]
+    path = written(tmp_path, "s.yaml", {"experiment": "pruned_model", "fixed": fixed, "grid": grid})
+    assert cli.main(["sweep", str(path), "--cores", "1"]) == 1
+    out = capfd.readouterr().out
+    assert "3 runs: 0 known, 3 to do in 1 jobs" in out
+    assert "runs: 2 of 3 done, 0 running, 1 failed" in out
+    assert "Failed: 1 of 3 runs, the first: " in out
+    frame = pd.read_parquet(tmp_path / "build" / "sweeps" / "s" / "results.parquet")
+    assert frame.calibration.tolist() == [2, 3]
+    assert cli.main(["sweep", str(path), "--dry-run"]) == 0
+    assert "3 runs: 2 known, 1 to do in 1 jobs" in capfd.readouterr().out
