@@ -36,7 +36,7 @@ def documents(path: Path) -> Iterator[tuple[str, str | None]]:
     or ``test``. Raises :class:`AssetError` with file and place for what is no text.
     """
     for file in _chosen(path):
-        native = _split(_name(file, path))
+        native = split_of(_name(file, path))
         if file.suffix.lower() in TEXT_FILES:
             texts = _documents(_text(file))
         else:
@@ -57,10 +57,10 @@ def labelled(path: Path) -> Iterator[tuple[str, str, str | None]]:
             yield (
                 _some(_text(file), str(file)),
                 file.parent.name,
-                _split("/".join(file.relative_to(path).parts[:-2])),
+                split_of("/".join(file.relative_to(path).parts[:-2])),
             )
             continue
-        native = _split(_name(file, path))
+        native = split_of(_name(file, path))
         for row, place in _rows(file):
             text = _some(_column(row, TEXT_COLUMNS, place), place)
             yield text, _class(_column(row, LABEL_COLUMNS, place, object), place), native
@@ -79,7 +79,8 @@ def _name(file: Path, root: Path) -> str:
     return file.name if file == root else file.relative_to(root).as_posix()
 
 
-def _split(name: str) -> str | None:
+def split_of(name: str) -> str | None:
+    """``train``, ``validation`` or ``test``, where that is a word of a file's name; of several, the last."""
     words = re.split(r"[^a-z]+", name.lower())
     return next((_SPLITS[word] for word in reversed(words) if word in _SPLITS), None)
 
