@@ -32,6 +32,7 @@ def read(monkeypatch):
     """Names of the files that are read, in their order. The ctime of a new file is let pass as settled."""
     names, inner = [], hashlib.file_digest
     monkeypatch.setattr(contents, "_SETTLED", -10.0)
+    monkeypatch.setattr(contents, "_WORTH", 0)
     monkeypatch.setattr(
         contents.hashlib, "file_digest", lambda file, kind: (names.append(file.name), inner(file, kind))[1]
     )
@@ -72,6 +73,11 @@ def test_contents_are_read_once_and_again_when_a_file_changed(folder, read):
     shorter = contents.fingerprint(folder, "data")
     assert len(read) == 3
     assert shorter != first
+
+
+def test_small_folders_leave_no_trace_in_the_cache(folder):
+    contents.fingerprint(folder, "data")
+    assert not (folder.parent / "cache").exists()
 
 
 def test_a_file_that_has_just_been_written_is_not_trusted_to_stay(folder, read, monkeypatch):

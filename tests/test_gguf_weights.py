@@ -44,6 +44,11 @@ def test_a_gguf_file_is_converted_once_to_a_plain_folder_of_the_same_weights(ggu
     expected = tiny_model("llama").state_dict()
     assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
     assert (folder / "tokenizer.json").is_file()
+    for _ in range(2):
+        (folder / "tokenizer.json").unlink()
+        assert gguf_weights.safetensors_folder(asset) == folder
+        assert (folder / "tokenizer.json").is_file()
+    assert read == ["tiny.gguf"] * 3
 
 
 def test_other_folders_are_taken_as_they_are_and_two_files_are_refused(gguf):

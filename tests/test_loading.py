@@ -280,11 +280,12 @@ def test_there_are_at_least_sixty_kinds():
     assert len(KINDS) >= 60
 
 
-def test_what_is_no_folder_of_a_model_is_refused(sound, tmp_path):
+def test_what_is_no_folder_of_a_model_is_refused(sound, tmp_path, monkeypatch):
+    monkeypatch.setenv("LMCOMPRESS_CACHE", str(tmp_path / "cache"))
     for path, said in (
         (sound / "one" / "model.safetensors", "a model is a folder with config.json"),
         (sound / "one" / "config.json", "a model is a folder with config.json"),
-        (tmp_path, r"config\.json: no such file"),
+        (sound, r"config\.json: no such file"),
     ):
         with pytest.raises(AssetError, match=said):
             models.load(str(path), device="cpu")

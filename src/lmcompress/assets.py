@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from lmcompress.contents import damage, digest, fingerprint
+from lmcompress.contents import damage, digest, fingerprint, forget
 from lmcompress.errors import AssetError, ParameterError
 from lmcompress.files import cache_folder, once, project_root
 
@@ -248,5 +248,7 @@ def _from_hub(name: str, kind: str, entry: dict, again: bool) -> tuple[Path, str
 
     asked = digest((pattern, b"") for pattern in patterns)[:8]
     folder = cache_folder() / kind / "hub" / f"{entry['hub'].replace('/', '--')}@{commit}-{asked}"
+    if again:
+        forget(folder)
     once(folder, link, lambda place: place.is_dir() and not again)
     return folder, commit, f"{entry['hub']}@{commit}"

@@ -9,7 +9,8 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
 
@@ -17,6 +18,7 @@ from lmcompress.errors import AssetError, StorageError
 from lmcompress.files import cache_folder, write_json
 
 _NOT_TEXT = re.compile(r"(read-?me|licen[cs]e|copying|notice)(\.\w+)?$", re.IGNORECASE)
+_WORTH = 1 << 22  # bytes: what is smaller is read again as fast as looked up
 _SETTLED = 2.0  # seconds: a file changed this shortly before it was read may change again within one tick of its clock
 
 
@@ -31,8 +33,10 @@ def files(path: Path, kind: str) -> list[Path]:
 
 def fingerprint(path: Path, kind: str) -> str:
     """sha256 of the relative names and contents of all :func:`files`. Raises :class:`AssetError` as that does."""
-    found, entries = _look(path, kind)
-    _remember(path, entries)
+    listing, known = _listing(path, kind), _known(path)
+    found, entries = _look(path, listing, known)
+    if sum(status.st_size for status in listing.values()) >= _WORTH:
+        _remember(path, known, found, entries)
     return found
 
 
@@ -41,9 +45,9 @@ def damage(path: Path, kind: str, expected: str | None) -> str | None:
     of the first look).
     """
     known = _known(path)
-    found, entries = _look(path, kind)
+    found, entries = _look(path, _listing(path, kind), known)
     if found == (expected or known.get("sha256", found)):
-        _remember(path, entries)
+        _remember(path, known, found, entries)
         return None
     before = known.get("files", {})
     gone = [name for name in before if name not in entries]
@@ -54,6 +58,11 @@ def damage(path: Path, kind: str, expected: str | None) -> str | None:
         if names and before
     ]
     return " and ".join(told) or f"sha256 {found} instead of {expected}"
+
+
+def forget(path: Path) -> None:
+    """The next look at a folder counts as the first: it is to be made anew."""
+    _index(path).unlink(missing_ok=True)
 
 
 def digest(parts: Iterable[tuple[str, bytes]]) -> str:
@@ -76,35 +85,35 @@ def _listing(path: Path, kind: str) -> dict[str, os.stat_result]:
 
 def _walk(
     folder: Path, start: str, above: tuple[os.stat_result, ...]
-) -> Iterable[tuple[str, os.stat_result]]:
+) -> Iterator[tuple[str, os.stat_result]]:
     try:
-        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+        entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
     except OSError as error:
         raise AssetError(f"{folder}: {error.strerror}") from error
-    for name in names:
-        path, status = folder / name, _stat(folder / name)
+    for entry in entries:
+        status = _stat(entry)
         if S_ISDIR(status.st_mode):
             if any(os.path.samestat(status, one) for one in above):
-                raise AssetError(f"{path}: a link that leads back to a folder above it")
-            yield from _walk(path, f"{start}{name}/", (*above, status))
+                raise AssetError(f"{entry.path}: a link that leads back to a folder above it")
+            yield from _walk(Path(entry.path), f"{start}{entry.name}/", (*above, status))
         elif S_ISREG(status.st_mode):
-            yield start + name, status
+            yield start + entry.name, status
         else:
-            raise AssetError(f"{path}: neither a file nor a folder")
+            raise AssetError(f"{entry.path}: neither a file nor a folder")
 
 
-def _stat(path: Path) -> os.stat_result:
+def _stat(path: Path | os.DirEntry) -> os.stat_result:
     try:
         return path.stat()
     except OSError as error:
         link = " (a link that leads nowhere)" if path.is_symlink() else ""
-        raise AssetError(f"{path}: {error.strerror}{link}") from error
+        raise AssetError(f"{os.fspath(path)}: {error.strerror}{link}") from error
 
 
-def _look(path: Path, kind: str) -> tuple[str, dict[str, list]]:
+def _look(path: Path, listing: dict[str, os.stat_result], known: dict) -> tuple[str, dict[str, list]]:
     """The fingerprint, and for each file ``[size, mtime, ctime, inode, sha256]``."""
-    known, entries = _known(path).get("files", {}), {}
-    for name, status in _listing(path, kind).items():
+    known, entries = known.get("files", {}), {}
+    for name, status in listing.items():
         now = [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
         if known.get(name, [])[:4] == now:
             entries[name] = known[name]
@@ -131,10 +140,7 @@ def _known(path: Path) -> dict:
         return {}
 
 
-def _remember(path: Path, entries: dict[str, list]) -> None:
-    if _known(path).get("files") != entries:
-        found = digest((name or ".", bytes.fromhex(one[-1])) for name, one in entries.items())
-        try:
+def _remember(path: Path, known: dict, found: str, entries: dict[str, list]) -> None:
+    if known.get("files") != entries:
+        with suppress(StorageError):  # a cache that can only be read costs a second reading, no more
             write_json(_index(path), {"path": str(path), "sha256": found, "files": entries})
-        except StorageError:  # a cache that can only be read costs a second reading, no more
-            return

@@ -3,20 +3,21 @@
 What was quantized in the file is dequantized to fp32, without loss.
 """
 
-from functools import partial
 from pathlib import Path
 
 import torch
 import transformers
 
 from lmcompress.assets import Asset, cache_folder
+from lmcompress.contents import damage, forget
 from lmcompress.errors import AssetError
 from lmcompress.files import once
 from lmcompress.loading import check_keys, naming
 
 
 def safetensors_folder(asset: Asset) -> Path:
-    """The asset's own folder, or for a GGUF file the folder in the cache that it was converted to.
+    """The asset's own folder, or for a GGUF file the folder in the cache that it was converted to (again, where files
+    of it are missing or changed).
 
     Raises :class:`AssetError` for a folder with more than one GGUF file, and for one that lacks tensors of its model.
     """
@@ -27,7 +28,14 @@ def safetensors_folder(asset: Asset) -> Path:
     if len(found) > 1:
         raise AssetError(f"{asset.name}: one GGUF file is needed, there are {[file.name for file in found]}")
     folder = cache_folder() / "converted" / f"{asset.name.replace('/', '--')}-{asset.sha256[:16]}"
-    return once(folder, partial(_convert, found[0]))
+
+    def convert(temporary: Path) -> None:
+        _convert(found[0], temporary)
+        forget(folder)
+
+    once(folder, convert, lambda there: there.is_dir() and not damage(there, "model", None))
+    damage(folder, "model", None)  # the first look, for which the next ones look
+    return folder
 
 
 def _convert(file: Path, folder: Path) -> None:
