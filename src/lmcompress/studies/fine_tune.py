@@ -27,7 +27,7 @@ def classifier(name: str, texts: str, length: int, steps: int, lr: float = 1e-4,
         steps,
         lr,
         size,
-        *(assets.resolve(*one).sha256 for one in ((name, "model"), (texts, "data"))),
+        *(assets.sha256_of(*one) for one in ((name, "model"), (texts, "data"))),
     ]
     digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
     folder = project_root() / "build" / "classifiers" / digest
