@@ -73,6 +73,13 @@ class BlockFiles:
         write_json(self.folder / f"{index:03d}.json", result)
 
 
+def keep_all(model: nn.Module, folder: str | Path) -> None:
+    """Write all blocks of a model that is in memory, as they are."""
+    files = BlockFiles(folder)
+    for index, (name, block) in enumerate(blocks(model).items()):
+        files.keep(index, name, block, {})
+
+
 def state_of(name: str, block: nn.Module) -> dict[str, Tensor]:
     """The state of a block by full name."""
     return block.state_dict(prefix=f"{name}.")

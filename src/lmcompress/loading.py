@@ -34,22 +34,22 @@ def open_model(
     new head of a classifier may lack weights (drawn from torch's global generator); heads of other tasks may be left.
     Raises :class:`AssetError` for anything else that is missing, left over, of another shape, damaged or not finite.
     """
-    config = _config(folder, loader, options)
-    places = _places(folder)
-    if (getattr(config, "num_hidden_layers", None) or 0) > len(places):
+    config = read_config(folder, loader, options)
+    there = places(folder)
+    if (getattr(config, "num_hidden_layers", None) or 0) > len(there):
         raise AssetError(
-            f"{folder / CONFIG}: {config.num_hidden_layers} layers, but the files hold {len(places)} tensors"
+            f"{folder / CONFIG}: {config.num_hidden_layers} layers, but the files hold {len(there)} tensors"
         )
     with naming(folder / CONFIG), torch.device("meta"), torch.random.fork_rng(devices=[]):
         shell = loader.from_config(config) if hasattr(loader, "from_config") else loader(config)
     shapes = {name: tuple(value.shape) for name, value in shell.state_dict().items()}
     told = [
         f"{name} is {list(shape)} in {file.name}, but {list(shapes[name])} by config.json"
-        for name, (file, shape) in places.items()
+        for name, (file, shape) in there.items()
         if shapes.get(name, shape) != shape
     ]
     if told:
-        raise AssetError(f"{folder}: {_some(told)}")
+        raise AssetError(f"{folder}: {some(told)}")
     with naming(folder / _first(folder)):
         model, found = loader.from_pretrained(
             folder,
@@ -103,7 +103,7 @@ def check_keys(model: nn.Module, found: dict, file: Path) -> None:
     ]
     other = [f"{name} ({list(there)}, not {list(here)})" for name, there, here in found["mismatched_keys"]]
     told = [
-        f"{what}: {_some(names)}"
+        f"{what}: {some(names)}"
         for names, what in (
             (missing, "missing tensors"),
             (left, "tensors that the model has no place for"),
@@ -120,19 +120,21 @@ def check_finite(model: nn.Module, file: Path) -> None:
     ends = {name: value.detach().aminmax() for name, value in model.named_parameters() if value.numel()}
     bad = [name for name, (low, high) in ends.items() if not torch.isfinite(torch.stack([low, high])).all()]
     if bad:
-        raise AssetError(f"{file}: weights that are not finite: {_some(bad)}")
+        raise AssetError(f"{file}: weights that are not finite: {some(bad)}")
 
 
 def _is_pooler(name: str) -> bool:
     return "pooler." in name
 
 
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+    """The first of some names, and how many more there are."""
     names = sorted(names)
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
 
 
-def _config(folder: Path, loader: type, options: dict) -> transformers.PretrainedConfig:
+def read_config(folder: Path, loader: type, options: dict) -> transformers.PretrainedConfig:
+    """The config of a folder; :class:`AssetError` for one that is damaged or of a model that ``loader`` has not."""
     file = folder / CONFIG
     if not folder.is_dir():
         raise AssetError(f"{folder}: a model is a folder with {CONFIG} and safetensors, or a GGUF file")
@@ -160,10 +162,10 @@ def _first(folder: Path) -> str:
     return WEIGHTS if (folder / WEIGHTS).exists() else INDEX
 
 
-def _places(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+def places(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     """Name of every tensor in the folder's safetensors -> its file and shape, from their headers."""
     if (folder / WEIGHTS).is_file():
-        return _header(folder / WEIGHTS)
+        return header(folder / WEIGHTS)
     index = folder / INDEX
     if not index.is_file():
         others = sorted(file.name for file in folder.iterdir() if file.suffix in (*_PICKLES, ".safetensors"))
@@ -178,16 +180,17 @@ def _places(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
             raise AssetError(f"{index}: {shard!r} is no name of a file beside it")
         if not (folder / shard).is_file():
             raise AssetError(f"{folder / shard}: no such file, but {INDEX} names it")
-        found |= _header(folder / shard)
+        found |= header(folder / shard)
     wrong = [name for name, shard in listed.items() if name not in found or found[name][0].name != shard]
     if wrong:
-        raise AssetError(f"{index}: tensors that are not in the shard it names: {_some(wrong)}")
+        raise AssetError(f"{index}: tensors that are not in the shard it names: {some(wrong)}")
     if unlisted := found.keys() - listed.keys():
-        raise AssetError(f"{index}: tensors of the shards that it does not list: {_some(unlisted)}")
+        raise AssetError(f"{index}: tensors of the shards that it does not list: {some(unlisted)}")
     return found
 
 
-def _header(file: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+def header(file: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
+    """Name of every tensor in a safetensors file -> the file and its shape; :class:`AssetError` for any other."""
     try:
         with safe_open(file, framework="pt") as tensors:
             found = {name: (file, tuple(tensors.get_slice(name).get_shape())) for name in tensors.keys()}  # noqa: SIM118

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from lmcompress.blockfiles import BlockFiles
 from lmcompress.files import atomic_path, write_json
+from lmcompress.loading import INDEX
 from lmcompress.models import blocks, linears
 from lmcompress.prune import mask
 from lmcompress.prune.mask import Masks
@@ -24,7 +25,6 @@ from lmcompress.quantize import compressed_tensors
 from lmcompress.quantize.formats import Bits
 from lmcompress.quantize.model import rest
 from lmcompress.quantize.rtn import Quantized, half
-from lmcompress.shards import INDEX
 
 BESIDE = (  # what a model folder holds besides its weights and its config
     "tokenizer*", "*.model", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json",
@@ -90,6 +90,9 @@ def write(
                 shutil.copyfile(path, folder / path.name)
     if masks:
         mask.save(masks, folder / MASKS)
+    mode = 0o666 & ~_umask()
+    for path in folder.glob("*.safetensors"):  # the library makes them readable by their owner alone
+        path.chmod(mode)
     kind = {} if formats else {"class": type(model).__name__}  # what load_compressed reads back
     write_json(folder / "lmcompress.json", {**kind, "masks": len(masks or {}), **(about or {})})
 
@@ -135,6 +138,13 @@ def save(
             tokenizer.save_pretrained(temporary)
         if card:
             (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+def _umask() -> int:
+    """The permissions that this process takes from new files."""
+    found = os.umask(0)
+    os.umask(found)
+    return found
 
 
 def _link(source: Path, target: Path) -> None:

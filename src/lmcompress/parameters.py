@@ -20,7 +20,7 @@ _NOT_PARAMETERS = {"In", "Out"}  # what IPython itself puts among a notebook's v
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 
 
-class _Yaml(yaml.SafeLoader):
+class Yaml(yaml.SafeLoader):
     """YAML where ``2:4`` is a text. YAML 1.1 takes it for a number to base 60, 124."""
 
     yaml_implicit_resolvers: ClassVar = {
@@ -71,7 +71,7 @@ class Parameters(BaseModel):
         if field is None or not isinstance(value, str) or _takes_text(field.annotation):
             return value
         try:
-            return yaml.load(value, _Yaml)
+            return yaml.load(value, Yaml)
         except yaml.YAMLError:
             return value
 

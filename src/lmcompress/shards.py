@@ -4,7 +4,6 @@ Embeddings, head and final norm are in memory; the blocks are on the meta device
 is worked on, a thread reads the next. So a model of any size needs the memory of two of its blocks.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,9 +15,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from lmcompress.errors import AssetError
+from lmcompress.loading import header, places, read_config, some
 from lmcompress.models import TASKS, blocks, default_device
-
-INDEX = "model.safetensors.index.json"
 
 
 class Shards(Mapping[str, Tensor]):
@@ -27,31 +25,33 @@ class Shards(Mapping[str, Tensor]):
     Parameters
     ----------
     files: the safetensors files; of a name that is in several, the last counts.
+
+    Raises :class:`AssetError` for a file that is not whole.
     """
 
     def __init__(self, files: Iterable[Path]):
-        self._files: dict[str, Path] = {}
-        for path in files:
-            with safe_open(path, framework="pt") as file:
-                self._files |= dict.fromkeys(file.keys(), path)
+        self._places = {name: place for path in files for name, place in header(path).items()}
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return self._places[name][1]
 
     def __getitem__(self, name: str) -> Tensor:
         return self.read([name])[name]
 
     def __contains__(self, name: object) -> bool:
-        return name in self._files
+        return name in self._places
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._files)
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self._places)
 
     def read(self, names: Iterable[str], pin: bool = False) -> dict[str, Tensor]:
         """Copies of several tensors (views would keep their whole files mapped), in pinned memory if asked."""
         found, by_file = {}, {}
         for name in names:
-            by_file.setdefault(self._files[name], []).append(name)
+            by_file.setdefault(self._places[name][0], []).append(name)
         for path, wanted in by_file.items():
             with safe_open(path, framework="pt") as file:
                 for name in wanted:
@@ -136,6 +136,7 @@ def open_streamed(
     device: str | torch.device | None = None,
     task: str = "causal",
     files: Iterable[Path] = (),
+    **options: object,
 ) -> transformers.PreTrainedModel:
     """The model of a folder with its blocks left on disk, for :func:`~lmcompress.stream.stream`.
 
@@ -146,16 +147,18 @@ def open_streamed(
     device: of what stays in memory; default: the first GPU, else the CPU.
     task: a name in :data:`lmcompress.models.TASKS`.
     files: more safetensors files; what they hold takes the place of what the folder's own hold.
+    options: values of the config that take the place of its own.
 
-    Raises :class:`AssetError` for a folder that lacks a tensor of the model under its own name (some families store
-    several of their tensors as one, or in parts: those have to be loaded whole).
+    Raises :class:`AssetError` for a folder that is damaged, lacks a tensor of the model or has one too many, or stores
+    several of the model's tensors as one or in parts, as some families do: those have to be loaded whole.
     """
     from accelerate import init_empty_weights
 
     folder = Path(folder)
-    config = transformers.AutoConfig.from_pretrained(folder)
+    config = read_config(folder, TASKS[task], options)
     dtype = dtype or config.dtype or torch.float32
-    shards = Shards([*_own_files(folder), *files])
+    own = dict.fromkeys(place[0] for place in places(folder).values())
+    shards = Shards([*own, *files])
     with init_empty_weights(include_buffers=False):  # buffers that a model computes itself are in no file
         model = TASKS[task].from_config(config, dtype=dtype).eval()
     model.tie_weights()
@@ -179,15 +182,6 @@ def open_streamed(
     return model
 
 
-def _own_files(folder: Path) -> list[Path]:
-    """The files of the folder's index, or all ``model*.safetensors``."""
-    index = folder / INDEX
-    if index.is_file():
-        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        return sorted(folder / name for name in named)
-    return sorted(folder.glob("model*.safetensors"))
-
-
 def bring_whole(model: nn.Module) -> None:
     """Read all blocks of a streamed model into memory: from now on it is a model as any other."""
     device = next(value.device for value in model.parameters() if not value.is_meta)
@@ -208,19 +202,32 @@ def _stored_names(model: nn.Module, shards: Shards, folder: Path) -> dict[str, s
         for renaming in renamings:
             name = renaming.rename_source_key(name)[0]
         there[name] = stored
-    there |= {stored: stored for stored in shards}  # a file that has the model's own names
+    state = model.state_dict()
+    there |= {stored: stored for stored in shards if stored in state}  # the model's own names come first
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    found = {}
-    for name in model.state_dict():
-        for candidate in (name, name.removeprefix(prefix), prefix + name):
-            if candidate in there:
-                found[name] = there[candidate]
-                break
-    needed = {name for name, _ in model.named_parameters()}  # of a tied matrix the first name alone
-    if missing := sorted(needed - found.keys()):
-        raise AssetError(
-            f"{folder}: no tensor {missing[0]} in its safetensors files ({len(missing)} missing)"
-        )
+    variants = lambda name: (name, name.removeprefix(prefix), prefix + name)  # noqa: E731
+    found, wrong = {}, []
+    for name, value in model.state_dict().items():
+        stored = next((there[one] for one in variants(name) if one in there), None)
+        if stored is not None:
+            found[name] = stored
+            if shards.shape(stored) != tuple(value.shape):
+                wrong.append(
+                    f"{stored} is {list(shards.shape(stored))}, not {list(value.shape)} as by config.json"
+                )
+    wrong += [
+        f"no tensor {name}"
+        for name, _ in model.named_parameters()  # of a tied matrix the first name alone
+        if name not in found
+    ]
+    places_for = {
+        one for name in (*model.state_dict(), *dict(model.named_buffers())) for one in variants(name)
+    }
+    wrong += [
+        f"no place in the model for {stored}" for name, stored in there.items() if name not in places_for
+    ]
+    if wrong:
+        raise AssetError(f"{folder}: {some(wrong)}")
     return found
 
 

@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from lmcompress.cli import assets, compute, records, run, sweep
+from lmcompress.cli import assets, compress, compute, records, run, sweep
 from lmcompress.errors import LmcompressError, ParameterError
 
 
@@ -28,7 +28,7 @@ def app() -> None:
 
 
 # One line a command or group of commands; each has a module of its own here.
-for command in (run.run, compute.compute, sweep.sweep, records.records, assets.assets):
+for command in (run.run, compute.compute, compress.compress, sweep.sweep, records.records, assets.assets):
     app.add_command(command)
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from lmcompress.errors import ParameterError
 from lmcompress.files import project_root
+from lmcompress.parameters import Yaml
 
 
 def parameters(command: Callable) -> Callable:
@@ -50,7 +51,7 @@ def notebook_name(given: str) -> str:
 def read_yaml(path: Path, what: str) -> dict:
     """The mapping in a YAML file; ``what`` it is of goes into the refusal."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), Yaml)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ParameterError("file", str(path), f"a YAML file of {what} ({_first_line(error)})") from None
     if not isinstance(found or {}, dict):

@@ -1,0 +1,90 @@
+"""The card of a compressed model: what was done, what it saved and what it cost, for README.md beside the weights."""
+
+import yaml
+
+from lmcompress import __version__
+from lmcompress.assets import Asset
+from lmcompress.recipe import Recipe
+
+
+def text(name: str, asset: Asset, recipe: Recipe, results: dict[str, dict]) -> str:
+    """The card as Markdown.
+
+    Parameters
+    ----------
+    name: of the model that was compressed, as given.
+    asset: that model; its licence and hash are named.
+    recipe: what was done.
+    results: of every step by its name, as :class:`lmcompress.compress.Compressed` has them.
+    """
+    steps = {key: value for key, value in recipe.model_dump(mode="json").items() if value is not None}
+    parts = [
+        "---\nlibrary_name: transformers\ntags: [compressed, lmcompress]\n---",
+        f"# {_short(name)}, compressed",
+        f"Made by lmcompress {__version__} from `{_short(name)}` ({asset.source}, licence: {asset.licence}, sha256 of "
+        f"its files `{asset.sha256[:16]}`).",
+        "## Recipe\n\n```yaml\n" + yaml.safe_dump(steps, sort_keys=False).strip() + "\n```",
+        "## What it saves\n\n" + "\n".join(f"* {line}" for line in _savings(results)),
+    ]
+    if "before" in results:
+        parts.append("## What it costs\n\n" + _perplexities(results))
+    if notes := _notes(recipe, results):
+        parts.append("## How it went\n\n" + "\n".join(f"* {line}" for line in notes))
+    return "\n\n".join(parts) + "\n"
+
+
+def _short(name: str) -> str:
+    """A local folder by its last part alone: where it lies on someone's disk is nobody's business."""
+    return name.rstrip("/").rpartition("/")[2] if name.startswith(("/", "~", ".")) else name
+
+
+def _savings(results: dict[str, dict]) -> list[str]:
+    sizes = results["sizes"]
+    found = [
+        f"{sizes['bytes'] / 1e6:,.1f} MB of weights on disk; {sizes['half'] / 1e6:,.1f} MB with 16 bits a number "
+        f"({sizes['half'] / sizes['bytes']:.2f} times as much)"
+    ]
+    if pruned := results.get("prune"):
+        found.append(
+            f"{pruned['sparsity']:.2%} of the weights of {pruned['layers']} Linears are zero; these Linears hold "
+            f"{pruned['share']:.1%} of the matrices in the blocks"
+        )
+        found.append(
+            "the zeros are stored as any other number and save no bytes here; `masks.safetensors` says which "
+            "weights were pruned, one bit each"
+        )
+    if packed := results.get("quantize"):
+        found.append(
+            f"{packed['bits']:.2f} bits a weight, scales counted, over all Linears of the blocks; {packed['layers']} "
+            f"of them, with {packed['share']:.1%} of the matrices in the blocks, are below 16 bits"
+        )
+    return found
+
+
+def _perplexities(results: dict[str, dict]) -> str:
+    rows = ["| windows | before | after |", "| --- | --- | --- |"]
+    for split in ("validation", "test"):
+        before, after = (results[when][split] for when in ("before", "after"))
+        cells = (
+            f"{one['perplexity']:.3f} ({one['low']:.3f} to {one['high']:.3f})" for one in (before, after)
+        )
+        rows.append(f"| {split} | {' | '.join(cells)} |")
+    return "\n".join(rows) + f"\n\nPerplexity with a 95 % interval over windows: {before['convention']}."
+
+
+def _notes(recipe: Recipe, results: dict[str, dict]) -> list[str]:
+    found = []
+    if done := results.get("reconstruct"):
+        found.append(
+            f"{done['improved']} of {done['blocks']} blocks came closer to the dense one; mean relative error of "
+            f"their outputs {done['before']:.4f} before, {done['after']:.4f} after"
+        )
+    if done := results.get("retrain"):
+        ends = " and diverged" if done["diverged"] else ""
+        found.append(
+            f"{done['trainable']:,} values were retrained{ends}; the loss of a step went from {done['first']:.3f} to "
+            f"{done['last']:.3f} nats a token"
+        )
+    seconds = {name: one["seconds"] for name, one in results.items() if "seconds" in one}
+    found.append("seconds: " + ", ".join(f"{name} {value:,.1f}" for name, value in seconds.items()))
+    return found

@@ -1,0 +1,48 @@
+"""``lmcompress compress``: from a model folder to a model folder."""
+
+from pathlib import Path
+
+import click
+
+from lmcompress.cli import options
+
+
+@click.command()
+@click.argument("model")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--recipe", "file", type=click.Path(path_type=Path), help="A YAML file of the recipe.")
+@click.option("--prune", help="CRITERION:PATTERN, such as wanda:2:4 or sparsegpt:50%.")
+@click.option("--reconstruct", help="SUBSET:STEPS, such as masklora:100.")
+@click.option("--retrain", help="SUBSET:STEPS, such as norms:200.")
+@click.option("--quantize", help="BITS:GROUP:METHOD, such as 4:128 or 4:128:gptq.")
+@click.option(
+    "-p",
+    "--parameter",
+    nargs=2,
+    multiple=True,
+    metavar="NAME VALUE",
+    help="Any other of the recipe's values, such as evaluation 16 or calibration 128. Repeatable.",
+)
+@click.option("--device", help="Where a block is worked on; default: the first GPU, else the CPU.")
+@click.option("--check", is_flag=True, help="Only check that it can be done, and print the recipe.")
+def compress(model: str, out: Path, file: Path | None, parameter, device, check: bool, **steps) -> None:
+    """Prune, reconstruct, retrain and quantize MODEL in any combination; write a folder OUT that transformers loads.
+
+    One block is in memory at a time, but for retraining. A killed call goes on where it was.
+    """
+    import yaml
+
+    from lmcompress import compress as work
+    from lmcompress.recipe import Recipe, short
+
+    given = options.read_yaml(file, "a recipe") if file else {}
+    given |= {step: short(step, text) for step, text in steps.items() if text is not None}
+    recipe = Recipe(**given | dict(parameter))
+    if check:
+        needed = work.check(model, out, recipe)
+        print(f"# needs up to {needed / 2**20:,.0f} MiB on the disk of {out}")
+        print(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), end="")
+        return
+    done = work.compress(model, out, recipe, device=device)
+    print(done.card)
+    print(done.folder)

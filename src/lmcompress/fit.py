@@ -1,0 +1,93 @@
+"""Whether a recipe fits a model, before any work: widths, subsets, formats, and the room on the disk."""
+
+import re
+
+from torch import nn
+
+from lmcompress import model_folder
+from lmcompress.errors import ParameterError
+from lmcompress.models import block_linears, blocks
+from lmcompress.prune import mask
+from lmcompress.prune.pattern import parse as parse_pattern
+from lmcompress.quantize import compressed_tensors
+from lmcompress.quantize.formats import Bits, parse
+from lmcompress.recipe import Recipe
+from lmcompress.retrain.reconstruct import OUTSIDE
+from lmcompress.retrain.subsets import count
+from lmcompress.retrain.subsets import parse as parse_subset
+
+
+def formats(model: nn.Module, recipe: Recipe) -> dict[str, Bits]:
+    """The format of every Linear in the blocks by full name; empty without quantization.
+
+    Raises :class:`ParameterError` for a regular expression of the recipe that matches no layer.
+    """
+    if (chosen := recipe.quantize) is None:
+        return {}
+    for pattern in chosen.layers:
+        block_linears(model, pattern)
+    return {
+        name: parse(
+            next((one for pattern, one in chosen.layers.items() if re.search(pattern, name)), chosen.format)
+        )
+        for name in block_linears(model)
+    }
+
+
+def refuse_misfits(model: nn.Module, recipe: Recipe, chosen: dict[str, Bits], masked: bool) -> None:
+    """Raise :class:`ParameterError` for a recipe that the model cannot have.
+
+    Parameters
+    ----------
+    model: with or without weights; only its shapes count.
+    recipe: what is to be done.
+    chosen: of :func:`formats`.
+    masked: whether the model comes with masks.
+    """
+    layers = block_linears(model)
+    if recipe.prune:
+        pattern = parse_pattern(recipe.prune.pattern)
+        for name, layer in block_linears(model, recipe.prune.layers).items():
+            mask.require_divisible(layer.in_features, pattern, name)
+    for name, format in chosen.items():
+        compressed_tensors.check(format, tuple(layers[name].weight.shape), name)
+    for step in (recipe.reconstruct, recipe.retrain):
+        if step:
+            count(model, step.subset)
+            if parse_subset(step.subset).adapter and not (recipe.prune or masked):
+                raise ParameterError("retrain", step.subset, "a subset without adapters, or a pruned model")
+    if chosen := recipe.reconstruct:
+        names = set(parse_subset(chosen.subset).names)
+        outside = names & {*OUTSIDE, *(("norms",) if chosen.granularity == "linear" else ())}
+        if outside:
+            raise ParameterError("reconstruct", min(outside), f"parameters inside a {chosen.granularity}")
+        if chosen.granularity == "linear" and chosen.targets == "dense":
+            raise ParameterError("targets", "dense", "'sparse' for the granularity linear")
+    longest = getattr(model.config, "max_position_embeddings", None) or recipe.length
+    if recipe.length > longest:
+        raise ParameterError("length", recipe.length, f"at most the {longest} tokens that the model can read")
+
+
+def room_needed(model: nn.Module, recipe: Recipe, chosen: dict[str, Bits]) -> int:
+    """Bytes on the disk that the work needs at most: the blocks of two steps at a time, twice what is outside of them,
+    and the state of a training.
+    """
+    numbers = sum(value.numel() for block in blocks(model).values() for value in block.parameters())
+    others = sum(value.numel() for value in model_folder.outside(model).values())
+    layers, size = block_linears(model), model.dtype.itemsize
+    dense, packed = numbers * size + numbers // 8, 2 * numbers
+    for name, format in chosen.items():
+        shape = tuple(layers[name].weight.shape)
+        packed += format.bytes_for(shape) - 2 * layers[name].weight.numel()
+    steps = [packed if step == "quantize" else dense for step in recipe.steps]
+    trained = 12 * count(model, recipe.retrain.subset).trainable if recipe.retrain else 0
+    return max(a + b for a, b in zip([0, *steps], [*steps, 0], strict=True)) + 2 * others * size + trained
+
+
+def share(model: nn.Module, layers: list[str]) -> float:
+    """Share of the numbers in the blocks' matrices that these Linears hold."""
+    inside = block_linears(model)
+    total = sum(
+        value.numel() for block in blocks(model).values() for value in block.parameters() if value.ndim > 1
+    )
+    return sum(inside[name].weight.numel() for name in layers) / total
