@@ -8,7 +8,7 @@ from tiny import tiny_model, tiny_tokens
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.models import block_linears, blocks
 from lmcompress.sensitivity import cca
-from lmcompress.sensitivity.similarity import basis, mean_cca
+from lmcompress.sensitivity.similarity import basis, correlations, mean_cca
 
 
 def test_sample_rows_leave_out_padding_and_each_first_real_token():
@@ -132,3 +132,28 @@ def test_as_released_scores_the_input_of_each_block():
     first = [float(torch.linalg.svdvals(pooled[1].u.T @ pooled[j].u)[0]) for j in (0, 2, 3)]
     assert scores.per_layer["model.layers.1"] == pytest.approx(1 - sum(first) / 3)
     assert 0 < scores.per_layer["model.layers.1"] < 0.2
+
+
+@pytest.mark.parametrize("features", [16, 64, 256])
+@pytest.mark.parametrize("rho", [0.0, 0.5, 0.9])
+def test_samples_that_follow_the_width_give_the_same_error_at_any_width(features, rho):
+    generator = torch.Generator().manual_seed(features)
+    samples = 4 * features
+    shared, own = torch.randn(2, samples, features, generator=generator, dtype=torch.float64)
+    x, y = basis(shared), basis(rho * shared + (1 - rho**2) ** 0.5 * own)  # every correlation is rho
+    squared = float(correlations(x, y).square().mean())
+    # of the variance of y that x does not explain, p of n directions are explained by chance
+    assert squared == pytest.approx(rho**2 + (1 - rho**2) * features / samples, abs=0.06)
+
+
+def test_tokens_follow_the_width():
+    assert [cca.samples_for(width) for width in (32, 576, 1024, 2048, 8192)] == [4096, 4096, 4096, 8192, 32768]
+    _, batches = model_and_batches("llama", windows=3)
+    assert cca.samples_in(batches) == 2 * 3 * 15
+
+
+def test_too_few_tokens_are_refused_before_any_forward_pass(monkeypatch):
+    model, batches = model_and_batches("llama", windows=1)
+    monkeypatch.setattr(type(model), "forward", lambda *_args, **_kwargs: pytest.fail("was run"))
+    with pytest.raises(ParameterError, match="tokens: 30 .* more samples than the 64 features"):
+        cca.cmpq(model, batches)

@@ -4,6 +4,7 @@ The score looks at redundancy between depths, never at quantization: read it bes
 averaging over distance alone produces) and ``measured`` (the truth).
 """
 
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,6 +27,22 @@ from lmcompress.sensitivity.similarity import (
 from lmcompress.stream import BlockVisit, stream
 
 MEASURES = ("cca", "svcca", "pwcca", "cka")
+LEAST_SAMPLES = 4096
+
+
+def samples_for(features: int) -> int:
+    """How many tokens :func:`cmpq` wants as samples for hidden states of so many ``features``: four a feature, and at
+    least :data:`LEAST_SAMPLES`.
+
+    With n samples of two unrelated sets of p features each, the squared correlations found in sample have the mean
+    p / n: at four a feature a quarter, whatever the width (``null_draws`` measures it; tested on known correlations).
+    """
+    return max(LEAST_SAMPLES, 4 * features)
+
+
+def samples_in(batches: Sequence[dict[str, Tensor]]) -> int:
+    """How many tokens of ``batches`` can be samples (see :func:`sample_rows`)."""
+    return sum(map(len, sample_rows(batches, sys.maxsize)))
 
 
 def sample_rows(batches: Sequence[dict[str, Tensor]], tokens: int, seed: int = 0) -> list[Tensor]:
@@ -115,7 +132,7 @@ def cmpq(
     *,
     measure: str = "cca",
     per: str = "block",
-    tokens: int = 8192,
+    tokens: int | None = None,
     ridge: float = 1e-3,
     held_out: int = 0,
     null_draws: int = 0,
@@ -128,8 +145,9 @@ def cmpq(
     invariant to any invertible linear map, so it finds a Linear's output identical to its input whatever the
     weight.)
 
-    Samples are ``tokens`` tokens (see :func:`sample_rows`); they must outnumber the features of any two
-    compared representations together, else correlations are 1 by construction (:class:`ParameterError`).
+    Samples are ``tokens`` tokens (see :func:`sample_rows`; None: :func:`samples_for` the model's width); they must
+    outnumber the features of any two compared representations together, else correlations are 1 by construction
+    (:class:`ParameterError`, before any forward pass).
     ``measure``: ``cca`` (mean over the spectrum), ``svcca`` (bases with 99 % of the variance), ``pwcca``,
     ``cka``; ``ridge`` as in ``similarity.correlations``. ``detail``: ``similarity`` [L + 1][L + 1] (row =
     target); with ``held_out`` = k the mean of the first k correlations, fitted on the first half of the
@@ -139,16 +157,18 @@ def cmpq(
     started = time.perf_counter()
     if measure not in MEASURES:
         raise ParameterError("measure", measure, MEASURES)
+    width = model.config.hidden_size
+    tokens = samples_for(width) if tokens is None else tokens
     check_count("tokens", tokens)
     groups, rows = layer_groups(model, per), sample_rows(batches, tokens, seed)
     count = sum(map(len, rows))
     widest = max(linear.out_features for inside in groups.values() for linear in inside.values())
-    states = hidden_states(model, batches, rows)
-    features = states[0].shape[1] + (widest if per == "linear" else states[0].shape[1])
+    features = width + (widest if per == "linear" else width)
     if count <= features:
         raise ParameterError(
             "tokens", count, f"more samples than the {features} features of the two sides together"
         )
+    states = hidden_states(model, batches, rows)
     energy, similar = (0.99 if measure == "svcca" else 1.0), _measure(measure, ridge)
     bases = [_basis(name, x, energy) for name, x in zip(["embeddings", *blocks(model)], states, strict=True)]
     matrix = _similarities(bases, similar, symmetric=measure != "pwcca")
