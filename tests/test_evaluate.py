@@ -11,7 +11,8 @@ from transformers.modeling_outputs import SequenceClassifierOutput
 
 from lmcompress import evaluate, models
 from lmcompress.errors import NumericError, ParameterError
-from lmcompress.evaluate import accuracy, bootstrap, compare, gptq_perplexity, perplexity, reference
+from lmcompress.evaluate import accuracy, compare, gptq_perplexity, perplexity, reference
+from lmcompress.intervals import bootstrap
 
 
 def log_probabilities(model, windows):

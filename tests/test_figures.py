@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmcompress import figures
-from lmcompress.canvas import MARKERS, PALETTE
 from lmcompress.errors import ParameterError
+from lmcompress.report import figures
+from lmcompress.report.canvas import MARKERS, PALETTE
 
 TEXTS = {
     "title": "Perplexity by sparsity",

@@ -11,19 +11,18 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lmcompress import html
 from lmcompress.errors import ParameterError
 from lmcompress.records import Record
+from lmcompress.report import html
 
 
 def record(**changes) -> Record:
     fields = {
         "key": "0123456789abcdef" * 4,
         "kind": "pruning_run",
-        "experiment": "lmcompress.studies.pruning_sweep:PruningRun",
+        "version": 1,
         "parameters": {"model": "smollm2-135m", "sparsity": 0.5},
         "assets": {"smollm2-135m": "ab" * 32},
-        "code": {},
         "result": {"perplexity": 412.25},
         "provenance": {
             "commit": "9f45524",

@@ -1,6 +1,6 @@
 import json
 import multiprocessing
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import experiments_for_tests as experiments
 import pytest
@@ -36,14 +36,16 @@ def test_a_record_says_where_it_comes_from(project):
     record = records.obtain([Doubling(value=3)])[0]
     assert record.kind == "doubling"
     assert record.parameters == {"value": 3, "log": "", "corpus": None}
-    assert {"commit", "versions", "device", "date", "seconds"} <= record.provenance.keys()
+    assert {"commit", "code", "versions", "device", "threads", "date", "seconds"} <= record.provenance.keys()
     assert record.provenance["command"] == f"lmcompress records redo {record.key[:12]}"
     assert record.again() == Doubling(value=3)
-    assert record.changed_since == []
+    assert record.version == 1
+    assert not record.older
+    assert record.computed_here
     assert records.by_key(record.key[:8]) == record
 
 
-def test_the_key_depends_on_parameters_assets_and_code(project, monkeypatch):
+def test_the_key_depends_on_parameters_assets_and_version_and_not_on_code(project, monkeypatch):
     (project / "corpus.txt").write_text("one")
     corpus = str(project / "corpus.txt")
     base = records.key_of(Doubling(value=1, corpus=corpus))
@@ -52,8 +54,18 @@ def test_the_key_depends_on_parameters_assets_and_code(project, monkeypatch):
     assert records.key_of(Doubling(value=1, corpus=corpus)) != base
     (project / "corpus.txt").write_text("one")
     assert records.key_of(Doubling(value=1, corpus=corpus)) == base
-    monkeypatch.setattr(provenance, "code_of", lambda _cls: {"experiments_for_tests": "changed"})
+    monkeypatch.setattr(provenance, "code", lambda: "changed")
+    monkeypatch.setattr(provenance, "device", lambda: "another")
+    assert records.key_of(Doubling(value=1, corpus=corpus)) == base
+    monkeypatch.setattr(Doubling, "version", 2)
     assert records.key_of(Doubling(value=1, corpus=corpus)) != base
+
+
+def test_the_key_of_a_timing_depends_on_the_device(monkeypatch):
+    monkeypatch.setattr(Doubling, "timed", True)
+    base = records.key_of(Doubling())
+    monkeypatch.setattr(provenance, "device", lambda: "another")
+    assert records.key_of(Doubling()) != base
 
 
 def test_a_failed_run_leaves_nothing_and_the_others_are_kept(project):
@@ -94,29 +106,28 @@ def test_two_processes_do_not_compute_the_same_record_twice(project):
     assert runs(log) == [5]
 
 
-def test_published_records_are_found_without_computing_and_newer_ones_take_their_place(project):
+def like(record, version=1, **changes):
+    """A whole record as another run would have left it."""
+    made = replace(record, version=version, **changes)
+    return replace(made, key=records.hashed(made.kind, made.version, made.parameters, made.assets))
+
+
+def test_published_records_are_found_without_computing_and_are_not_computed_here(project):
     record = records.obtain([Doubling(value=7)])[0]
     (path,), left_out = records.publish([record])
     assert path == project / "results" / "doubling.jsonl"
     assert left_out == []
     assert records.published_records("doubling") == [record]
-    newer = replace(record, key="f" * 64, result={"doubled": 15})
-    other = replace(record, parameters={"value": 8}, key="e" * 64)
-    records.publish([other, newer])
-    assert sorted(one.result["doubled"] for one in records.published_records("doubling")) == [14, 15]
     for file in (project / "build").rglob("*.json"):
         file.unlink()
-    records.publish([record])
     assert records.obtain([Doubling(value=7)]) == [record]
+    assert not record.computed_here
 
 
 def test_of_two_runs_of_the_same_parameters_the_later_is_published(project):
     record = records.obtain([Doubling(value=7)])[0]
-    older = replace(
-        record,
-        key="0" * 64,
-        result={"doubled": 13},
-        provenance=record.provenance | {"date": "2020-01-01T00:00:00"},
+    older = like(
+        record, result={"doubled": 13}, provenance=record.provenance | {"date": "2020-01-01T00:00:00"}
     )
     records.publish([record, older])
     assert records.published_records("doubling") == [record]
@@ -124,35 +135,65 @@ def test_of_two_runs_of_the_same_parameters_the_later_is_published(project):
     assert records.published_records("doubling") == [record]
 
 
-def test_a_run_of_older_code_is_not_published_and_gives_way_to_one_that_is_up_to_date(project):
-    record = records.obtain([Doubling(value=7)])[0]
-    older = replace(
-        record,
-        key="0" * 64,
-        code=record.code | {"lmcompress.data": "other"},
-        provenance=record.provenance
-        | {"date": "2999-01-01T00:00:00"},  # computed later, with an old checkout
-    )
-    other = replace(older, parameters=record.parameters | {"value": 8})
-    assert records.publish([older]) == ([], [older])
-    assert records.published_records("doubling") == []
-    records.publish([record])
-    files, left_out = records.publish([older, other])
-    assert (files, left_out) == ([], [older, other])
-    assert records.published_records("doubling") == [record]
-    path = project / "results" / "doubling.jsonl"
-    path.write_text(json.dumps(asdict(older)) + "\n")
-    records.publish([record])
-    assert records.published_records("doubling") == [record]
+def test_a_run_of_an_older_version_is_not_published_and_gives_way_to_a_newer_one(project, monkeypatch):
+    old = records.obtain([Doubling(value=7)])[0]
+    records.publish([old])
+    monkeypatch.setattr(Doubling, "version", 2)
+    assert old.older
+    later = like(old, provenance=old.provenance | {"date": "2999-01-01T00:00:00"})
+    assert records.publish([later]) == ([], [later])
+    assert records.published_records("doubling") == [old]
+    new = records.obtain([Doubling(value=7)])[0]
+    assert (new.version, new.key == old.key) == (2, False)
+    records.publish([new])
+    assert records.published_records("doubling") == [new]
 
 
-def test_a_published_record_says_which_code_has_changed_since(project):
+def broken(text, record):
+    about = json.loads(text)
+    yield text[: len(text) // 2]
+    yield ""
+    yield "null"
+    yield "[]"
+    yield json.dumps(about | {"experiment": "os:system"})
+    for name in about:
+        yield json.dumps({key: value for key, value in about.items() if key != name})
+        for other in (None, True, 7, "text", [], {}):
+            if about[name] != other:
+                yield json.dumps(about | {name: other})
+    yield json.dumps(about | {"parameters": record.parameters | {"value": 9}})
+    yield json.dumps(about | {"version": 2})
+    yield "\x00" + text
+
+
+def test_a_broken_record_is_named_and_counts_as_absent(project):
+    log = project / "log"
+    record = records.obtain([Doubling(value=7, log=str(log))])[0]
+    path = project / "build" / "records" / "doubling" / f"{record.key}.json"
+    texts = [text for text in broken(path.read_text(), record) if '"result": {}' not in text]
+    assert len(texts) > 44
+    for text in texts:
+        with pytest.raises(records.BrokenRecord, match=r"^here is no record: "):
+            records.read(text, "here")
+    path.write_text(texts[0])
+    with pytest.warns(UserWarning, match=f"{path} is no record"):
+        assert records.computed_records() == []
+    with pytest.warns(UserWarning, match="is no record"):
+        assert records.obtain([Doubling(value=7, log=str(log))])[0].result == record.result
+    assert runs(log) == [7, 7]
+
+
+def test_a_broken_line_is_named_by_its_number_and_the_others_are_read(project):
     record = records.obtain([Doubling(value=7)])[0]
-    old = replace(record, code=record.code | {"lmcompress.data": "other"})
-    assert old.changed_since == ["lmcompress.data"]
-    assert replace(record, experiment="experiments_for_tests:Renamed").changed_since == [
-        "experiments_for_tests:Renamed"
-    ]
+    (path,), _ = records.publish([record])
+    path.write_bytes(path.read_bytes() + b"{\n\xff\n")
+    with pytest.warns(UserWarning, match=r"doubling.jsonl, line [23] is no record"):
+        assert records.published_records("doubling") == [record]
+
+
+def test_a_record_names_a_kind_and_never_a_module():
+    with pytest.raises(ParameterError, match="kind"):
+        records.experiment_class("os:system")
 
 
 def test_the_published_records_of_a_notebook_are_those_of_its_full_profile(project, monkeypatch):

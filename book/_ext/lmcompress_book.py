@@ -36,9 +36,9 @@ class Verdicts(SphinxDirective):
 
     def run(self):
         # here, not above: only one page needs torch, which these bring along
-        from lmcompress.html import VERDICTS
+        from lmcompress.pages import cptquant_claims, perp_claims
         from lmcompress.records import published
-        from lmcompress.studies import cptquant_claims, perp_claims
+        from lmcompress.report.html import VERDICTS
 
         page = self.arguments[0]
         if page == "29_perp_claims":

@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from tqdm.auto import tqdm
 
 from lmcompress import models
 from lmcompress.errors import NumericError, ParameterError
+from lmcompress.intervals import bootstrap
 
 ROWS = {
     "cpu": 64,
@@ -215,22 +215,6 @@ def accuracy(model: nn.Module, batches: list[dict[str, Tensor]], progress: bool 
     correct = torch.cat(correct)
     low, high = bootstrap(correct)
     return Accuracy(float(correct.double().mean()), low, high, correct)
-
-
-def bootstrap(values: Tensor, draws: int = 1000, seed: int = 0) -> tuple[float, float]:
-    """95 % percentile interval of the mean of ``values`` [N], from ``draws`` samples of size N with
-    replacement.
-
-    For two models on the same windows pass the differences, so that the interval is paired. The draws
-    depend on ``seed``, N and ``draws`` only. Raises :class:`ParameterError` for fewer than 2 values.
-    """
-    if values.ndim != 1 or len(values) < 2:
-        raise ParameterError("values", tuple(values.shape), "at least 2 values in one dimension")
-    numbers = values.detach().cpu().double().numpy()
-    generator = np.random.default_rng(seed)
-    means = [numbers[generator.integers(len(numbers), size=len(numbers))].mean() for _ in range(draws)]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _check(model: nn.Module, windows: Tensor) -> None:

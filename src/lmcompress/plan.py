@@ -60,8 +60,7 @@ class Plan:
 
 
 def _run(one: Experiment) -> dict:
-    cls = type(one)
-    return {"experiment": f"{cls.__module__}:{cls.__qualname__}", "parameters": one.model_dump(mode="json")}
+    return {"kind": one.kind, "parameters": one.model_dump(mode="json")}
 
 
 def about(one: Experiment) -> str:

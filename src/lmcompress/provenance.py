@@ -1,9 +1,6 @@
-"""Where a result comes from: commit, versions, device, and the code that it depends on."""
+"""Where a result comes from: commit, code, versions, device, threads. No torch is needed to ask."""
 
-import ast
 import hashlib
-import importlib.util
-import inspect
 import os
 import platform
 import resource
@@ -14,23 +11,19 @@ from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 
-import torch
-
 from lmcompress.files import project_root
 
 _VERSIONS = ("torch", "transformers", "numpy", "scipy", "lmcompress")
-_NO_RESULT = {  # modules that only carry parameters, records and pages: they cannot change a number
-    f"lmcompress.{name}"
-    for name in ("records", "parameters", "provenance", "figures", "canvas", "html", "cli", "files", "errors")
-}
 
 
 def here() -> dict:
-    """Commit, versions, device and time of this process, as plain values."""
+    """Commit, code, versions, device, threads and time of this process, as plain values."""
     return {
         "commit": commit(),
+        "code": code(),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in _VERSIONS},
         "device": device(),
+        "threads": _threads(),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -58,18 +51,32 @@ def commit() -> str:
 
 def device() -> str:
     """Name of the GPU, or of the processor with the number of its cores that this process may use."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
+    try:
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_name()
+    except ImportError:
+        pass
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{_processor()}, {cores} cores"
 
 
 def peak_memory() -> int:
     """The most memory that this process has held so far, in MB: of the GPU where there is one, else of the machine."""
-    if torch.cuda.is_available():
-        return round(torch.cuda.max_memory_reserved() / 1e6)
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        return round(sys.modules["torch"].cuda.max_memory_reserved() / 1e6)
     scale = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6)
+
+
+def _threads() -> int | None:
+    """Threads that torch computes with: their number decides the last digits of sums. None without torch."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    return torch.get_num_threads()
 
 
 def _processor() -> str:
@@ -88,108 +95,10 @@ def _version(name: str) -> str:
 
 
 @lru_cache
-def code_of(experiment: type) -> dict[str, str]:
-    """Module -> hash of the code that ``experiment`` depends on: of its own module the definitions that it refers to,
-    of every module of this package that these import (directly or not) the whole. Comments, docstrings and layout
-    do not count.
-    """
-    name = experiment.__module__
-    tree = ast.parse(inspect.getsource(sys.modules[name]))
-    own = _referred(tree, experiment.__name__)
-    found = {name: _hash(own)}
-    waiting = _imports(ast.Module(own, []))
-    while waiting:
-        module = waiting.pop()
-        if module in found or module in _NO_RESULT:
-            continue
-        spec = importlib.util.find_spec(module)
-        tree = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
-        found[module] = _hash(tree.body)
-        waiting |= _imports(tree)
-    return dict(sorted(found.items()))
-
-
-def _referred(tree: ast.Module, name: str) -> list[ast.stmt]:
-    """Top-level statements that ``name`` refers to, directly or not, in the order of the file; of an import, the
-    names that are.
-    """
-    defines = {}
-    for statement in tree.body:
-        for defined in _defined(statement):
-            defines.setdefault(defined, []).append(statement)
-    chosen, names, waiting = [], set(), [name]
-    while waiting:
-        names.add(name := waiting.pop())
-        for statement in defines.get(name, []):
-            if statement not in chosen:
-                chosen.append(statement)
-                waiting += [node.id for node in ast.walk(statement) if isinstance(node, ast.Name)]
-    return [_without_others(statement, names) for statement in tree.body if statement in chosen]
-
-
-def _without_others(statement: ast.stmt, names: set[str]) -> ast.stmt:
-    """An import of just those of its names that are in ``names``; any other statement as it is."""
-    if not isinstance(statement, (ast.Import, ast.ImportFrom)):
-        return statement
-    kept = [alias for alias in statement.names if _bound(alias) in names]
-    if isinstance(statement, ast.Import):
-        return ast.Import(kept)
-    return ast.ImportFrom(statement.module, kept, statement.level)
-
-
-def _bound(alias: ast.alias) -> str:
-    """The name that an import makes."""
-    return (alias.asname or alias.name).partition(".")[0]
-
-
-def _defined(statement: ast.stmt) -> list[str]:
-    if isinstance(statement, (ast.FunctionDef, ast.ClassDef)):
-        return [statement.name]
-    if isinstance(statement, (ast.Import, ast.ImportFrom)):
-        return [_bound(alias) for alias in statement.names]
-    return [
-        node.id
-        for node in ast.walk(statement)
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
-    ]
-
-
-def _imports(part: ast.AST) -> set[str]:
-    """Modules of this package that are imported anywhere in ``part``, with the packages that hold them."""
-    names = set()
-    for node in ast.walk(part):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    ours = {name for name in names if name.partition(".")[0] == "lmcompress" and name != "lmcompress"}
-    return {name for name in ours if _is_module(name)}
-
-
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:  # the parent is a module, not a package: the name is a function in it
-        return False
-
-
-def _hash(statements: list[ast.stmt]) -> str:
+def code() -> str:
+    """Hash of this package's source: which code it was, also where there is no commit to name."""
     digest = hashlib.sha256()
-    for statement in statements:
-        for node in ast.walk(statement):
-            body = getattr(node, "body", None)
-            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and ast.get_docstring(node) is not None:
-                node.body = body[1:] or [ast.Pass()]
-        if not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
-            digest.update(_plain(statement).encode())
+    root = Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
-
-
-def _plain(part: object) -> str:
-    """A syntax tree as text. Empty fields are left out: which of them there are depends on the version of Python."""
-    if isinstance(part, list):
-        return f"[{','.join(map(_plain, part))}]"
-    if not isinstance(part, ast.AST):
-        return repr(part)
-    fields = ((name, value) for name, value in ast.iter_fields(part) if value is not None and value != [])
-    return f"{type(part).__name__}({','.join(f'{name}={_plain(value)}' for name, value in fields)})"

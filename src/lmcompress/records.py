@@ -1,8 +1,9 @@
 """Runs and their records: a run is named by what it depends on, computed once, and read from then on.
 
-key = hash of the experiment's kind and parameters, of the assets that it reads and of the code that it calls. Computed
-records are files under ``build/records``; published ones (computed on a GPU, committed) are lines of
-``results/KIND.jsonl``.
+key = hash of the experiment's kind, the version of that kind, its parameters and the assets that it reads; for timings
+also of the device. Whoever changes what a kind computes raises its version (a golden run in the tests guards that).
+Code, commit, package versions and device are provenance: written once by the run, and never edited. Computed records
+are files under ``build/records``; published ones (computed on a GPU, committed) are lines of ``results/KIND.jsonl``.
 """
 
 import gc
@@ -11,38 +12,45 @@ import importlib
 import json
 import re
 import time
+import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 import yaml
 from filelock import FileLock
 from tqdm.auto import tqdm
 
 from lmcompress import provenance
 from lmcompress.assets import sha256_of
-from lmcompress.errors import ParameterError
+from lmcompress.errors import LmcompressError, ParameterError
 from lmcompress.files import atomic_path, project_root, write_json
 from lmcompress.parameters import Parameters
+
+_CLASSES: dict[str, type["Experiment"]] = {}  # kind -> class, of every experiment that was defined
 
 
 class Experiment(Parameters):
     """The parameters of one run, and the run itself.
 
-    ``kind`` names the records; by default it is the class name in snake case. ``assets()``: the (name, kind) pairs of
-    what is read. ``run()``: the result, a small dict that JSON can hold. ``shares``: the parameters in which runs
-    agree that one process computes one after the other, since it holds a dense or pruned model for them.
+    ``kind`` names the records; by default it is the class name in snake case. ``version``: raised by whoever changes
+    what the kind computes; records of a lower one are called older. ``timed``: its result is a time, so that a record
+    holds for one device only. ``shares``: the parameters in which runs agree that one process computes one after the
+    other, since it holds a dense or pruned model for them. ``assets()``: the (name, kind) pairs of what is read.
+    ``run()``: the result, a small dict that JSON can hold.
     """
 
     kind: ClassVar[str] = ""
+    version: ClassVar[int] = 1
+    timed: ClassVar[bool] = False
     shares: ClassVar[tuple[str, ...]] = ("model", "data", "dtype")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_options) -> None:
         cls.kind = cls.__dict__.get("kind") or re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+        _CLASSES[cls.kind] = cls
 
     def assets(self) -> list[tuple[str, str]]:
         raise NotImplementedError
@@ -64,51 +72,76 @@ class Study(Parameters):
         raise NotImplementedError
 
 
+class BrokenRecord(LmcompressError):
+    """A file or line that is no record: says where, and why."""
+
+    def __init__(self, where: str, why: str):
+        super().__init__(f"{where} is no record: {why}")
+
+
 @dataclass(frozen=True)
 class Record:
-    """One run: ``experiment`` (``module:Class``), ``parameters``, ``assets`` (name -> sha256), ``code`` (module ->
-    hash), ``result`` and ``provenance`` (commit, versions, device, date, seconds, and the command that
-    computes it again in a checkout).
+    """One run.
+
+    kind, version: what was computed, and by which version of it.
+    parameters, assets: what it depends on (assets: name -> sha256).
+    key: the hash of these (see :func:`hashed`).
+    result: what came out.
+    provenance: commit, code, versions, device, threads, date, seconds, and the command that computes it again.
     """
 
     key: str
     kind: str
-    experiment: str
+    version: int
     parameters: dict
     assets: dict[str, str]
-    code: dict[str, str]
     result: dict
     provenance: dict
 
     @property
-    def changed_since(self) -> list[str]:
-        """Modules whose code differs today from the code that computed this record (empty: it is up to date)."""
-        try:
-            now = provenance.code_of(experiment_class(self.experiment))
-        except (AttributeError, ModuleNotFoundError):  # renamed or removed since
-            return [self.experiment]
-        return sorted(name for name in now.keys() | self.code.keys() if now.get(name) != self.code.get(name))
+    def older(self) -> bool:
+        """Whether its kind computes something else today, or is gone."""
+        cls = classes().get(self.kind)
+        return cls is None or self.version != cls.version
+
+    @property
+    def computed_here(self) -> bool:
+        """Whether this machine computed it (a file under ``build/records``); a published record was only read."""
+        return (build_folder() / self.kind / f"{self.key}.json").is_file()
 
     def again(self) -> Experiment:
-        """The experiment that this is the record of."""
-        return experiment_class(self.experiment)(**self.parameters)
+        """The experiment that this is the record of. Raises :class:`ParameterError` for a kind that there is not."""
+        return experiment_class(self.kind)(**self.parameters)
 
 
-def experiment_class(path: str) -> type[Experiment]:
-    """The class behind ``module:Class``."""
-    module, _, name = path.partition(":")
-    return getattr(importlib.import_module(module), name)
+def classes() -> dict[str, type[Experiment]]:
+    """Kind -> experiment class. Records name kinds, never modules: reading one cannot import anything else."""
+    from lmcompress.experiments import kinds
+
+    kinds()
+    return _CLASSES
+
+
+def experiment_class(kind: str) -> type[Experiment]:
+    """The class of a kind. Raises :class:`ParameterError` for a kind that there is not."""
+    if kind not in classes():
+        raise ParameterError("kind", kind, sorted(classes()))
+    return classes()[kind]
+
+
+def hashed(kind: str, version: int, parameters: dict, assets: dict[str, str], device: str = "") -> str:
+    """The key of a record; ``device`` for timings only."""
+    about = {"kind": kind, "version": version, "parameters": parameters, "assets": assets}
+    if device:
+        about["device"] = device
+    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
 def key_of(experiment: Experiment) -> str:
     """The hash that names the record of ``experiment``; pinned assets are not fetched for it."""
-    about = {
-        "kind": experiment.kind,
-        "parameters": experiment.model_dump(mode="json"),
-        "assets": _assets(experiment),
-        "code": provenance.code_of(type(experiment)),
-    }
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
+    device = provenance.device() if experiment.timed else ""
+    parameters = experiment.model_dump(mode="json")
+    return hashed(experiment.kind, experiment.version, parameters, _assets(experiment), device)
 
 
 def _assets(experiment: Experiment) -> dict[str, str]:
@@ -140,6 +173,9 @@ def _obtain(experiment: Experiment, force: bool) -> Record:
 
 def compute(experiment: Experiment, key: str | None = None) -> Record:
     """Run the experiment and return its record, without keeping it."""
+    import torch
+
+    key = key or key_of(experiment)
     torch.manual_seed(getattr(experiment, "seed", 0))
     about, started = provenance.here(), time.perf_counter()
     result = experiment.run()
@@ -149,18 +185,9 @@ def compute(experiment: Experiment, key: str | None = None) -> Record:
         gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    cls, key = type(experiment), key or key_of(experiment)
     about["command"] = f"lmcompress records redo {key[:12]}"
-    return Record(
-        key=key,
-        kind=experiment.kind,
-        experiment=f"{cls.__module__}:{cls.__qualname__}",
-        parameters=experiment.model_dump(mode="json"),
-        assets=_assets(experiment),
-        code=provenance.code_of(cls),
-        result=result,
-        provenance=about,
-    )
+    parameters = experiment.model_dump(mode="json")
+    return Record(key, experiment.kind, experiment.version, parameters, _assets(experiment), result, about)
 
 
 def build_folder() -> Path:
@@ -174,30 +201,79 @@ def results_folder() -> Path:
 
 
 def find(kind: str, key: str) -> Record | None:
-    """The record of that key, computed here or published."""
+    """The record of that key, computed here or published; a broken file of this machine is named and counts as none."""
     path = build_folder() / kind / f"{key}.json"
-    if path.is_file():
-        return Record(**json.loads(path.read_text(encoding="utf-8")))
+    if path.is_file() and (record := _read_file(path)):
+        return record
     return next((record for record in published_records(kind) if record.key == key), None)
 
 
+def read(text: str, where: str) -> Record:
+    """The record that ``text`` holds. Raises :class:`BrokenRecord`, naming ``where``, for anything else, and for a
+    record whose key is not that of its content.
+    """
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise BrokenRecord(where, f"not JSON ({error})") from None
+    wanted = {field.name: field.type for field in fields(Record)}
+    if not isinstance(found, dict) or found.keys() != wanted.keys():
+        raise BrokenRecord(where, f"expected an object with {', '.join(wanted)}")
+    for name, kind in wanted.items():
+        plain = kind if isinstance(kind, type) else kind.__origin__
+        if not isinstance(found[name], plain) or isinstance(found[name], bool):
+            raise BrokenRecord(where, f"{name} is no {plain.__name__}")
+    missing = {"device", "date", "seconds", "commit", "versions"} - found["provenance"].keys()
+    if missing:
+        raise BrokenRecord(where, f"provenance lacks {', '.join(sorted(missing))}")
+    record = Record(**found)
+    cls = classes().get(record.kind)
+    device = record.provenance["device"] if cls is not None and cls.timed else ""
+    if record.key != hashed(record.kind, record.version, record.parameters, record.assets, device):
+        raise BrokenRecord(where, "its key is not that of its kind, version, parameters and assets")
+    return record
+
+
+def _read_file(path: Path) -> Record | None:
+    """The record in a file of this machine; None, with a warning, for a broken one: it is computed again if wanted."""
+    try:
+        return read(path.read_text(encoding="utf-8"), str(path))
+    except (BrokenRecord, UnicodeDecodeError, OSError) as error:
+        warnings.warn(f"left out: {error}", stacklevel=2)
+        return None
+
+
 def published_records(kind: str) -> list[Record]:
-    """All published records of a kind."""
+    """All published records of a kind; a broken line is named in a warning and left out."""
     path = results_folder() / f"{kind}.jsonl"
     return list(_read_lines(path, path.stat().st_mtime_ns)) if path.is_file() else []
 
 
-@lru_cache
+@lru_cache(maxsize=64)
 def _read_lines(path: Path, _changed: int) -> tuple[Record, ...]:
-    return tuple(Record(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines())
+    found, broken = read_lines(path)
+    for error in broken:
+        warnings.warn(f"left out: {error}", stacklevel=3)
+    return tuple(found)
+
+
+def read_lines(path: Path) -> tuple[list[Record], list[BrokenRecord]]:
+    """The records in a published file, and what is wrong with the lines that are none."""
+    found, broken = [], []
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            found.append(read(line.decode(), f"{path}, line {number}"))
+        except UnicodeDecodeError:
+            broken.append(BrokenRecord(f"{path}, line {number}", "not UTF-8"))
+        except BrokenRecord as error:
+            broken.append(error)
+    return found, broken
 
 
 def computed_records() -> list[Record]:
     """All records computed here."""
-    return [
-        Record(**json.loads(path.read_text(encoding="utf-8")))
-        for path in sorted(build_folder().glob("*/*.json"))
-    ]
+    found = (_read_file(path) for path in sorted(build_folder().glob("*/*.json")))
+    return [record for record in found if record is not None]
 
 
 def all_records() -> list[Record]:
@@ -216,21 +292,21 @@ def by_key(start: str) -> Record:
 
 def publish(records: Iterable[Record]) -> tuple[list[Path], list[Record]]:
     """Merge records into ``results/KIND.jsonl``, one line each, sorted. Returns the files, and the records that were
-    left out because their code has changed since.
+    left out because they are of an older version of their kind.
 
-    Of two runs of the same parameters one is kept: the one that is up to date, else the later.
+    Of two records of the same run (parameters, and device of a timing) one is kept: the newer version, else the later.
     """
     by_kind: dict[str, list[Record]] = {}
     left_out = []
     for record in records:
-        if record.changed_since:
+        if record.older:
             left_out.append(record)
         else:
             by_kind.setdefault(record.kind, []).append(record)
     written = []
     for kind, new in by_kind.items():
         known = sorted([*published_records(kind), *new], key=_worth)
-        merged = {json.dumps(record.parameters, sort_keys=True): record for record in known}
+        merged = {_run_of(record): record for record in known}
         lines = [json.dumps(asdict(merged[name]), sort_keys=True, allow_nan=False) for name in sorted(merged)]
         path = results_folder() / f"{kind}.jsonl"
         with atomic_path(path) as temporary:
@@ -239,9 +315,14 @@ def publish(records: Iterable[Record]) -> tuple[list[Path], list[Record]]:
     return written, left_out
 
 
-def _worth(record: Record) -> tuple[bool, str]:
+def _run_of(record: Record) -> str:
+    device = record.provenance["device"] if experiment_class(record.kind).timed else ""
+    return json.dumps(record.parameters, sort_keys=True) + device
+
+
+def _worth(record: Record) -> tuple[int, str]:
     """Greater for the run that is kept of several."""
-    return not record.changed_since, record.provenance["date"]
+    return record.version, record.provenance["date"]
 
 
 def profile(name: str, notebook: str) -> dict:
@@ -256,14 +337,14 @@ def profile(name: str, notebook: str) -> dict:
 
 
 def study_class(notebook: str) -> type[Study]:
-    """The :class:`Study` of a notebook: ``10_pruning_sweep`` (or its path) is ``lmcompress.studies.pruning_sweep``."""
+    """The :class:`Study` of a notebook: ``10_pruning_sweep`` (or its path) is ``lmcompress.pages.pruning_sweep``."""
     name = re.sub(r"^\d+_", "", Path(notebook).stem)
     try:
-        return importlib.import_module(f"lmcompress.studies.{name}").Study
+        return importlib.import_module(f"lmcompress.pages.{name}").Study
     except ModuleNotFoundError as error:
-        if error.name != f"lmcompress.studies.{name}":
+        if error.name != f"lmcompress.pages.{name}":
             raise
-        folder = Path(__file__).with_name("studies")
+        folder = Path(__file__).with_name("pages")
         there = sorted(
             path.stem for path in folder.glob("*.py") if "class Study" in path.read_text(encoding="utf-8")
         )
@@ -279,7 +360,7 @@ def published(notebook: str, in_profile: str = "full") -> list[Record]:
     """The published records of a notebook: those of its :func:`planned` experiments that are in ``results/``.
 
     They are found by kind and parameters, so that a page shows them where the assets (WikiText, say) are not at hand.
-    Look at :attr:`Record.changed_since` before you call one up to date.
+    Look at :attr:`Record.older` before you call one up to date.
     """
     return [record for experiment in planned(notebook, in_profile) for record in _published(experiment)]
 
@@ -295,4 +376,5 @@ def coverage(notebook: str, in_profile: str = "full") -> dict[str, tuple[int, in
 
 def _published(experiment: Experiment) -> list[Record]:
     parameters = experiment.model_dump(mode="json")
-    return [record for record in published_records(experiment.kind) if record.parameters == parameters][:1]
+    found = [record for record in published_records(experiment.kind) if record.parameters == parameters]
+    return sorted(found, key=_worth)[-1:]

@@ -10,10 +10,8 @@ A CSV file has a row a run: a column ``experiment`` or ``notebook``, and one a p
 """
 
 import csv
-import importlib
 import itertools
 import math
-import pkgutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,7 +19,6 @@ from typing import Annotated, Any
 import yaml
 from pydantic import Field, model_validator
 
-import lmcompress
 from lmcompress import records
 from lmcompress.errors import ParameterError
 from lmcompress.parameters import Parameters
@@ -118,24 +115,11 @@ def _of(kind: str, notebook: str, point: dict[str, Any]) -> list[Experiment]:
         raise ParameterError("experiment", kind, "either this or notebook, and not both")
     if notebook:
         return records.study_class(notebook)(**point).experiments()
-    known = kinds()
-    if kind not in known:
+    known = records.classes()
+    if kind not in known or known[kind].run is Experiment.run:
         raise ParameterError("experiment", kind, sorted(known))
     return [known[kind](**point)]
 
 
 def _once(found: Iterable[Experiment]) -> list[Experiment]:
     return list({(one.kind, one.model_dump_json()): one for one in found}.values())
-
-
-def kinds() -> dict[str, type[Experiment]]:
-    """Kind -> its class, for every experiment of this package."""
-    rooms = [lmcompress.__path__[0] + "/experiments", lmcompress.__path__[0] + "/studies"]
-    for module in pkgutil.iter_modules([room for room in rooms if Path(room).is_dir()]):
-        importlib.import_module(f"lmcompress.{Path(module.module_finder.path).name}.{module.name}")
-    found, waiting = {}, [Experiment]
-    while waiting:
-        below = waiting.pop().__subclasses__()
-        waiting += below
-        found |= {cls.kind: cls for cls in below if cls.run is not Experiment.run}
-    return found

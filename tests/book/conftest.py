@@ -11,8 +11,8 @@ import nbformat.v4 as nb
 import pandas as pd
 import pytest
 
-from lmcompress import figures
 from lmcompress.records import Record
+from lmcompress.report import figures
 
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = "35_real_size_and_speed"  # a page that this build does not hold
@@ -41,9 +41,7 @@ def executed(name: str) -> nbformat.NotebookNode:
         "date": "2026-11-24",
         "command": f"lmcompress run {name}",
     }
-    run = Record(
-        "0123456789abcdef", "sweep", "module:Sweep", {"sparsity": 0.5}, {"model": "ab" * 32}, {}, {}, origin
-    )
+    run = Record("0123456789abcdef", "sweep", 1, {"sparsity": 0.5}, {"model": "ab" * 32}, {}, origin)
     wide = pd.DataFrame(
         [[f"a cell of column {i}" for i in range(12)]], columns=[f"column {i}" for i in range(12)]
     )

@@ -9,10 +9,9 @@ import pytest
 from page_cells import check_parameters, shown_by
 
 from lmcompress import records
-from lmcompress.studies import cptquant_claims
 
 ROOT = Path(__file__).parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "studies"))
+sys.path.insert(0, str(ROOT / "tests" / "pages"))
 from cptquant_tiny import tiny  # noqa: E402, F401
 
 FEW = {"widths": [2, 3, 4], "group": 8}
@@ -53,7 +52,7 @@ def test_every_cell_runs_on_tiny_models(name, tiny, monkeypatch):  # noqa: F811
         return {**tiny, **CHANGES[notebook], "language": ""}  # the studies' own tests have both models
 
     monkeypatch.setattr(records, "profile", few)
-    monkeypatch.setattr(cptquant_claims, "profile", few)
+    monkeypatch.setattr(records, "profile", few)
     pages = shown_by(name, few("quick", name), monkeypatch.setattr)
     assert any("Not run here" in page for page in pages)  # nothing is published in this folder
     assert sum("<table" in page for page in pages) >= 2

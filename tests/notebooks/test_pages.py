@@ -9,9 +9,9 @@ import pytest
 from page_cells import check_parameters, shown_by
 
 from lmcompress import records
-from lmcompress.studies import perp_claims
+from lmcompress.pages import perp_claims
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "studies"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "pages"))
 from perp_tiny import classification, language, tiny_place  # noqa: F401
 
 RATES = {"norms": 0.02, "full": 0.003, "masklora": 0.01, "new-biases": 0.02}

@@ -9,7 +9,7 @@ from transformers import BertConfig, BertForSequenceClassification, LlamaConfig,
 
 from lmcompress.errors import ParameterError
 from lmcompress.models import block_linears, blocks, head
-from lmcompress.retrain import subsets
+from lmcompress.retrain import names, subsets
 
 LORA_ALL = "lora+biases+norms+head-lora"
 
@@ -143,7 +143,7 @@ def test_unknown_names_and_impossible_combinations_are_refused(text):
         subsets.parse(text)
 
 
-@given(st.sets(st.sampled_from([*subsets.EXISTING, "new-biases", "masklora"]), min_size=1), st.randoms())
+@given(st.sets(st.sampled_from([*names.EXISTING, "new-biases", "masklora"]), min_size=1), st.randoms())
 def test_parsing_does_not_depend_on_the_order_and_round_trips(names, random):
     shuffled = sorted(names)
     random.shuffle(shuffled)

@@ -147,7 +147,13 @@ def test_samples_that_follow_the_width_give_the_same_error_at_any_width(features
 
 
 def test_tokens_follow_the_width():
-    assert [cca.samples_for(width) for width in (32, 576, 1024, 2048, 8192)] == [4096, 4096, 4096, 8192, 32768]
+    assert [cca.samples_for(width) for width in (32, 576, 1024, 2048, 8192)] == [
+        4096,
+        4096,
+        4096,
+        8192,
+        32768,
+    ]
     _, batches = model_and_batches("llama", windows=3)
     assert cca.samples_in(batches) == 2 * 3 * 15
 
@@ -155,5 +161,5 @@ def test_tokens_follow_the_width():
 def test_too_few_tokens_are_refused_before_any_forward_pass(monkeypatch):
     model, batches = model_and_batches("llama", windows=1)
     monkeypatch.setattr(type(model), "forward", lambda *_args, **_kwargs: pytest.fail("was run"))
-    with pytest.raises(ParameterError, match="tokens: 30 .* more samples than the 64 features"):
+    with pytest.raises(ParameterError, match=r"tokens: 30 .* more samples than the 64 features"):
         cca.cmpq(model, batches)

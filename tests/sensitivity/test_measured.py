@@ -9,8 +9,9 @@ from sensing import MODELS, assert_untouched, model_and_batches, rounding, snaps
 
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.models import block_linears, blocks
+from lmcompress.sensitivity.agreement import rank_agreement
 from lmcompress.sensitivity.losses import window_losses
-from lmcompress.sensitivity.measured import measure, rank_agreement
+from lmcompress.sensitivity.measured import measure
 from lmcompress.sensitivity.scores import Scores
 from lmcompress.sensitivity.trials import paired_interval, try_each
 

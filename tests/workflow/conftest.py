@@ -59,8 +59,8 @@ class Project:
             self.write(f"src/lmcompress/{name}", (ROOT / "src" / "lmcompress" / name).read_text())
         self.write("src/lmcompress/__init__.py", "")
         self.write("src/lmcompress/records.py", RECORDS)
-        self.write("src/lmcompress/studies/__init__.py", "")
-        self.write("src/lmcompress/studies/studied.py", "")
+        self.write("src/lmcompress/pages/__init__.py", "")
+        self.write("src/lmcompress/pages/studied.py", "")
         self.write("src/lmcompress/assets.toml", "")
         # The assets count as fetched: no network in tests.
         self.write("data/cache/fetched.txt", "all\n")

@@ -3,7 +3,7 @@
     python parameters.py config/quick.yaml 10_pruning_sweep build/quick/parameters/10_pruning_sweep.yaml
 
 The profile's values are refused here, in seconds, by the same class that refuses them inside the notebook. A notebook
-of which the library knows nothing (no module ``lmcompress.studies.<name>``) is left to refuse them itself.
+of which the library knows nothing (no module ``lmcompress.pages.<name>``) is left to refuse them itself.
 """
 
 import sys
@@ -18,7 +18,7 @@ from lmcompress.files import atomic_path
 
 def check(notebook: str, values: dict) -> None:
     """Raise the Study's ParameterError for values that it does not take."""
-    if find_spec(f"lmcompress.studies.{notebook.partition('_')[2]}"):
+    if find_spec(f"lmcompress.pages.{notebook.partition('_')[2]}"):
         from lmcompress.records import (
             study_class,
         )  # seconds of imports, spared where nothing is to be checked

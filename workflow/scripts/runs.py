@@ -40,7 +40,7 @@ def reported(progress: Path) -> list[dict]:
 def compute(runs: list[dict], progress: Path) -> None:
     from lmcompress import pool, records
 
-    experiments = [records.experiment_class(run["experiment"])(**run["parameters"]) for run in runs]
+    experiments = [records.experiment_class(run["kind"])(**run["parameters"]) for run in runs]
     with ExitStack() as stack, progress.open("w", buffering=1) as file:
         take_gpu(stack)
         file.write(json.dumps({"started": time.time()}) + "\n")

@@ -33,7 +33,7 @@ def show(key: str) -> None:
     from lmcompress import records as known
 
     record = known.by_key(key)
-    print(json.dumps(asdict(record) | {"changed_since": record.changed_since}, indent=1, sort_keys=True))
+    print(json.dumps(asdict(record) | {"older": record.older}, indent=1, sort_keys=True))
 
 
 @records.command()
@@ -93,6 +93,4 @@ def publish(notebooks: tuple[str, ...], profile: str) -> None:
     for path in files:
         print(path)
     if left_out:
-        print(
-            f"{len(left_out)} of {len(found)} records left out: their code has changed since they were computed"
-        )
+        print(f"{len(left_out)} of {len(found)} records left out: they are of an older version of their kind")

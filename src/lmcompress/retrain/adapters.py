@@ -28,11 +28,9 @@ from torch.nn import functional as F
 from lmcompress.errors import ParameterError
 from lmcompress.models import block_linears
 from lmcompress.retrain import fused
+from lmcompress.retrain.names import ADAPTERS, ADDITIVE, MASKED, SCALING
 
-ADDITIVE = ("lora", "lora-prune")
-MASKED = ("masklora",)
-SCALING = ("scalelora", "scalelora-free")
-KINDS = ADDITIVE + MASKED + SCALING
+KINDS = ADAPTERS
 NEEDS_MASK = ("lora-prune", "masklora")
 
 

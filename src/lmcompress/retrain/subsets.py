@@ -24,27 +24,9 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from lmcompress.errors import ParameterError
 from lmcompress.models import block_linears, untie_head
 from lmcompress.retrain import adapters
+from lmcompress.retrain.names import ADDED, NAMES, Subset, parse
 
-ALONE = ("nothing", "full")
-EXISTING = ("biases", "norms", "head", "embeddings")
-ADDED = ("new-biases", "head-lora", *adapters.KINDS)
-NAMES = (*ALONE, *EXISTING, *ADDED)
 UNTIES = {"head", "head-lora", "embeddings"}
-
-
-@dataclass(frozen=True)
-class Subset:
-    """Names of what is trained, each once, in the order of the table above. Made by :func:`parse`."""
-
-    names: tuple[str, ...]
-
-    def __str__(self) -> str:
-        return "+".join(self.names)
-
-    @property
-    def adapter(self) -> str | None:
-        """The kind of adapter on the Linears of the blocks, if any."""
-        return next((name for name in self.names if name in adapters.KINDS), None)
 
 
 @dataclass(frozen=True)
@@ -68,24 +50,6 @@ class Count:
         it).
         """
         return 100 * self.trainable / (self.total + self.added)
-
-
-def parse(text: "str | Subset") -> Subset:
-    """The subset that ``text`` names. Raises :class:`ParameterError` for unknown names and impossible
-    combinations.
-    """
-    if isinstance(text, Subset):
-        return text
-    names = [name.strip() for name in text.split("+")] if isinstance(text, str) else [text]
-    for name in names:
-        if name not in NAMES:
-            raise ParameterError("subset", name, ", ".join(NAMES) + " (several joined by +)")
-    chosen = tuple(name for name in NAMES if name in names)
-    if len(chosen) > 1 and set(chosen) & set(ALONE):
-        raise ParameterError("subset", text, "'full' or 'nothing' without any other name")
-    if sum(name in adapters.KINDS for name in chosen) > 1 or {"head", "head-lora"} <= set(chosen):
-        raise ParameterError("subset", text, "at most one adapter for the same layers")
-    return Subset(chosen)
 
 
 def is_norm(module: nn.Module) -> bool:

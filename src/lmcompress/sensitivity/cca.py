@@ -1,6 +1,6 @@
 """CMPQ (CPTQuant, arXiv 2412.03599): a layer is sensitive when its states have little in common with others'.
 
-The score looks at redundancy between depths, never at quantization: read it beside ``null.depth_null`` (what
+The score looks at redundancy between depths, never at quantization: read it beside ``depth.depth_null`` (what
 averaging over distance alone produces) and ``measured`` (the truth).
 """
 

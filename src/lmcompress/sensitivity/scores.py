@@ -1,49 +1,18 @@
 """What every sensitivity returns, and what they share: layers, quantization steps, sums over layers."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.models import blocks, linears
+from lmcompress.sensitivity.agreement import Scores
 
 GRANULARITIES = ("linear", "block")
 Quantizer = Callable[[Tensor, int], Tensor]
 """``quantizer(weight [out, in], bits) -> [out, in]``: the weight as it reads after quantization."""
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One number per layer, higher = more sensitive.
-
-    ``per_layer``: full module name of a Linear (``per="linear"``) or of a block (``per="block"``) -> score.
-    ``seconds``: wall time that the scores cost. ``detail``: JSON-able; a score that depends on the bit-width
-    keeps all of them in ``detail["per_width"][str(bits)]``, and ``per_layer`` is then the one of the first
-    width asked for. Raises :class:`NumericError` with the layer's name for a score that is not finite.
-    """
-
-    per_layer: dict[str, float]
-    seconds: float
-    detail: dict = field(default_factory=dict)
-
-    def __post_init__(self):
-        for table in (self.per_layer, *self.detail.get("per_width", {}).values()):
-            for name, value in table.items():
-                if not math.isfinite(value):
-                    raise NumericError(name, f"sensitivity is {value}")
-
-    def at(self, bits: int) -> dict[str, float]:
-        """The scores at one bit-width; one that does not depend on the width is the same at all of them."""
-        table = self.detail.get("per_width")
-        if table is None:
-            return self.per_layer
-        if str(bits) not in table:
-            raise ParameterError("bits", bits, table)
-        return table[str(bits)]
 
 
 def layer_groups(model: nn.Module, per: str) -> dict[str, dict[str, nn.Linear]]:

@@ -1,0 +1,214 @@
+"""Quantize a model by an allocation of widths and measure it: by scores, at random, by clusters,
+uniformly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from lmcompress.allocate.clusters import as_released, by_clusters
+from lmcompress.allocate.problem import Allocation, Problem
+from lmcompress.allocate.solve import budget_for, exact, greedy, random_allocations
+from lmcompress.experiments.scored import Per, Score, Truth, as_scores
+from lmcompress.experiments.subjects import Measured, OnModel, Palette, Subject, measure, outcome
+from lmcompress.lazily import lazy
+from lmcompress.quantize.formats import Bits
+from lmcompress.records import obtain
+
+predict = lazy("lmcompress.allocate.predict")
+quantize_model = lazy("lmcompress.quantize.model")
+rtn = lazy("lmcompress.quantize.rtn")
+sensitivity = lazy("lmcompress.sensitivity.scores")
+
+MEASURED = "measured truth"
+
+
+Group = int | Literal["row", "tensor"]
+
+
+class Scored(OnModel):
+    """Parameters of what is done with one score: which, from which windows, and the formats to choose
+    from.
+    """
+
+    score: str
+    per: Per
+    widths: tuple[int, ...]
+    group: Group
+    symmetric: bool
+    windows: int
+    seed: int
+    test: int
+
+    def scores(self) -> sensitivity.Scores:
+        """The score's record (computed first if need be); ``measured truth`` is the one of the validation
+        split.
+        """
+        same = self.model_dump(
+            include={*OnModel.model_fields, "per", "widths", "group", "symmetric", "windows"}
+        )
+        measured = self.score == MEASURED
+        wanted = Truth(**same) if measured else Score(**same, score=self.score, seed=self.seed)
+        return as_scores(obtain([wanted], progress=False)[0])
+
+
+class Frontier(Scored):
+    """Allocate by a score within each budget, quantize, measure on the test split.
+
+    Budgets: ``averages`` bits a weight, and the bytes of each uniform width in ``as_uniform``. ``method``:
+    the weights are rounded to nearest or by GPTQ.
+    """
+
+    averages: tuple[float, ...]
+    as_uniform: tuple[int, ...] = ()
+    method: Literal["rtn", "gptq"] = "rtn"
+    solver: Literal["exact", "greedy"] = "exact"
+
+    def run(self) -> dict:
+        scores, subject = self.scores(), self.subject()
+        palette = Palette(subject.model, self.per, self.group, self.symmetric)
+        problem = problem_of(palette, subject, scores, self)
+        solve = {"exact": exact, "greedy": greedy}[self.solver]
+        budgets = _budgets(palette, self.averages, self.as_uniform)
+        found = [solve(problem, budget) for budget in budgets.values()]
+        tried = _tried(subject, self, [widths_of(one) for one in found], palette)
+        predicted = [
+            {"budget": name, "predicted": one.objective, "gap": one.gap}
+            for name, one in zip(budgets, found, strict=True)
+        ]
+        return {**tried, "points": [a | b for a, b in zip(predicted, tried["points"], strict=True)]}
+
+
+class RandomBand(OnModel):
+    """Allocations drawn at random within each budget: the band that a score must leave to mean anything."""
+
+    per: Per
+    widths: tuple[int, ...]
+    group: Group
+    symmetric: bool
+    averages: tuple[float, ...]
+    as_uniform: tuple[int, ...] = ()
+    draws: int
+    seed: int
+    test: int
+    method: Literal["rtn"] = "rtn"
+
+    def run(self) -> dict:
+        subject = self.subject()
+        palette = Palette(subject.model, self.per, self.group, self.symmetric)
+        nothing = {layer: dict.fromkeys(map(str, self.widths), 0.0) for layer in palette.layers}
+        problem = Problem(_costs(palette, self.widths), nothing)
+        drawn = [
+            (name, one)
+            for name, budget in _budgets(palette, self.averages, self.as_uniform).items()
+            for one in random_allocations(problem, budget, self.draws, self.seed)
+        ]
+        tried = _tried(subject, self, [widths_of(one) for _, one in drawn], palette)
+        points = [{"budget": name} | point for (name, _), point in zip(drawn, tried["points"], strict=True)]
+        return {**tried, "points": points}
+
+
+class Clustered(Scored):
+    """The paper's own allocation: clusters of scores, one width each, no budget. Several seeds when as
+    released.
+    """
+
+    clusters: Literal["k_means", "k_harmonic_means", "as_released"]
+    cluster_widths: tuple[int, ...]
+    cluster_seeds: tuple[int, ...] = (0,)
+    method: Literal["rtn"] = "rtn"
+
+    def run(self) -> dict:
+        scores, subject = self.scores().per_layer, self.subject()
+        palette = Palette(subject.model, self.per, self.group, self.symmetric)
+        if self.clusters == "as_released":
+            found = [as_released(scores, self.cluster_widths, seed) for seed in self.cluster_seeds]
+        else:
+            found = [by_clusters(scores, self.cluster_widths, self.clusters)]
+        return _tried(subject, self, found, palette)
+
+
+class UniformFormat(OnModel):
+    """The same format in all layers: what mixed widths have to beat."""
+
+    method: Literal["rtn", "gptq"]
+    widths: tuple[int, ...]
+    group: Group
+    symmetric: bool
+    windows: int
+    seed: int
+    test: int
+    per: Per = "block"
+
+    def run(self) -> dict:
+        subject = self.subject()
+        palette = Palette(subject.model, self.per, self.group, self.symmetric)
+        choices = [dict.fromkeys(palette.layers, width) for width in self.widths]
+        return _tried(subject, self, choices, palette)
+
+
+class OriginGrid(OnModel):
+    """What rounding costs on the very grid that the weights came from, beside an ordinary one of the same
+    width.
+
+    GGUF's Q4_1 has groups of 32 inputs, affine, 16 values a group. Weights from such a file lie on that grid.
+    """
+
+    test: int
+
+    def run(self) -> dict:
+        subject, rows = self.subject(), {}
+        for format in (Bits(4, 32, False), Bits(4, 128, False)):
+            errors = predict.relative_errors(
+                subject.model, rtn.quantizer(format.group, format.symmetric), (4,), "block"
+            )
+            rows[str(format)] = sum(error["4"] for error in errors.values()) / len(errors)
+        return {"relative_error": rows}
+
+
+def _costs(palette: Palette, widths: Sequence[int]) -> dict[str, dict[str, int]]:
+    return {layer: {str(bits): palette.bytes(layer, bits) for bits in widths} for layer in palette.layers}
+
+
+def _budgets(palette: Palette, averages: Sequence[float], as_uniform: Sequence[int]) -> dict[str, int]:
+    """What a budget is called -> its bytes."""
+    bytes_of = {f"{average:g} bits": budget_for(average, palette.numbers) for average in averages}
+    for width in as_uniform:
+        bytes_of[f"uniform {width} bits"] = sum(palette.bytes(layer, width) for layer in palette.layers)
+    return bytes_of
+
+
+def problem_of(palette: Palette, subject: Subject, scores: sensitivity.Scores, of: Scored) -> Problem:
+    """Bytes and predicted losses of every width of every layer."""
+    errors = predict.relative_errors(subject.model, rtn.quantizer(of.group, of.symmetric), of.widths, of.per)
+    return Problem(_costs(palette, of.widths), predict.loss_table(scores, of.widths, errors))
+
+
+def widths_of(allocation: Allocation) -> dict[str, int]:
+    """Layer -> width of an allocation whose choices are widths."""
+    return {layer: int(choice) for layer, choice in allocation.choice.items()}
+
+
+def _tried(subject: Subject, of: OnModel, choices: list[dict[str, int]], palette: Palette) -> dict:
+    """Quantize by each choice of a width a layer, measure on the test split, put the weights back."""
+    test = subject.texts("test", of.test)
+    dense = measure(subject.model, test)
+    calibration = subject.texts("calibration", of.windows, of.seed) if of.method == "gptq" else None
+    points = []
+    for bits in choices:
+        now = _measured_at(subject, bits, palette, calibration, test)
+        points.append({**palette.sizes(bits), **outcome(dense, now), "choice": list(bits.values())})
+    return {"dense": outcome(dense, dense), "points": points, "numbers": palette.numbers}
+
+
+def _measured_at(subject: Subject, bits: dict[str, int], palette: Palette, calibration, test) -> Measured:
+    if calibration is None:
+        with sensitivity.changed(palette.weights(bits)):
+            return measure(subject.model, test)
+    inside = [linear for layer in palette.layers.values() for linear in layer.values()]
+    with sensitivity.changed({linear.weight: linear.weight.detach().clone() for linear in inside}):
+        quantize_model.quantize_model(
+            subject.model, palette.formats(bits), "gptq", calibration, progress=False
+        )
+        return measure(subject.model, test)

@@ -1,0 +1,138 @@
+"""Pruning and quantization from one budget of bytes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from lmcompress.allocate.problem import Problem
+from lmcompress.allocate.solve import budget_for, exact
+from lmcompress.experiments.allocated import Group
+from lmcompress.experiments.subjects import OnModel, measure, outcome
+from lmcompress.lazily import lazy
+from lmcompress.parameters import PatternText
+from lmcompress.prune.pattern import Unstructured, parse
+from lmcompress.quantize.formats import Bits, stored_bytes
+
+magnitude = lazy("lmcompress.prune.magnitude")
+models = lazy("lmcompress.models")
+nn = lazy("torch.nn")
+pruning = lazy("lmcompress.sensitivity.pruning")
+quantize_model = lazy("lmcompress.quantize.model")
+rtn = lazy("lmcompress.quantize.rtn")
+sensitivity = lazy("lmcompress.sensitivity.scores")
+taylor = lazy("lmcompress.sensitivity.taylor")
+torch = lazy("torch")
+wanda = lazy("lmcompress.prune.wanda")
+
+DENSE = str(Unstructured(0))
+
+
+LOSS = "loss increase (nats)"
+
+
+class Joint(OnModel):
+    """Choose among pairs of ``patterns`` and ``widths`` for every Linear, within each of ``averages`` bits a
+    weight.
+
+    The predicted loss of a pair is 1/2 sum E[g^2] (W' - W)^2, W' the pruned and quantized weight, g the
+    gradient of a window's loss (the empirical Fisher diagonal): one backward pass a window serves all pairs.
+    Bytes are those on disk: a pruned Linear stores the codes of its kept weights and one mask bit a weight,
+    or all codes where that is smaller.
+    """
+
+    patterns: tuple[PatternText, ...]
+    widths: tuple[int, ...]
+    criterion: Literal["magnitude", "wanda"]
+    group: Group
+    symmetric: bool
+    averages: tuple[float, ...]
+    windows: int
+    seed: int
+    test: int
+
+    def run(self) -> dict:
+        subject = self.subject()
+        model, linears = subject.model, models.block_linears(subject.model)
+        calibration, test = (
+            subject.texts("calibration", self.windows, self.seed),
+            subject.texts("test", self.test),
+        )
+        kept = self._masks(model, calibration)
+        fisher = taylor.gradient_moments(model, calibration).square
+        made = {
+            (name, choice): self._compressed(linear.weight.detach(), kept[name, pattern], bits)
+            for name, linear in linears.items()
+            for choice, pattern, bits in self._choices()
+        }
+        problem = self._problem(linears, kept, fisher, made)
+        numbers = sum(linear.weight.numel() for linear in linears.values())
+        dense, points = measure(model, test), []
+        for average in self.averages:
+            budget = budget_for(average, numbers)
+            if budget < problem.least_bytes:
+                points.append({"average": average, "bytes": None, "choice": None})
+                continue
+            found = exact(problem, budget)
+            with sensitivity.changed(
+                {linear.weight: made[name, found.choice[name]] for name, linear in linears.items()}
+            ):
+                now = measure(model, test)
+            points.append(
+                {
+                    "average": average,
+                    "bytes": found.bytes,
+                    "bits": 8 * found.bytes / numbers,
+                    "gap": found.gap,
+                    "sparsity": self._sparsity(found.choice, linears, kept),
+                    "choice": found.choice,
+                    **outcome(dense, now),
+                }
+            )
+        others = 2 * sum(value.numel() for value in quantize_model.rest(model, list(linears)).values())
+        return {"points": points, "dense": outcome(dense, dense), "rest_bytes": others, "numbers": numbers}
+
+    def _choices(self) -> list[tuple[str, str, int]]:
+        return [
+            (f"{pattern} at {bits} bits", pattern, bits) for pattern in self.patterns for bits in self.widths
+        ]
+
+    def _masks(self, model: nn.Module, calibration) -> dict[tuple[str, str], torch.Tensor | None]:
+        """Bool masks by Linear and pattern; None for the pattern that drops nothing."""
+        norms = pruning.input_norms(model, calibration) if self.criterion == "wanda" else {}
+        found: dict[tuple[str, str], torch.Tensor | None] = {}
+        for name, linear in models.block_linears(model).items():
+            weight = linear.weight.detach()
+            for pattern in self.patterns:
+                if pattern == DENSE:
+                    found[name, pattern] = None
+                elif self.criterion == "wanda":
+                    found[name, pattern] = wanda.prune(weight, norms[name].to(weight.device), parse(pattern))
+                else:
+                    found[name, pattern] = magnitude.per_row({name: weight}, parse(pattern))[name]
+        return found
+
+    def _compressed(self, weight: torch.Tensor, kept: torch.Tensor | None, bits: int) -> torch.Tensor:
+        pruned = weight if kept is None else weight * kept
+        return rtn.dequantize(rtn.quantize(pruned, Bits(bits, self.group, self.symmetric)))
+
+    def _problem(self, linears: dict[str, nn.Linear], kept: dict, fisher: dict, made: dict) -> Problem:
+        cost: dict[str, dict[str, int]] = {}
+        loss: dict[str, dict[str, float]] = {}
+        for name, linear in linears.items():
+            cost[name], loss[name] = {}, {}
+            for choice, pattern, bits in self._choices():
+                mask, format = kept[name, pattern], Bits(bits, self.group, self.symmetric)
+                count = None if mask is None else int(mask.sum())
+                cost[name][choice] = stored_bytes(tuple(linear.weight.shape), format, count)
+                step = made[name, choice] - linear.weight.detach()
+                loss[name][choice] = float((fisher[name] * step.square()).sum() / 2)
+        return Problem(cost, loss)
+
+    def _sparsity(self, choice: dict[str, str], linears: dict[str, nn.Linear], kept: dict) -> float:
+        """Share of the Linears' weights that the chosen patterns drop."""
+        pattern_of = {name: pattern for name, pattern, _ in self._choices()}
+        masks = [
+            (kept[name, pattern_of[choice[name]]], linear.weight.numel()) for name, linear in linears.items()
+        ]
+        dropped = sum(count - int(torch.count_nonzero(mask)) for mask, count in masks if mask is not None)
+        return dropped / sum(count for _, count in masks)

@@ -1,0 +1,95 @@
+"""Parameters that the PERP notebooks share, and how they become runs."""
+
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import Field
+
+from lmcompress.experiments.pruned import Criterion, SubsetText
+from lmcompress.experiments.reconstructed import Reconstruct
+from lmcompress.experiments.retrained import Retrain
+from lmcompress.parameters import CorpusName, ModelName, Parameters, PatternText
+from lmcompress.prune.pattern import parse
+from lmcompress.records import Experiment, Study
+
+
+class Grid(Parameters):
+    """All combinations of its values; what is not given is taken from the notebook's own parameters."""
+
+    criteria: tuple[Criterion, ...] | None = None
+    patterns: tuple[PatternText, ...] | None = None
+    subsets: tuple[SubsetText, ...] | None = None
+    seeds: tuple[int, ...] | None = None
+
+
+class PerpStudy(Study):
+    """What every PERP notebook takes.
+
+    ``tests``: corpora whose test splits are evaluated. ``calibration``, ``retraining``, ``validation``,
+    ``test``: windows of ``length`` tokens, of which ``batch`` make a step. The learning rate of a subset is
+    that in ``rates``; else the one chosen on the validation split with ``rate_steps`` steps after magnitude
+    pruning to the first of ``rate_patterns`` that is as sparse as the run (else the last); without
+    ``rate_steps`` it is the middle of the subset's grid.
+    """
+
+    model: ModelName = "smollm2-135m"
+    corpus: CorpusName = "wikipedia-vital"
+    tests: tuple[CorpusName, ...] = ("wikipedia-vital",)
+    dtype: Literal["fp32", "bf16"] = "bf16"
+    length: int = 128
+    batch: int = 4
+    steps: int = 20
+    calibration: int = 16
+    retraining: int = 100
+    validation: int = 8
+    test: int = 24
+    rates: dict[SubsetText, float] = Field(default_factory=dict)
+    rate_patterns: tuple[PatternText, ...] = ("50%", "70%")
+    rate_steps: int = 0
+    seeds: tuple[int, ...] = (0,)
+
+    def on(self) -> dict:
+        """The fields of ``OnPruned`` that do not depend on the run."""
+        names = {"model", "dtype", "length", "batch", "calibration", "retraining", "validation"}
+        return self.model_dump(include=names) | {"data": self.corpus}
+
+    def evaluated(self) -> dict:
+        """The fields of ``Evaluated`` that do not depend on the run."""
+        return self.on() | {"tests": self.tests, "test": self.test}
+
+    def rate_pattern(self, pattern: str) -> str:
+        """The pattern after which the rate of a run is chosen."""
+        ladder = sorted(self.rate_patterns, key=lambda text: parse(text).sparsity)
+        return next((rung for rung in ladder if parse(rung).sparsity >= parse(pattern).sparsity), ladder[-1])
+
+    def retrain(self, criterion: str, pattern: str, subset: str, seed: int, **changes) -> Retrain:
+        """One run; ``changes``: other fields of :class:`Retrain`."""
+        about = {"criterion": criterion, "pattern": pattern, "subset": subset, "seed": seed}
+        chosen = {
+            "steps": self.steps,
+            "lr": self.rates.get(subset),
+            "rate_pattern": self.rate_pattern(pattern),
+        }
+        if chosen["lr"] is None and subset != "nothing":
+            chosen["rate_steps"] = self.rate_steps
+        else:
+            chosen["rate_pattern"] = "50%"  # not used; one value, so that the run has one key
+        if subset == "nothing":
+            changes.pop("steps", None)
+        return Retrain(**self.evaluated() | about | chosen | changes)
+
+    def grid(self, grid: Grid, criteria, patterns, subsets) -> list[Retrain]:
+        """The runs of a grid, those that share a pruned model one after the other."""
+        return [
+            self.retrain(criterion, pattern, subset, seed)
+            for criterion in grid.criteria or criteria
+            for pattern in grid.patterns or patterns
+            for seed in grid.seeds or self.seeds
+            for subset in grid.subsets or subsets
+        ]
+
+
+def with_rates(runs: Iterable[Retrain | Reconstruct]) -> list[Experiment]:
+    """The choices of learning rates that the runs need, then the runs, each once."""
+    runs = list(dict.fromkeys(runs))
+    return [*dict.fromkeys(wanted for run in runs if (wanted := run.rate_run()) is not None), *runs]

@@ -1,0 +1,181 @@
+"""One score of every layer, and the truth to hold it against: the records that all CPTQuant notebooks share.
+
+``Truth`` quantizes one layer at a time and measures; ``Score`` computes one of :data:`SCORES`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lmcompress.errors import ParameterError
+from lmcompress.experiments.subjects import Batches, OnModel
+from lmcompress.lazily import lazy
+from lmcompress.records import Record
+from lmcompress.sensitivity.agreement import Scores
+
+model_losses = lazy("lmcompress.sensitivity.losses")
+measured = lazy("lmcompress.sensitivity.measured")
+models = lazy("lmcompress.models")
+nn = lazy("torch.nn")
+rtn = lazy("lmcompress.quantize.rtn")
+sensitivity = lazy("lmcompress.sensitivity.scores")
+torch = lazy("torch")
+
+Per = Literal["block", "linear"]
+
+
+PARTS = (
+    16  # windows are averaged to at most so many parts, between which intervals are drawn: records stay small
+)
+
+
+class Truth(OnModel):
+    """The loss increase on the validation split when one layer, and nothing else, is rounded to each
+    width.
+    """
+
+    per: Per
+    widths: tuple[int, ...]
+    group: int | Literal["row", "tensor"]
+    symmetric: bool
+    windows: int
+
+    def run(self) -> dict:
+        subject = self.subject()
+        found = measured.measure(
+            subject.model,
+            subject.texts("validation", self.windows),
+            rtn.quantizer(self.group, self.symmetric),
+            self.widths,
+            per=self.per,
+        )
+        base = _parts(found.detail["base"])
+        losses = {
+            layer: {bits: _parts(values) for bits, values in tried.items()}
+            for layer, tried in found.detail["losses"].items()
+        }
+        return {"base": base, "losses": losses, "seconds": found.seconds}
+
+
+def _parts(values: Sequence[float]) -> list[float]:
+    pieces = torch.tensor(values, dtype=torch.float64).tensor_split(min(PARTS, len(values)))
+    return [round(float(piece.mean()), 7) for piece in pieces]
+
+
+def _spread_over(per_block: Scores, model: nn.Module, per: str) -> Scores:
+    """Scores of blocks, handed on to the Linears inside where these are what is asked for."""
+    if per == "block":
+        return per_block
+    names, where = list(models.blocks(model)), model_losses.block_of(model)
+    scores = {name: per_block.per_layer[names[where[name]]] for name in sensitivity.layer_groups(model, per)}
+    return Scores(scores, per_block.seconds, per_block.detail)
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How a score is computed.
+
+    function: ``module.function`` of :mod:`lmcompress.sensitivity`.
+    takes: what it wants to know: ``layers`` (which are asked for), ``widths`` (these and how they are quantized, too),
+        or nothing but the model, whose ``blocks`` it scores whole.
+    options: further arguments.
+    draws: whether it draws at random (then it takes a ``seed``, and gives a list of draws).
+    """
+
+    function: str
+    takes: Literal["blocks", "layers", "widths"]
+    options: dict[str, object] = field(default_factory=dict)
+    draws: bool = False
+
+    def __call__(self, model: nn.Module, batches: Batches, quantizer, widths, per: str, seed: int):
+        """The :class:`~lmcompress.sensitivity.scores.Scores` of every layer."""
+        module, _, name = self.function.partition(".")
+        function = getattr(importlib.import_module(f"lmcompress.sensitivity.{module}"), name)
+        options = self.options | ({"seed": seed, "draws": 1} if self.draws else {})
+        options |= {} if self.takes == "blocks" else {"per": per}
+        found = function(model, batches, *((quantizer, widths) if self.takes == "widths" else ()), **options)
+        found = found[0] if self.draws else found
+        return _spread_over(found, model, per) if self.takes == "blocks" else found
+
+
+SCORES: dict[str, Scoring] = {
+    "CMPQ": Scoring("cca.cmpq", "blocks"),
+    "CMPQ, SVCCA": Scoring("cca.cmpq", "blocks", {"measure": "svcca"}),
+    "CMPQ, PWCCA": Scoring("cca.cmpq", "blocks", {"measure": "pwcca"}),
+    "CMPQ, CKA": Scoring("cca.cmpq", "blocks", {"measure": "cka"}),
+    "CMPQ as released": Scoring("cca.cmpq_as_released", "blocks"),
+    "PMPQ": Scoring("pruning.pmpq", "layers"),
+    "PMPQ, Wanda": Scoring("pruning.pmpq", "layers", {"criterion": "wanda"}),
+    "PMPQ as released": Scoring("pruning.pmpq_as_released", "blocks"),
+    "TDMPQ": Scoring("taylor.first_order", "widths"),
+    "TDMPQ, Fisher": Scoring("taylor.fisher", "widths"),
+    "TDMPQ, Gauss-Newton": Scoring("hessian.gauss_newton", "widths"),
+    "TDMPQ, second order": Scoring("hessian.expansion", "widths", {"draws": 2}),
+    "TDMPQ, input perturbation": Scoring("taylor.input_perturbation", "layers"),
+    "TDMPQ as released": Scoring("taylor.tdmpq_as_released", "blocks", draws=True),
+    "HAWQ-V2": Scoring("hessian.hawq", "widths", {"draws": 2}),
+    "output error": Scoring("layer_errors.activation_weighted", "widths"),
+    "weight error": Scoring("layer_errors.weight_error", "widths"),
+    "ends high": Scoring("null.ends_high", "layers"),
+    "middle high": Scoring("null.middle_high", "layers"),
+    "random": Scoring("null.random_draws", "layers", draws=True),
+}
+"""Every score by name: a new one is a function in :mod:`lmcompress.sensitivity` and a line here."""
+
+
+class Score(OnModel):
+    """One score of every layer, on windows of the calibration split drawn by ``seed``."""
+
+    score: str
+    per: Per
+    widths: tuple[int, ...]
+    group: int | Literal["row", "tensor"]
+    symmetric: bool
+    windows: int
+    seed: int
+
+    def run(self) -> dict:
+        check_score(self.score)
+        subject = self.subject()
+        batches = subject.texts("calibration", self.windows, self.seed)
+        found = SCORES[self.score](
+            subject.model,
+            batches,
+            rtn.quantizer(self.group, self.symmetric),
+            self.widths,
+            self.per,
+            self.seed,
+        )
+        kept = {
+            key: found.detail[key]
+            for key in ("per_width", "similarity", "per_pattern")
+            if key in found.detail
+        }
+        return {"per_layer": found.per_layer, "seconds": found.seconds, **kept}
+
+
+def check_score(name: str) -> None:
+    """Refuse a name that is no score (:class:`ParameterError`)."""
+    if name not in SCORES:
+        raise ParameterError("score", name, SCORES)
+
+
+def as_scores(record: Record) -> Scores:
+    """A record of :class:`Score` or :class:`Truth` as the library's own type."""
+    result = record.result
+    if "losses" not in result:
+        detail = {key: result[key] for key in ("per_width", "similarity", "per_pattern") if key in result}
+        return Scores(result["per_layer"], result["seconds"], detail)
+    base = sum(result["base"]) / len(result["base"])
+    table = {
+        str(bits): {
+            layer: sum(tried[str(bits)]) / len(tried[str(bits)]) - base
+            for layer, tried in result["losses"].items()
+        }
+        for bits in record.parameters["widths"]
+    }
+    first = table[str(record.parameters["widths"][0])]
+    return Scores(first, result["seconds"], {**result, "per_width": table})

@@ -1,0 +1,164 @@
+"""Bits per layer under a budget: the frontier of every score by one solver, beside what any score must
+beat.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from lmcompress.allocate.clusters import METHODS
+from lmcompress.experiments.allocated import (
+    MEASURED,
+    Clustered,
+    Frontier,
+    Group,
+    OriginGrid,
+    RandomBand,
+    UniformFormat,
+)
+from lmcompress.experiments.score_study import SubjectStudy, seeds_of
+from lmcompress.experiments.scored import Per, check_score
+from lmcompress.records import Record
+from lmcompress.report import figures
+from lmcompress.report.frontier import PAPERS, UNIFORM, dense_table, frontier_figure, points_table, verdict
+from lmcompress.report.words import of_kind, says
+
+
+class Study(SubjectStudy):
+    """Frontiers of scores, random bands, clusters and uniform formats for both models."""
+
+    language_per: Per = "block"
+    language_scores: tuple[str, ...] = (MEASURED, "CMPQ", "PMPQ", "TDMPQ", "TDMPQ, Fisher", "ends high")
+    classifier_per: Per = "linear"
+    classifier_scores: tuple[str, ...] = (MEASURED, "CMPQ", "PMPQ", "TDMPQ", "TDMPQ, Fisher", "ends high")
+    widths: tuple[int, ...] = (2, 3, 4)
+    language_widths: tuple[int, ...] = (2, 3, 4)
+    group: Group = 128
+    symmetric: bool = False
+    averages: tuple[float, ...] = (2.5, 3.5)
+    as_uniform: tuple[int, ...] = (3,)
+    random_averages: tuple[float, ...] = ()
+    draws: int = 20
+    clustered: tuple[str, ...] = ("CMPQ", "PMPQ", "TDMPQ")
+    cluster_widths: tuple[tuple[int, ...], ...] = ((16, 8, 4), (8, 4, 2))
+    gptq_widths: tuple[int, ...] = (3,)
+    gptq_language: bool = False
+    seeds: tuple[int, ...] = (0,)
+    test: int = 128
+    test_windows: int = 8
+
+    def experiments(self) -> list:
+        found: list = []
+        for on, count in self.subjects():
+            found += self._of_one(on, count)
+        return found
+
+    def _of_one(self, on: dict, count: int) -> list:
+        language = on["task"] == "language"
+        per = self.language_per if language else self.classifier_per
+        names = self.language_scores if language else self.classifier_scores
+        for name in names:
+            if name != MEASURED:
+                check_score(name)
+        formats = {"group": self.group, "symmetric": self.symmetric}
+        common = {**on, "per": per, "test": self.test_windows if language else self.test, **formats}
+        windows, widths = {"windows": count}, self.language_widths if language else self.widths
+        budgets = {"averages": self.averages, "as_uniform": self.as_uniform}
+        found: list = [
+            UniformFormat(**common | {"group": "row"}, **windows, method="rtn", widths=widths, seed=0)
+        ]
+        found.append(UniformFormat(**common, **windows, method="rtn", widths=widths, seed=0))
+        for seed in self.seeds:
+            scored = {**common, **windows, "widths": widths, "seed": seed}
+            for name in names:
+                if seed not in seeds_of(name, self.seeds):
+                    continue
+                found.append(Frontier(**scored, score=name, **budgets))
+        if self.gptq_widths and (self.gptq_language or not language):
+            seed = self.seeds[0]
+            found.append(
+                UniformFormat(**common, **windows, method="gptq", widths=self.gptq_widths, seed=seed)
+            )
+            scored = {**common, **windows, "widths": widths, "seed": seed, "score": names[0]}
+            found.append(Frontier(**scored, averages=(), as_uniform=self.gptq_widths, method="gptq"))
+        found.append(
+            RandomBand(
+                **common,
+                widths=widths,
+                averages=self.random_averages,
+                as_uniform=self.as_uniform,
+                draws=self.draws,
+                seed=0,
+            )
+        )
+        if not language:
+            found += self._clusters({**common, **windows, "widths": widths, "seed": self.seeds[0]})
+        elif on["model"] == "smollm2-135m":
+            found.append(OriginGrid(**on, test=2))
+        return found
+
+    def _clusters(self, scored: dict) -> list[Clustered]:
+        found = []
+        for name in self.clustered:
+            for widths in self.cluster_widths:
+                scored_so = {**scored, "score": name, "cluster_widths": widths}
+                found += [Clustered(**scored_so, clusters=method) for method in METHODS]
+            scored_so = {**scored, "score": name, "cluster_widths": self.cluster_widths[0]}
+            found.append(Clustered(**scored_so, clusters="as_released", cluster_seeds=(0, 1, 2, 3)))
+        return found
+
+
+def pieces(records: Sequence[Record]) -> list:
+    """Sentences, frontier figures and tables of the page."""
+    points = points_table(records)
+    shown = points[points["kind"].isin(["frontier", "uniform_format", "random_band"])]
+    found: list = [says(verdict(records)), figures.table(dense_table(records), "The models in FP16")]
+    for task, rows in shown.groupby("task", sort=False):
+        others = [name for name in dict.fromkeys(rows["how"]) if name not in PAPERS]
+        found.append(frontier_figure(rows[rows["how"].isin(PAPERS)], task, "the paper's scores"))
+        for start in range(0, len(others), 6):
+            names = [MEASURED, UNIFORM, *others[start : start + 6]]
+            found.append(frontier_figure(rows[rows["how"].isin(names)], task, "other scores"))
+    clusters = points[points["kind"] == "clustered"]
+    if len(clusters):
+        found.append(
+            figures.scatter(
+                pd.concat([clusters, shown[shown["how"].isin([UNIFORM, MEASURED])]]).assign(
+                    widths=lambda rows: rows["kind"].map(
+                        {
+                            "clustered": "clusters",
+                            "frontier": "optimum on the truth",
+                            "uniform_format": "uniform",
+                        }
+                    )
+                ),
+                "bits",
+                "loss increase (nats)",
+                "widths",
+                panels="task",
+                title="The paper's clusters, where they happen to land",
+                caption="No budget enters: the bits are what the clusters' sizes make them. Each point is one score "
+                "and way to cluster, beside uniform widths and the optimum on the measured truth.",
+                alt="Points: bits a weight against loss increase, for clusters, uniform widths and the optimum.",
+            )
+        )
+        columns = ["task", "how", "bits", "MB", "loss increase (nats)", "low", "high"]
+        found.append(
+            figures.table(clusters[columns], "Clusters instead of a budget (sorted, and as released)")
+        )
+    grid = origin_table(records)
+    if len(grid):
+        found.append(figures.table(grid, "Why these weights are never quantized in groups of 32 here"))
+    return found
+
+
+def origin_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Relative error of rounding to the grid that the weights came from, beside one they did not come
+    from.
+    """
+    rows = [
+        (record.parameters["model"], format, error)
+        for record in of_kind(records, "origin_grid")
+        for format, error in record.result["relative_error"].items()
+    ]
+    return pd.DataFrame(rows, columns=["model", "format", "squared error / squared weight"])

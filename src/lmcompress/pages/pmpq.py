@@ -1,0 +1,143 @@
+"""PMPQ: prune one layer and look at the loss. At which sparsity, by which criterion, and what the released
+code does.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from scipy.stats import spearmanr
+
+from lmcompress.experiments.released import RandomHead
+from lmcompress.experiments.score_study import ScoreStudy
+from lmcompress.experiments.scored import Per
+from lmcompress.records import Experiment, Record
+from lmcompress.report import figures
+from lmcompress.report.agreement import agreement, agreement_tables, standing
+from lmcompress.report.words import by_depth, mean, of_kind, readable, says
+
+
+class Study(ScoreStudy):
+    """PMPQ by magnitude, by Wanda and as released, the truth, and classifiers without a trained head."""
+
+    classifier_per: Per = "block"
+    language_scores: tuple[str, ...] = ("PMPQ", "PMPQ as released")
+    classifier_scores: tuple[str, ...] = ("PMPQ", "PMPQ, Wanda", "PMPQ as released")
+    head_seeds: tuple[int, ...] = (0, 1, 2)
+
+    def experiments(self) -> list[Experiment]:
+        found: list[Experiment] = [*self.truths(), *self.scores(self.language_scores, self.classifier_scores)]
+        for on, count in self.subjects():
+            if on["task"] == "classification":
+                found.append(RandomHead(**on | {"steps": 0}, texts=count, seeds=self.head_seeds))
+        return found
+
+
+def sparsity_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Loss increase of every layer at every sparsity; the first seed of each score."""
+    found = {}
+    for record in of_kind(records, "score"):
+        about = record.parameters
+        if "per_pattern" in record.result:
+            found.setdefault((about["task"], about["score"]), record)
+    rows = [
+        (readable(task), score, f"{pattern} pruned", layer, increase)
+        for (task, score), record in found.items()
+        for pattern, table in record.result["per_pattern"].items()
+        for layer, increase in enumerate(by_depth(table).values())
+    ]
+    return pd.DataFrame(rows, columns=["task", "score", "sparsity", "layer", "loss increase (nats)"])
+
+
+def head_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Classifiers with an untrained head: accuracy, chance, how far scores reach, agreement of one seed's
+    with another's.
+    """
+    rows = []
+    for record in of_kind(records, "random_head"):
+        scores, base = record.result["scores"], record.result["base"]
+        pairs = [(a, b) for index, a in enumerate(scores) for b in scores[index + 1 :]]
+        agreements = [
+            float(spearmanr(a, b).statistic) for a, b in pairs if len(set(a)) > 1 and len(set(b)) > 1
+        ]
+        rows.append(
+            {
+                "model": record.parameters["model"],
+                "heads": len(base),
+                "accuracy before pruning": mean(base),
+                "chance": 1 / record.result["classes"],
+                "least score": min(map(min, scores)),
+                "greatest score": max(map(max, scores)),
+                "Spearman between heads": mean(agreements) if agreements else None,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def sign_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Rank correlation of the released score with ours, and whether that can be told from none (p < 0.05)."""
+    rows = []
+    for task in ("language", "classification"):
+        first = {
+            record.parameters["score"]: record.result["per_layer"]
+            for record in reversed(of_kind(records, "score"))
+            if record.parameters["task"] == task
+        }
+        if {"PMPQ", "PMPQ as released"} <= first.keys():
+            ours, theirs = first["PMPQ"], first["PMPQ as released"]
+            found = spearmanr([ours[name] for name in ours], [theirs[name] for name in ours])
+            rows.append((readable(task), len(ours), float(found.statistic), bool(found.pvalue < 0.05)))
+    return pd.DataFrame(rows, columns=["task", "layers", "Spearman of released with ours", "told from none"])
+
+
+def verdict(records: Sequence[Record], rows: pd.DataFrame) -> list[str]:
+    """How well PMPQ ranks the layers (``rows``: of :func:`agreement`), and what the signs and the untrained heads
+    show.
+    """
+    names = ("PMPQ", "PMPQ, Wanda", "PMPQ as released")
+    sentences = [standing(rows, task, names) for task in rows["task"].unique()]
+    for _, row in sign_table(records).dropna().iterrows():
+        value = row["Spearman of released with ours"]
+        if row["told from none"]:
+            word = "the wrong way round" if value < 0 else "the same way round as ours"
+        else:
+            word = f"in no relation to ours that {row['layers']} layers could show"
+        sentences.append(
+            f"{row['task'].capitalize()}: the released score ranks the layers {word} (Spearman with ours {value:.2f})."
+        )
+    for _, row in head_table(records).iterrows():
+        agreement = row["Spearman between heads"]
+        sentences.append(
+            f"With an untrained head the accuracy is {row['accuracy before pruning']:.2f} (chance "
+            f"{row['chance']:.2f}), and the scores of two such heads agree with a Spearman of "
+            + ("unknown size." if pd.isna(agreement) else f"{agreement:.2f}")
+            + (": what is ranked is chance." if agreement < 0.5 else ".")
+        )
+    return sentences
+
+
+def pieces(records: Sequence[Record]) -> list:
+    """Sentences, agreement with the truth, loss over depth at every sparsity, the flaws."""
+    rows, increases = agreement(records), sparsity_table(records)
+    found: list = [says(verdict(records, rows)), *agreement_tables(records, rows)]
+    for task, part in increases.groupby("task", sort=False):
+        found.append(
+            figures.lines(
+                part,
+                "layer",
+                "loss increase (nats)",
+                "score",
+                panels="sparsity",
+                own_axes=True,
+                title=f"What pruning one layer costs, {task}",
+                caption="Calibration split; layers in order of depth. The numbers of each panel are its own. The "
+                "released code knows one sparsity, 30 %.",
+                alt=f"Lines over the layers for {task}, one a criterion and panel a sparsity: loss increase.",
+            )
+        )
+    for frame, caption in (
+        (sign_table(records), "The released score beside ours (told from none: p below 0.05)"),
+        (head_table(records), "The released score of classifiers without a trained head"),
+    ):
+        if len(frame):
+            found.append(figures.table(frame, caption))
+    return found

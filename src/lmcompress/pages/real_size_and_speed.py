@@ -1,0 +1,188 @@
+"""What a mixed-precision model weighs on disk, how good it is after reloading, and how fast real kernels
+are.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from pydantic import Field
+
+from lmcompress.experiments.allocated import Group
+from lmcompress.experiments.packed import Packed
+from lmcompress.experiments.score_study import SubjectStudy
+from lmcompress.experiments.scored import Per
+from lmcompress.experiments.speeds import Kernel, ShapeName, ShapeSpeed, Speed, Timed
+from lmcompress.records import Experiment, Record
+from lmcompress.report import figures, speed_tables
+from lmcompress.report.size_tables import UNIFORM, mixed, size_table
+from lmcompress.report.words import says, started
+
+
+class Study(SubjectStudy):
+    """Packed files of both models at several widths, and the speed of real kernels on the language model."""
+
+    language_per: Per = "block"
+    classifier_per: Per = "linear"
+    score: str = "TDMPQ, Fisher"
+    widths: tuple[int, ...] = (2, 3, 4, 8)
+    language_widths: tuple[int, ...] = (3, 4, 8)
+    group: Group = 128
+    symmetric: bool = False
+    average: float = 4.0
+    uniform: tuple[int, ...] = (16, 8, 4)
+    embeddings: tuple[str, ...] = ("16bit", "8bit")
+    gptq: bool = False
+    test: int = 128
+    test_windows: int = 8
+    kernels: tuple[Kernel, ...] = ()
+    speed_batches: tuple[int, ...] = (1, 32)
+    prompt: int = 128
+    new_tokens: int = 64
+    compile: bool = True
+    compilations: int = Field(default=1, ge=1)
+    shapes: tuple[ShapeName, ...] = ()
+    shape_batches: tuple[int, ...] = (1, 8, 32)
+
+    def experiments(self) -> list[Experiment]:
+        found: list[Experiment] = []
+        for on, count in self.subjects():
+            language = on["task"] == "language"
+            common = {
+                **on,
+                "per": self.language_per if language else self.classifier_per,
+                "widths": self.language_widths if language else self.widths,
+                "group": self.group,
+                "symmetric": self.symmetric,
+                "windows": count,
+                "seed": 0,
+                "test": self.test_windows if language else self.test,
+            }
+            if 16 in self.uniform:
+                found.append(Packed(**common, score=UNIFORM, average=16, embeddings="16bit"))
+            for embeddings in self.embeddings:
+                for bits in self.uniform:
+                    if bits != 16:
+                        found.append(Packed(**common, score=UNIFORM, average=bits, embeddings=embeddings))
+                found.append(Packed(**common, score=self.score, average=self.average, embeddings=embeddings))
+                if self.gptq:
+                    mixed = {"score": self.score, "average": self.average, "embeddings": embeddings}
+                    found.append(Packed(**common, **mixed, method="gptq"))
+        return [*found, *self._speeds()]
+
+    def _speeds(self) -> list[Timed]:
+        on = {"model": self.language, "data": self.corpus, "length": self.length, "test": self.test_windows}
+        times = {"prompt": self.prompt, "new_tokens": self.new_tokens, "compile": self.compile}
+        found: list[Timed] = []
+        for compilation in range(self.compilations):
+            for kernel in self.kernels:
+                how = {"kernel": kernel, "compilation": compilation} | times
+                if self.language:
+                    found += [Speed(**on, **how, batch=batch) for batch in self.speed_batches]
+                for shape in self.shapes:
+                    found += [ShapeSpeed(shape=shape, **how, batch=batch) for batch in self.shape_batches]
+        return found
+
+
+def verdict(records: Sequence[Record]) -> list[str]:
+    """For each task: how much smaller than FP16 the mixed model's file is, what it costs, and what uniform widths
+    cost; what was the same after reloading; how fast each kernel is beside bf16.
+    """
+    sizes = size_table(records)
+    sentences = (
+        [_mixed_file(task, rows) for task, rows in sizes.groupby("task", sort=False)] if len(sizes) else []
+    )
+    if len(sizes):
+        same, count = int(sizes["same after reloading"].sum()), len(sizes)
+        sentences.append(
+            f"{'All' if same == count else f'{same} of'} {count} saved models give, bit for bit, the same losses after "
+            "reloading as before saving."
+        )
+    return sentences + speed_tables.verdict(speed_tables.speed_table(records))
+
+
+def _quality(row: pd.Series) -> str:
+    if row["task"] == "language modelling":
+        level = f"perplexity {row['perplexity']:.2f}"
+    else:
+        level = f"accuracy {row['accuracy']:.3f} ({row['accuracy low']:.3f} to {row['accuracy high']:.3f})"
+    increase = f"{row['loss increase (nats)']:+.3f} nats ({row['low']:+.3f} to {row['high']:+.3f})"
+    return f"{level}, {increase}"
+
+
+def _mixed_file(task: str, rows: pd.DataFrame) -> str:
+    smallest = mixed(rows)
+    smallest = smallest[smallest["file MB"] == smallest["file MB"].min()]
+    row = smallest.iloc[0]
+    sentence = (
+        f"{task.capitalize()}: with {row['bits a block weight']:.2f} bits a weight in the blocks and embeddings in "
+        f"{row['embeddings']} the file is {row['times smaller than FP16']:.2f} times smaller than FP16 "
+        f"({row['than FP32']:.2f} times smaller than FP32), with {_quality(row)} over FP16 after reloading"
+    )
+    uniform = rows[rows["blocks"].str.contains("uniform") & (rows["embeddings"] == row["embeddings"])]
+    uniform = uniform[uniform["file MB"] >= row["file MB"]].sort_values("file MB")
+    if len(uniform):
+        near = uniform.iloc[0]
+        word = (
+            "better"
+            if near["high"] < row["low"]
+            else "worse"
+            if near["low"] > row["high"]
+            else "not told apart"
+        )
+        more = near["file MB"] / row["file MB"] - 1
+        sentence += f". {started(near['blocks'])}, a file {more:.1%} larger, is {word}: {_quality(near)}"
+    for _, other in smallest.iloc[1:].iterrows():
+        sentence += f". {started(other['blocks'])}, as large: {_quality(other)}"
+    return sentence + "."
+
+
+def pieces(records: Sequence[Record]) -> list:
+    """Sentences, a table and a figure of the files of each model, and the table of speeds or what it needs."""
+    sizes, speeds = size_table(records), speed_tables.speed_table(records)
+    found: list = [says(verdict(records))]
+    for task, rows in sizes.groupby("task", sort=False) if len(sizes) else ():
+        found.append(_files(task, rows))
+    if len(sizes):
+        found.append(
+            figures.scatter(
+                sizes,
+                "file MB",
+                "loss increase (nats)",
+                "blocks",
+                low="low",
+                high="high",
+                panels="task",
+                own_axes=True,
+                title="What the file weighs and what that costs",
+                caption="Everything in the file counts: scales, zero points, embeddings, head; every choice of widths "
+                "for the blocks is there once for each format of the embeddings. Loss on the test split "
+                "after reloading, over the FP16 model; bars are paired 95 % intervals.",
+                alt="Points: megabytes of the file against loss increase, one colour a choice of widths.",
+            )
+        )
+    if len(speeds):
+        found += speed_tables.pieces(speeds)
+    else:
+        what = "tokens per second of int8, int4 and 2:4 kernels at batch 1 and 32"
+        found.append(figures.not_run(what, "a CUDA GPU with torchao: `-p kernels [bf16,int8,int4,2:4]`"))
+    return found
+
+
+def _files(task: str, rows: pd.DataFrame):
+    rows = rows.sort_values("file MB", ascending=False, kind="stable")
+    shown = rows[["blocks", "embeddings", "bits a block weight", "file MB", "times smaller than FP16"]].round(
+        2
+    )
+    if task == "language modelling":
+        shown["perplexity"] = rows["perplexity"]
+    else:
+        shown["accuracy"] = [
+            f"{row['accuracy']:.3f} ({row['accuracy low']:.3f}\u00a0to\u00a0{row['accuracy high']:.3f})"
+            for _, row in rows.iterrows()
+        ]
+    shown["loss increase (nats)"] = [
+        f"{row['loss increase (nats)']:.4f} ({row['low']:.4f}\u00a0to\u00a0{row['high']:.4f})"
+        for _, row in rows.iterrows()
+    ]
+    shown = shown.rename(columns={"embeddings": "embed\u00addings"})  # may break there
+    return figures.table(shown, f"Saved files, {task}: quality after reloading, with 95 % intervals")

@@ -1,0 +1,123 @@
+"""What to retrain after pruning: every subset against full retraining, at every pattern and after every
+criterion.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import pandas as pd
+from numpy import log
+from pydantic import Field
+
+from lmcompress.experiments.perp_study import Grid, PerpStudy, with_rates
+from lmcompress.experiments.pruned import Criterion, SubsetText
+from lmcompress.experiments.retrained import Retrain
+from lmcompress.parameters import CorpusName, ModelName, PatternText
+from lmcompress.records import Experiment, Record
+from lmcompress.report.perp_tables import against_full, corpora, perplexities
+
+
+class Study(PerpStudy):
+    """The product of ``criteria``, ``patterns``, ``subsets`` and ``seeds``, ``more`` such grids, and the same
+    question for a ``classifier`` that has biases (an empty name leaves it out).
+    """
+
+    criteria: tuple[Criterion, ...] = ("magnitude",)
+    patterns: tuple[PatternText, ...] = ("50%",)
+    subsets: tuple[SubsetText, ...] = ("nothing", "norms", "masklora", "full")
+    more: tuple[Grid, ...] = ()
+    classifier: ModelName | Literal[""] = "minilm-l6"
+    texts: CorpusName = "bbc-news"
+    text_length: int = 64
+    text_batch: int = 16
+    fine_tune_steps: int = 60
+    text_retraining: int = 240
+    text_test: int = 200
+    text_validation: int = 100
+    classifier_steps: int = 15
+    classifier_patterns: tuple[PatternText, ...] = ("70%",)
+    classifier_subsets: tuple[SubsetText, ...] = ("nothing", "biases", "norms", "full")
+    classifier_rates: dict[SubsetText, float] = Field(default_factory=dict)
+
+    def experiments(self) -> list[Experiment]:
+        runs = self.grid(Grid(), self.criteria, self.patterns, self.subsets)
+        for grid in self.more:
+            runs += self.grid(grid, self.criteria, self.patterns, self.subsets)
+        return with_rates([*runs, *(self._classifier_runs() if self.classifier else ())])
+
+    def _classifier_runs(self) -> list[Retrain]:
+        """The classifier's runs: what a language study of other names would make."""
+        of_texts = PerpStudy(
+            model=self.classifier,
+            corpus=self.texts,
+            tests=(self.texts,),
+            dtype="fp32",
+            length=self.text_length,
+            batch=self.text_batch,
+            steps=self.classifier_steps,
+            calibration=32,
+            retraining=self.text_retraining,
+            validation=self.text_validation,
+            test=self.text_test,
+            rates=self.classifier_rates,
+            rate_patterns=self.rate_patterns,
+            rate_steps=self.rate_steps,
+            seeds=self.seeds,
+        )
+        return [
+            of_texts.retrain(
+                "magnitude",
+                pattern,
+                subset,
+                seed,
+                task="classification",
+                fine_tune_steps=self.fine_tune_steps,
+            )
+            for pattern in self.classifier_patterns
+            for seed in self.seeds
+            for subset in self.classifier_subsets
+        ]
+
+
+def closeness(records: Sequence[Record]) -> pd.DataFrame:
+    """One row a subset, closest first: on each corpus its perplexity over that of full retraining, least to largest
+    of all settings, and in how many settings it is as good (the 95 % interval reaches 1 or lies below).
+    """
+    columns, distance = {}, {}
+    for corpus in corpora(records):
+        close = against_full(records, corpus)
+        close = close[close["subset"] != "nothing"] if len(close) else close
+        for subset, rows in close.groupby("subset", observed=True) if len(close) else ():
+            ends = {f"{value:.2f}": None for value in (rows["times full"].min(), rows["times full"].max())}
+            row = columns.setdefault(subset, {})
+            row[f"times full, {corpus}"] = " to ".join(ends)
+            row[f"as good, {corpus}"] = f"{(rows['low'] <= 1).sum()} of {len(rows)}"
+            distance.setdefault(subset, float(log(rows["times full"]).mean()))
+    trained = {record.parameters["subset"]: record.result["percent"] for record in records}
+    closest_first = sorted(distance, key=distance.get)
+    return pd.DataFrame(
+        [{"retrained": subset, "trained %": trained[subset]} | columns[subset] for subset in closest_first]
+    )
+
+
+def levels(records: Sequence[Record], corpus: str) -> pd.DataFrame:
+    """Perplexity with its interval: a row for each criterion and pattern, a column for each subset that most rows
+    have, and the best of all where full retraining is among them.
+    """
+    frame = perplexities(records, corpus).dropna(subset=["perplexity"])
+    texts = [
+        f"{row['perplexity']:,.1f} ({row['low']:,.1f} to {row['high']:,.1f})" for _, row in frame.iterrows()
+    ]
+    rows = ["criterion", "pattern", "dense"]
+    wide = frame.assign(level=texts).pivot(index=rows, columns="subset", values="level")
+    common = [subset for subset in wide if 2 * wide[subset].count() > len(wide)]
+    best = (
+        frame.loc[frame.groupby(rows, observed=True)["perplexity"].idxmin()]
+        .set_index(rows)["subset"]
+        .astype(str)
+    )
+    if "full" in wide:
+        best = best.where(wide["full"].notna())
+    shown = wide[common].rename(columns={"nothing": "pruned"})
+    shown.columns = list(shown.columns)
+    return shown.assign(best=best).reset_index().fillna("")

@@ -1,0 +1,148 @@
+"""TDMPQ: an expansion of the loss as a score, order by order, and the noise that the released code measures
+instead.
+"""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from scipy.stats import spearmanr
+
+from lmcompress.experiments.released import ReleasedDraws
+from lmcompress.experiments.score_study import ScoreStudy
+from lmcompress.experiments.scored import as_scores
+from lmcompress.records import Experiment, Record
+from lmcompress.report import figures
+from lmcompress.report.agreement import agreement, agreement_tables, standing
+from lmcompress.report.words import mean, of_kind, readable, says
+
+ORDERS = ("TDMPQ", "TDMPQ, Fisher", "TDMPQ, Gauss-Newton", "TDMPQ, second order")
+
+
+# Fisher's lacks a factor: see the page's limits
+IN_NATS = tuple(name for name in ORDERS if name != "TDMPQ, Fisher")
+
+
+RATIO = "median of predicted over measured"
+
+
+class Study(ScoreStudy):
+    """Expansions of first and second order, the truth, and draws of the released score."""
+
+    language_scores: tuple[str, ...] = ("TDMPQ", "TDMPQ, Fisher")
+    classifier_scores: tuple[str, ...] = (*ORDERS, "TDMPQ, input perturbation", "TDMPQ as released")
+    draws: int = 4
+    draws_language: bool = False
+
+    def experiments(self) -> list[Experiment]:
+        found: list[Experiment] = [*self.truths(), *self.scores(self.language_scores, self.classifier_scores)]
+        for on, count in self.subjects():
+            if on["task"] == "classification" or self.draws_language:
+                found.append(ReleasedDraws(**on, windows=count, draws=self.draws, seed=0))
+        return found
+
+
+def predicted_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Predicted and measured loss increase of every layer and width, for scores in nats; first seeds."""
+    truths = {record.parameters["task"]: as_scores(record) for record in of_kind(records, "truth")}
+    rows, seen = [], set()
+    for record in of_kind(records, "score"):
+        about = record.parameters
+        key = (about["task"], about["score"])
+        if about["score"] not in IN_NATS or about["task"] not in truths or key in seen:
+            continue
+        seen.add(key)
+        scores = as_scores(record)
+        for bits in about["widths"]:
+            measured = truths[about["task"]].at(bits)
+            rows += [
+                (readable(about["task"]), about["score"], bits, value, measured[layer])
+                for layer, value in scores.at(bits).items()
+            ]
+    return pd.DataFrame(rows, columns=["task", "score", "bits", "predicted (nats)", "measured (nats)"])
+
+
+def size_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Median of predicted over measured increase: 1 where the expansion is right about sizes, not only about
+    order.
+    """
+    rows = predicted_table(records)
+    rows = rows[rows["measured (nats)"] > 0]
+    rows = rows.assign(ratio=rows["predicted (nats)"] / rows["measured (nats)"])
+    found = rows.groupby(["task", "score", "bits"], as_index=False, sort=False)["ratio"].median()
+    return found.rename(columns={"ratio": RATIO})
+
+
+def draws_table(records: Sequence[Record]) -> pd.DataFrame:
+    """The released score between draws of its noise: rank agreement, and its spread over layers against its
+    size.
+    """
+    rows = []
+    for record in of_kind(records, "released_draws"):
+        scores = record.result["scores"]
+        pairs = [(a, b) for index, a in enumerate(scores) for b in scores[index + 1 :]]
+        level = mean([mean(one) for one in scores])
+        spread = mean([max(one) - min(one) for one in scores])
+        agreement = mean([float(spearmanr(a, b).statistic) for a, b in pairs])
+        rows.append((readable(record.parameters["task"]), len(scores), level, spread, agreement))
+    names = ["task", "draws", "mean score", "spread over the blocks", "Spearman between draws"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def verdict(records: Sequence[Record], ranks: pd.DataFrame) -> list[str]:
+    """For each task: how the expansions rank (``ranks``: of :func:`agreement`) and size the measured increase;
+    whether the released score repeats itself.
+    """
+    sizes, sentences = size_table(records), []
+    for task in ranks["task"].unique():
+        sentences.append(standing(ranks, task, ORDERS))
+        parts = []
+        for score, mine in sizes[sizes["task"] == task].groupby("score", sort=False):
+            ends = [f"{row[RATIO]:.2g} at {row['bits']} bits" for _, row in mine.iloc[[0, -1]].iterrows()]
+            parts.append(f"{score} {' and '.join(dict.fromkeys(ends))}")
+        if parts:
+            sentences.append(f"Predicted over measured increase, median over the layers: {'; '.join(parts)}.")
+    for _, row in draws_table(records).iterrows():
+        sentences.append(
+            f"{row['task'].capitalize()}: two draws of the released score's noise agree with a Spearman of "
+            f"{row['Spearman between draws']:.2f}."
+        )
+    return sentences
+
+
+def pieces(records: Sequence[Record]) -> list:
+    """Sentences, agreement with the truth at every width, predicted against measured, the released draws."""
+    predicted, ranks = predicted_table(records), agreement(records)
+    predicted["width"] = pd.Categorical(
+        [f"{bits} bits" for bits in predicted["bits"]],
+        [f"{bits} bits" for bits in sorted(set(predicted["bits"]))],
+    )
+    shown = predicted[(predicted["predicted (nats)"] > 0) & (predicted["measured (nats)"] > 0)]
+    found: list = [says(verdict(records, ranks)), *agreement_tables(records, ranks)]
+    for task, part in shown.groupby("task", sort=False):
+        lost = (predicted["task"] == task) & (predicted["measured (nats)"] <= 0)
+        found.append(
+            figures.scatter(
+                part,
+                "predicted (nats)",
+                "measured (nats)",
+                "width",
+                panels="score",
+                log_x=True,
+                log_y=True,
+                diagonal="predicted = measured",
+                title=f"Predicted and measured cost of quantizing one layer, {task}",
+                caption=f"Each point is a layer at one width. {lost.sum()} of the {(predicted['task'] == task).sum()} "
+                "points are left out here and in the table's medians: their measured increase is not above 0.",
+                alt=f"Points on logarithmic axes, {task}: predicted against measured loss increase, one panel an order "
+                "of the expansion and one colour a width, with the line where both are equal.",
+            )
+        )
+    if len(shown):
+        wide = size_table(records).pivot(index=["task", "score"], columns="bits", values=RATIO).reset_index()
+        wide = wide.rename(columns={bits: f"{bits} bits" for bits in wide.columns if isinstance(bits, int)})
+        caption = "Are the sizes right? Predicted over measured increase, median over the layers"
+        found.append(figures.table(wide, caption))
+    draws = draws_table(records)
+    if len(draws):
+        found.append(figures.table(draws, "The released score: what another draw of its noise leaves of it"))
+    return found

@@ -1,0 +1,292 @@
+"""Pieces of HTML for the pages: tables, the run behind a number, what was not run, verdicts on claims.
+
+All text is escaped. Pieces bring their style and inherit their colours, so that a piece looks right in the book (light
+and dark), in JupyterLab and on Colab alike.
+"""
+
+import base64
+import gzip
+import json
+import math
+import numbers
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from html import escape
+
+import pandas as pd
+
+from lmcompress.errors import ParameterError
+from lmcompress.records import coverage as coverage_of
+
+LONG = 30  # a table of more rows scrolls in a window of its own
+HOLDS, PART, FAILS, NOT_RUN = "holds", "holds in part", "does not hold here", "not run here"
+VERDICTS = {HOLDS: "✓", PART: "◐", FAILS: "✗", NOT_RUN: "–"}
+ATTACHED = 40  # records that are attached to a page one by one: a few kilobytes each
+_STYLE = """<style>
+.lm-table { overflow: auto; max-width: 100%; font-size: .9em }
+.lm-long { max-height: 28rem }
+.lm-table table { border-collapse: collapse; width: auto; margin: .3rem 0 }
+.lm-table caption { text-align: left; caption-side: top }
+.lm-table caption span { display: inline-block; max-width: 85vw }
+.lm-table :is(td, th) { padding: .2rem .5rem; text-align: left; vertical-align: top;
+  border-bottom: 1px solid rgba(128, 128, 128, .35) }
+.lm-table th { vertical-align: bottom; line-height: 1.25 }
+.lm-table .n { text-align: right }
+.lm-table td.n { white-space: nowrap }
+.lm-run dt { float: left; clear: left; width: 6.2rem }
+.lm-run dd { margin: 0 0 .2rem 6.4rem; overflow-wrap: anywhere }
+</style>"""
+
+
+class Html(str):
+    """A string of HTML that a notebook shows as such."""
+
+    def _repr_html_(self) -> str:
+        return str(self)
+
+
+def number(value: object) -> str:
+    """How tables write a value: four significant digits, thousands set apart, a dash for the unknown."""
+    if value is None or value is pd.NA or (isinstance(value, numbers.Real) and math.isnan(value)):
+        return "–"
+    if isinstance(value, bool) or type(value).__name__ == "bool":  # also numpy's
+        return "yes" if value else "no"
+    if isinstance(value, numbers.Integral):
+        return f"{int(value):,}"
+    if isinstance(value, numbers.Real):
+        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:,.4g}"
+    return str(value)
+
+
+def table(frame: pd.DataFrame, caption: str) -> Html:
+    """A table that scrolls sideways on a phone. Column names are the heads; the index is not shown.
+
+    The ends of an interval, columns ``low`` and ``high`` (or ``NAME low`` and ``NAME high``) beside each other,
+    are shown as one column ``interval`` (``NAME interval``).
+    """
+    require_text("caption", caption)
+    frame = _with_intervals(frame.reset_index(drop=True))
+    columns = [frame.iloc[:, i] for i in range(frame.shape[1])]
+    marks = [" class=n" if all(map(_is_number, column)) else "" for column in columns]
+    heads = [(str(name), mark) for name, mark in zip(frame.columns, marks, strict=True)]
+    rows = [
+        [(_inline(number(value)), mark) for value, mark in zip(row, marks, strict=True)]
+        for row in frame.astype(object).itertuples(index=False)
+    ]
+    return _grid(heads, rows, caption, caption)
+
+
+def varied(frame: pd.DataFrame, caption: str) -> Html:
+    """:func:`table` of the columns that vary; what is the same in every row is said once, in the caption."""
+    frame = frame[[name for name in frame if not frame[name].isna().all()]]
+    same = [name for name in frame if len(frame) > 1 and frame[name].nunique(dropna=False) == 1]
+    said = ", ".join(f"{name} {number(frame[name].iloc[0])}" for name in same)
+    return table(
+        frame.drop(columns=same),
+        f"{caption.rstrip('.')}. The same in every row: {said}." if said else caption,
+    )
+
+
+class _Interval(str):
+    """From one number to another, set like a number."""
+
+
+def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
+    names, columns, at = [str(name) for name in frame.columns], {}, 0
+    while at < len(names):
+        name, values = names[at], frame.iloc[:, at]
+        if re.search(r"\blow$", name) and names[at + 1 : at + 2] == [name.removesuffix("low") + "high"]:
+            at += 1
+            ends = zip(map(number, values), map(number, frame.iloc[:, at]), strict=True)
+            values = [_Interval("–" if low == high == "–" else f"{low} to {high}") for low, high in ends]
+            name = name.removesuffix("low") + "interval"
+        columns[len(columns)] = pd.Series(values, dtype=object, name=name)
+        at += 1
+    return pd.concat(columns.values(), axis=1) if columns else frame
+
+
+def _is_number(value: object) -> bool:
+    return value is None or isinstance(value, (numbers.Real, _Interval))
+
+
+def _grid(
+    heads: list[tuple[str, str]], rows: list[list[tuple[str, str]]], label: str, caption: str = ""
+) -> Html:
+    """A table that scrolls: ``heads`` (texts) and ``rows`` (HTML), each with the attributes of its cells."""
+    top = "".join(f'<th scope="col"{mark}>{escape(name)}</th>' for name, mark in heads)
+    body = "".join(f"<tr>{''.join(f'<td{mark}>{cell}</td>' for cell, mark in row)}</tr>" for row in rows)
+    above = f"<caption><span>{_inline(caption)}</span></caption>" if caption else ""
+    kind = "lm-table lm-long" if len(rows) > LONG else "lm-table"
+    return Html(
+        f'{_STYLE}<div class="{kind}" tabindex="0" role="region" aria-label="{escape(label)}"><table>{above}'
+        f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def details(summary: str, content: str) -> Html:
+    """``content`` (HTML) folded away under a line of text."""
+    return Html(
+        f'<details class="lm-details"><summary style="cursor:pointer">{escape(summary)}</summary>'
+        f"{content}</details>"
+    )
+
+
+def provenance(records: Sequence) -> Html:
+    """The "[run]" block of the records behind a figure: computed by what, where, when, and how to redo it.
+
+    ``records``: of :class:`lmcompress.records.Record`. They are attached to the page: each as a JSON file, or
+    all of more than ``ATTACHED`` as one file of compressed JSON lines. Parameters that all share stand above.
+    Raises :class:`ParameterError` when there is none: a page without records says :func:`not_run`.
+    """
+    if not records:
+        raise ParameterError("records", records, "at least one record; use not_run for what was not computed")
+    plain = [asdict(record) for record in records]
+    runs = [record["provenance"] for record in plain]
+    shared = dict(plain[0]["parameters"].items())
+    for record in plain:
+        shared = {
+            k: v for k, v in shared.items() if k in record["parameters"] and record["parameters"][k] == v
+        }
+    facts = {
+        "commit": _distinct(run.get("commit") for run in runs),
+        "device": _distinct(run.get("device") for run in runs),
+        "versions": _distinct(_pairs(run.get("versions")) for run in runs),
+        "assets": _distinct(
+            f"{name} sha256 {digest[:12]}" for record in plain for name, digest in record["assets"].items()
+        ),
+        "parameters": [_pairs(shared)],
+        "again": _distinct(_command(record, len(plain)) for record in plain),
+    }
+    lines = "".join(
+        f"<dt>{name}</dt><dd>{'<br>'.join(map(_code, values))}</dd>"
+        for name, values in facts.items()
+        if any(values)
+    )
+    if many := len(plain) > ATTACHED:
+        content = "".join(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n" for record in plain)
+        packed = gzip.compress(content.encode(), mtime=0)
+        lines += "<dt>all records</dt><dd>" + _attached("records.jsonl.gz", "gzip", packed) + "</dd>"
+    heads = [("record", ""), ("parameters", ""), ("seconds", " class=n")]
+    rows = _grid(heads, [_record_row(record, shared, not many) for record in plain], "records of this run")
+    seconds = number(sum(float(run.get("seconds") or 0) for run in runs))
+    dates = sorted({str(run["date"])[:10] for run in runs if run.get("date")})
+    count = f"{number(len(plain))} record{'s' * (len(plain) > 1)}"
+    summary = f"[run] {count} · {', '.join(facts['device'][:2])} · {seconds} s · {_span(dates)}"
+    run = details(summary, f'<dl class="lm-run" style="margin:.4rem 0;font-size:.85em">{lines}</dl>{rows}')
+    older = Counter(record.kind for record in records if record.older)
+    counts = ", ".join(f"{count} of kind {escape(kind)}" for kind, count in older.items())
+    words = f"These records were computed with an older version of their kind: {counts}."
+    return Html((_note("Older version.", words) if older else "") + run)
+
+
+def coverage(notebook: str, profile: str = "full") -> Html:
+    """Which of a notebook's planned runs are published; empty when all are (or none: the page says that itself)."""
+    counts = coverage_of(notebook, profile)
+    done, planned = (sum(numbers) for numbers in zip(*counts.values(), strict=True))
+    if done in (0, planned):
+        return Html("")
+    missing = ", ".join(
+        f"{all_of_them - found} of {all_of_them} `{kind}`"
+        for kind, (found, all_of_them) in counts.items()
+        if found < all_of_them
+    )
+    return not_run(
+        f"{planned - done} of the {planned} runs planned here ({missing}). What follows rests on the others.",
+        f"a GPU, and `lmcompress compute {notebook} --profile {profile}`, which computes just these",
+    )
+
+
+def not_run(what: str, needs: str) -> Html:
+    """The honest unrun state: ``what`` was not computed here and ``needs`` what. Never an old number."""
+    require_text("what", what)
+    require_text("needs", needs)
+    return Html(_note("Not run here:", f"{_inline(what)}<br><strong>Needs:</strong> {_inline(needs)}"))
+
+
+def _note(head: str, content: str) -> str:
+    return (
+        '<div class="lm-not-run" role="note" style="border-left:.25rem solid #9a7b00;padding:.4rem .8rem;'
+        f'margin:1rem 0"><strong>{head}</strong> {content}</div>'
+    )
+
+
+def verdicts(
+    claims: Iterable[tuple[str, str, str]], caption: str = "Claims and what became of them here"
+) -> Html:
+    """Table of ``(claim, verdict, evidence)``, each verdict one of ``VERDICTS``.
+
+    ``[text](address)`` becomes a link and `` `code` `` code, as in all tables here.
+    """
+    rows = []
+    for claim, verdict, evidence in claims:
+        if verdict not in VERDICTS:
+            raise ParameterError("verdict", verdict, VERDICTS)
+        require_text("claim", claim)
+        require_text("evidence", evidence)
+        rows.append((claim, f"{VERDICTS[verdict]} {verdict}", evidence))
+    if not rows:
+        raise ParameterError("claims", rows, "at least one claim")
+    frame = pd.DataFrame(rows, columns=["Claim", "Verdict", "Evidence"])
+    return table(frame, caption)
+
+
+def verdict_on(good: Iterable[bool]) -> str:
+    """Of a claim on several cases, at least one: it holds in all of them, in part, or in none."""
+    cases = list(good)
+    return HOLDS if all(cases) else PART if any(cases) else FAILS
+
+
+def require_text(field: str, value: object) -> None:
+    """Refuse (:class:`ParameterError`) anything but a text with something in it."""
+    if not isinstance(value, str) or not value.strip():
+        raise ParameterError(field, value, "a text that says something")
+
+
+# Only to the web and within the book: names come from users, and an address such as javascript:... runs code.
+_LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+|[\w./#-]+)\)")
+
+
+def _inline(text: str) -> str:
+    linked = re.sub(_LINK, r'<a href="\2">\1</a>', escape(text))
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", linked)
+
+
+def _code(text: str) -> str:
+    return f'<code style="white-space:pre-wrap">{escape(text)}</code>'
+
+
+def _command(record: dict, count: int) -> str:
+    """The command that computes the record again; of several records one line stands for all."""
+    command = str(record["provenance"].get("command") or "")
+    return command if count == 1 else command.replace(record["key"][:12], "RECORD")
+
+
+def _attached(name: str, kind: str, content: bytes, words: str | None = None) -> str:
+    """A link that downloads ``content``, which the page itself holds."""
+    address = f"data:application/{kind};base64,{base64.b64encode(content).decode()}"
+    return f'<a download="{escape(name)}" href="{address}">{escape(words or name)}</a>'
+
+
+def _record_row(record: dict, shared: dict, attach: bool) -> list[tuple[str, str]]:
+    short = record["key"][:12]
+    name = escape(short)
+    if attach:
+        text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
+        name = _attached(f"{record['kind']}-{short}.json", "json", text.encode(), short)
+    own = {k: v for k, v in record["parameters"].items() if k not in shared}
+    seconds = number(record["provenance"].get("seconds"))
+    return [(f"{escape(record['kind'])}<br>{name}", ""), (escape(_pairs(own)), ""), (seconds, " class=n")]
+
+
+def _pairs(mapping: dict | None) -> str:
+    return ", ".join(f"{name} {value}" for name, value in (mapping or {}).items())
+
+
+def _distinct(values: Iterable[object]) -> list[str]:
+    return list(dict.fromkeys(str(value) for value in values if value))
+
+
+def _span(dates: list[str]) -> str:
+    return "date unknown" if not dates else dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"

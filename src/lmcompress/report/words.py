@@ -1,0 +1,66 @@
+"""How the pages put numbers into words."""
+
+import math
+import re
+from collections.abc import Callable, Sequence
+
+from lmcompress.records import Record
+from lmcompress.report.html import Html, escape, not_run, provenance
+
+
+def readable(task: str) -> str:
+    """How a task is called in figures."""
+    return {"language": "language modelling", "classification": "classification"}[task]
+
+
+def perplexity(loss: float | None) -> float | None:
+    """exp of a loss in nats; None stays None."""
+    return None if loss is None else math.exp(min(loss, 700.0))
+
+
+def mean(values: Sequence[float]) -> float:
+    """Arithmetic mean."""
+    return sum(values) / len(values)
+
+
+def by_depth(table: dict[str, float]) -> dict[str, float]:
+    """A table of layers in their order in the model: block 2 before block 10.
+
+    Records are written with sorted names, in which ``layers.10`` stands before ``layers.2``. Linears of one
+    block stay in alphabetical order.
+    """
+    return dict(sorted(table.items(), key=lambda item: [int(n) for n in re.findall(r"\d+", item[0])]))
+
+
+def started(text: str) -> str:
+    """As the beginning of a sentence; names inside keep their capitals."""
+    return text[0].upper() + text[1:]
+
+
+def estimate(value: float, low: float, high: float, to: str = " to ") -> str:
+    """A correlation with its interval, in a sentence or a cell; a dash for the unknown. ``to``: between the ends."""
+    return "–" if math.isnan(value) else f"{value:.2f} ({low:.2f}{to}{high:.2f})"
+
+
+def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
+    """Records of one kind of experiment."""
+    return [record for record in records if record.kind == kind]
+
+
+def says(sentences: Sequence[str]) -> Html:
+    """Sentences that were made of records, as paragraphs of the page."""
+    return Html("".join(f"<p><strong>{escape(sentence)}</strong></p>" for sentence in sentences))
+
+
+def page(
+    records: Sequence[Record],
+    make: Callable[[Sequence[Record]], list],
+    what: str,
+    needs: str = "one GPU for some minutes: `make full`, or the profile `full` of this notebook",
+) -> list:
+    """What a notebook shows of ``records``: the pieces that ``make`` returns and the run block; or ``what`` was
+    not run, and what that ``needs``.
+    """
+    if not records:
+        return [not_run(what, needs)]
+    return [*make(records), provenance(records)]

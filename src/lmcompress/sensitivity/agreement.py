@@ -1,0 +1,121 @@
+"""Scores of layers as values, and how well a score ranks the layers as the measured truth does. No torch."""
+
+import math
+import warnings
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.stats import ConstantInputWarning, kendalltau, spearmanr
+
+from lmcompress.errors import NumericError, ParameterError
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One number per layer, higher = more sensitive.
+
+    ``per_layer``: full module name of a Linear (``per="linear"``) or of a block (``per="block"``) -> score.
+    ``seconds``: wall time that the scores cost. ``detail``: JSON-able; a score that depends on the bit-width
+    keeps all of them in ``detail["per_width"][str(bits)]``, and ``per_layer`` is then the one of the first
+    width asked for. Raises :class:`NumericError` with the layer's name for a score that is not finite.
+    """
+
+    per_layer: dict[str, float]
+    seconds: float
+    detail: dict = field(default_factory=dict)
+
+    def __post_init__(self):
+        for table in (self.per_layer, *self.detail.get("per_width", {}).values()):
+            for name, value in table.items():
+                if not math.isfinite(value):
+                    raise NumericError(name, f"sensitivity is {value}")
+
+    def at(self, bits: int) -> dict[str, float]:
+        """The scores at one bit-width; one that does not depend on the width is the same at all of them."""
+        table = self.detail.get("per_width")
+        if table is None:
+            return self.per_layer
+        if str(bits) not in table:
+            raise ParameterError("bits", bits, table)
+        return table[str(bits)]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """A rank correlation and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well a score ranks the layers. ``layers``: how many.
+
+    ``reliability``: Spearman correlation of the truth on one half of the windows with the truth on the other
+    (mean over splits): where it is low, the truth itself is noise and no score can rank well. None with fewer
+    than two windows.
+    """
+
+    spearman: Correlation
+    kendall: Correlation
+    reliability: float | None
+    layers: int
+
+
+def rank_agreement(
+    scores: Scores, truth: Scores, bits: int, *, draws: int = 1000, seed: int = 0
+) -> Agreement:
+    """Spearman's rho and Kendall's tau-b between ``scores`` and the measured loss increase at one bit-width.
+
+    Intervals: each of ``draws`` bootstrap samples redraws layers and windows both, so that they cover the
+    choice of layers and the noise of the truth. A draw in which one side is constant has no rank correlation
+    and is left out. Raises :class:`ParameterError` unless both cover the same three or more layers and
+    neither is constant.
+    """
+    if draws < 1:
+        raise ParameterError("draws", draws, "an integer of at least 1")
+    predicted, layers = scores.at(bits), list(truth.at(bits))
+    if set(predicted) != set(layers) or len(layers) < 3:
+        raise ParameterError(
+            "scores",
+            f"{len(predicted)} layers",
+            f"scores of the {len(layers)} layers of the truth (3 at least)",
+        )
+    x = np.array([predicted[layer] for layer in layers])
+    tried = np.array([truth.detail["losses"][layer][str(bits)] for layer in layers])
+    increase = tried - np.array(truth.detail["base"])  # [layers, windows]
+    for name, side in (("scores", x), ("truth", increase.mean(1))):
+        if np.ptp(side) == 0:
+            raise ParameterError(
+                name, float(side[0]), "at least two different values: constants have no ranks"
+            )
+    source = np.random.default_rng(seed)
+    samples = []
+    for _ in range(draws):
+        rows = source.integers(len(layers), size=len(layers))
+        windows = source.integers(increase.shape[1], size=increase.shape[1])
+        samples.append(_correlations(x[rows], increase[rows][:, windows].mean(1)))
+    value = _correlations(x, increase.mean(1))
+    low, high = np.nanpercentile(np.array(samples), [2.5, 97.5], axis=0)
+    spearman, kendall = (Correlation(float(value[i]), float(low[i]), float(high[i])) for i in range(2))
+    return Agreement(spearman, kendall, _reliability(increase, source), len(layers))
+
+
+def _correlations(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConstantInputWarning)  # gives NaN, which the percentiles leave out
+        return float(spearmanr(x, y).statistic), float(kendalltau(x, y).statistic)
+
+
+def _reliability(increase: np.ndarray, source: np.random.Generator, splits: int = 20) -> float | None:
+    count = increase.shape[1]
+    if count < 2:
+        return None
+    values = []
+    for _ in range(splits):
+        order = source.permutation(count)
+        halves = increase[:, order[: count // 2]].mean(1), increase[:, order[count // 2 :]].mean(1)
+        values.append(_correlations(*halves)[0])
+    return float(np.nanmean(values)) if not np.isnan(values).all() else None

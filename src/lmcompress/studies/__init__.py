@@ -1,3 +1,0 @@
-"""What each notebook runs: ``Study`` holds its parameters, experiments are its single runs (see
-``records.py``).
-"""

@@ -1,0 +1,63 @@
+"""A tiny language model, classifier and texts for the studies' tests, and a folder of their own for the
+records.
+"""
+
+import pytest
+from tiny_assets import tiny_classes, tiny_corpus, tiny_model_folder
+
+from lmcompress import files, records
+from lmcompress.experiments import pruned
+
+
+@pytest.fixture(scope="module")
+def tiny_place(tmp_path_factory):
+    """Records and fine-tuned models of this test file go to an empty folder; nothing is remembered from
+    another.
+    """
+    place = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(records, "project_root", lambda: place)
+        patch.setattr(files, "project_root", lambda: place)
+        for cached in (
+            pruned._language,
+            pruned._classifier,
+            pruned._windows,
+            pruned._pruned,
+            pruned._reference,
+        ):
+            cached.cache_clear()
+        yield place
+
+
+@pytest.fixture(scope="module")
+def language(tiny_place):
+    """Parameters of a PERP study on a tiny Llama."""
+    corpus = tiny_corpus(tiny_place / "corpus", 600)
+    return {
+        "model": tiny_model_folder(tiny_place / "llama"),
+        "corpus": corpus,
+        "tests": [corpus],
+        "dtype": "fp32",
+        "length": 32,
+        "batch": 4,
+        "steps": 12,
+        "calibration": 8,
+        "retraining": 48,
+        "validation": 8,
+        "test": 12,
+    }
+
+
+@pytest.fixture(scope="module")
+def classification(tiny_place):
+    """Parameters of the classifier's part, on a tiny BERT."""
+    return {
+        "classifier": tiny_model_folder(tiny_place / "bert", "bert"),
+        "texts": tiny_classes(tiny_place / "classes", 800),
+        "text_length": 16,
+        "text_batch": 8,
+        "fine_tune_steps": 20,
+        "text_retraining": 60,
+        "text_test": 60,
+        "classifier_steps": 8,
+    }

@@ -1,0 +1,93 @@
+"""Frontiers on tiny models: budgets hold, the solver spends them, clusters and bands are where they should
+be.
+"""
+
+import pytest
+from cptquant_tiny import tiny  # noqa: F401
+
+from lmcompress.experiments import allocated
+from lmcompress.pages import bit_allocation
+from lmcompress.records import obtain
+from lmcompress.report import frontier, words
+
+
+@pytest.fixture(scope="module")
+def records(tiny):  # noqa: F811
+    chosen = bit_allocation.Study(
+        **tiny,
+        group=8,
+        averages=[6.0, 7.0],
+        widths=[2, 4, 8],
+        as_uniform=[4],
+        draws=5,
+        language_scores=[allocated.MEASURED, "TDMPQ, Fisher", "CMPQ"],
+        classifier_scores=[allocated.MEASURED, "TDMPQ, Fisher", "CMPQ"],
+        clustered=["CMPQ"],
+        gptq_language=True,
+        gptq_widths=[4],
+        language_widths=[2, 4, 8],
+        test=24,
+        test_windows=4,
+    )
+    return obtain(chosen.experiments(), progress=False)
+
+
+def uniform_bytes(records, task, width):
+    record = next(
+        one
+        for one in records
+        if one.kind == "uniform_format" and one.parameters["task"] == task and one.parameters["group"] == 8
+    )
+    return record.result["points"][record.parameters["widths"].index(width)]["bytes"]
+
+
+def test_budgets_hold_and_predictions_fall_with_more_bits(records):
+    frontiers = [record for record in records if record.kind == "frontier"]
+    assert len(frontiers) == 2 * 4
+    for record in frontiers:
+        if record.parameters["method"] == "gptq":
+            (point,) = record.result["points"]
+            assert point["bytes"] <= uniform_bytes(records, record.parameters["task"], 4)
+            continue
+        small, large, as_uniform = record.result["points"]
+        assert small["bits"] <= 6
+        assert large["bits"] <= 7
+        assert large["predicted"] <= small["predicted"]
+        assert 0 <= small["gap"] <= 1e-4
+        assert as_uniform["bytes"] <= uniform_bytes(records, record.parameters["task"], 4)
+        assert small["model_bytes"] > small["bytes"]
+
+
+def test_weights_are_put_back(records):
+    """The dense model measured in every experiment is the same."""
+    for task in ("language", "classification"):
+        dense = {
+            record.result["dense"]["loss"]
+            for record in records
+            if record.parameters["task"] == task and "dense" in record.result
+        }
+        assert len(dense) == 1
+
+
+def test_random_band_and_clusters(records):
+    bands = [record for record in records if record.kind == "random_band"]
+    assert [len(record.result["points"]) for record in bands] == [5, 5]
+    clusters = [record for record in records if record.kind == "clustered"]
+    assert {record.parameters["clusters"] for record in clusters} == {
+        "k_means",
+        "k_harmonic_means",
+        "as_released",
+    }
+    released = next(record for record in clusters if record.parameters["clusters"] == "as_released")
+    assert len(released.result["points"]) == 4
+
+
+def test_pages_tables_and_verdict(records):
+    points = frontier.points_table(records)
+    assert {"task", "how", "MB", "bits", "loss"} <= set(points.columns)
+    assert frontier.RANDOM in set(points["how"])
+    sentences = frontier.verdict(records)
+    assert len(sentences) == 2
+    assert "bits" in sentences[0]
+    assert len(words.page(records, bit_allocation.pieces, "the runs")) >= 6
+    assert "Not run here" in words.page([], bit_allocation.pieces, "the runs")[0]
