@@ -127,7 +127,7 @@ def test_jobs_hold_missing_runs_that_share_what_a_process_holds():
 def test_an_estimate_is_the_median_of_the_closest_earlier_runs():
     def record(seconds, **parameters):
         about = {"seconds": seconds, "peak_mb": 10 * seconds, "device": "CPU"}
-        return records.Record("k", "doubling", "m:D", parameters, {}, {}, {}, about)
+        return records.Record("k", "doubling", 1, parameters, {}, {}, about)
 
     earlier = [record(1, value=1, log="y"), record(3, value=1, log="y"), record(100, value=2, log="z")]
     found = estimate(experiments.Doubling(value=1, log="x"), earlier)

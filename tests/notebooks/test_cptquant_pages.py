@@ -9,6 +9,7 @@ import pytest
 from page_cells import check_parameters, shown_by
 
 from lmcompress import records
+from lmcompress.pages import cptquant_claims
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT / "tests" / "pages"))
@@ -51,8 +52,8 @@ def test_every_cell_runs_on_tiny_models(name, tiny, monkeypatch):  # noqa: F811
     def few(_profile: str, notebook: str) -> dict:
         return {**tiny, **CHANGES[notebook], "language": ""}  # the studies' own tests have both models
 
-    monkeypatch.setattr(records, "profile", few)
-    monkeypatch.setattr(records, "profile", few)
+    for module in (records, cptquant_claims):
+        monkeypatch.setattr(module, "profile", few)
     pages = shown_by(name, few("quick", name), monkeypatch.setattr)
     assert any("Not run here" in page for page in pages)  # nothing is published in this folder
     assert sum("<table" in page for page in pages) >= 2
