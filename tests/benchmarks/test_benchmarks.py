@@ -141,3 +141,15 @@ def test_what_is_missing_is_said_and_left_out(tmp_path, capsys):
     told = capsys.readouterr().out
     assert told.count("not run, needs") == 6  # each said twice
     assert not (tmp_path / "records").exists()
+
+
+def test_a_folder_is_compressed_and_loaded(tmp_path):
+    import compress_folder
+
+    compress_folder.main(
+        ["--tiny", "--device", "cpu", "--out", str(tmp_path), "--recipes", "4 bits, groups of 128"]
+    )
+    (row,) = record(tmp_path, "compress_folder")["rows"]
+    assert row["loads"]
+    assert row["bytes"] < row["dense_bytes"]
+    assert row["peak_bytes"] > 0
