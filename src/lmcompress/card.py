@@ -5,6 +5,7 @@ import yaml
 from lmcompress import __version__
 from lmcompress.assets import Asset
 from lmcompress.recipe import Recipe
+from lmcompress.records import Record
 
 
 def text(name: str, asset: Asset, recipe: Recipe, results: dict[str, dict]) -> str:
@@ -31,6 +32,51 @@ def text(name: str, asset: Asset, recipe: Recipe, results: dict[str, dict]) -> s
     if notes := _notes(recipe, results):
         parts.append("## How it went\n\n" + "\n".join(f"* {line}" for line in notes))
     return "\n\n".join(parts) + "\n"
+
+
+def of_record(record: Record, point: int | None, packed: bool, read_back: bool) -> str:
+    """The card of a record's model as Markdown.
+
+    Parameters
+    ----------
+    record: what was run, and what came out.
+    point: which of its points, where it has several.
+    packed: whether the weights are stored in the compressed-tensors format.
+    read_back: whether they are stored as they read after quantization, in 16 or 32 bits.
+    """
+    result = record.result if point is None else {**record.result, **record.result["points"][point]}
+    plain = {key: value for key, value in result.items() if isinstance(value, int | float | str | bool)}
+    where = {key: record.provenance[key] for key in ("date", "device", "commit")}
+    parts = [
+        "---\nlibrary_name: transformers\ntags: [compressed, lmcompress]\n---",
+        f"# {record.kind.replace('_', ' ')} {record.key[:12]}",
+        f"Made again by lmcompress {__version__} from the parameters of the record `{record.key[:12]}`; the numbers "
+        "are those of the record.",
+        _yaml("Parameters", record.parameters | ({} if point is None else {"point": point})),
+        _yaml(
+            "Result", plain | ({"tests": _levels(record.result["tests"])} if "tests" in record.result else {})
+        ),
+        _yaml("Recorded", where),
+    ]
+    if packed:
+        parts.append("Quantized weights are stored in the compressed-tensors format.")
+    if read_back:
+        parts.append(
+            "Quantized weights are stored as they read, unpacked: compressed-tensors cannot hold all of their formats. "
+            "The files are no smaller for it."
+        )
+    return "\n\n".join(parts) + "\n"
+
+
+def _yaml(title: str, values: dict) -> str:
+    return f"## {title}\n\n```yaml\n{yaml.safe_dump(values, sort_keys=False).strip()}\n```"
+
+
+def _levels(tests: dict[str, dict]) -> dict[str, dict]:
+    return {
+        corpus: {key: value for key, value in found.items() if isinstance(value, int | float)}
+        for corpus, found in tests.items()
+    }
 
 
 def _short(name: str) -> str:

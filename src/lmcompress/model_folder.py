@@ -10,12 +10,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from accelerate import init_empty_weights
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmcompress.blockfiles import BlockFiles
+from lmcompress.errors import ParameterError
 from lmcompress.files import atomic_path, write_json
 from lmcompress.loading import INDEX
 from lmcompress.models import blocks, linears
@@ -119,9 +121,18 @@ def save(
     quantized: Linears of the blocks, as :func:`~lmcompress.quantize.model.quantize_model` reports them.
     card: text of README.md.
 
-    Raises :class:`~lmcompress.errors.ParameterError` for a format that compressed-tensors cannot hold, and
+    Raises :class:`~lmcompress.errors.ParameterError` for a folder that is there, a format that compressed-tensors
+    cannot hold, and parameters that no config describes (a bias that was added), and
     :class:`~lmcompress.errors.NumericError` for masks that the weights break.
     """
+    if Path(folder).exists():
+        raise ParameterError("OUT", str(folder), "a folder that does not exist yet")
+    with init_empty_weights():
+        described = type(model)(model.config).state_dict().keys()
+    if added := sorted(model.state_dict().keys() - described):
+        raise ParameterError(
+            "model", added[0], "parameters that the model's config describes: this one would be lost"
+        )
     mask.check(model, masks or {})
     formats = {name: value.format for name, value in (quantized or {}).items()}
     for name, value in (quantized or {}).items():

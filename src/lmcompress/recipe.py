@@ -9,14 +9,14 @@ from pydantic import AfterValidator, Field, model_validator
 
 from lmcompress.errors import ParameterError
 from lmcompress.parameters import CorpusName, Parameters, PatternText
+from lmcompress.quantize.formats import parse as parse_format
+from lmcompress.retrain.names import parse as parse_subset
 
 STEPS = ("prune", "reconstruct", "retrain", "quantize")
 
 
 def _subset(text: str) -> str:
-    from lmcompress.retrain.subsets import parse
-
-    subset = parse(text)
+    subset = parse_subset(text)
     for name in ("new-biases", "lora", "head-lora", "nothing"):
         if name in subset.names:
             raise ParameterError("subset", text, "one whose result the model's own config describes, merged")
@@ -24,9 +24,7 @@ def _subset(text: str) -> str:
 
 
 def _format(text: str | int) -> str:
-    from lmcompress.quantize.formats import parse
-
-    return str(parse(text))
+    return str(parse_format(text))
 
 
 SubsetText = Annotated[str, AfterValidator(_subset)]

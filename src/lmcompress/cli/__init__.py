@@ -28,7 +28,15 @@ def app() -> None:
 
 
 # One line a command or group of commands; each has a module of its own here.
-for command in (run.run, compute.compute, compress.compress, sweep.sweep, records.records, assets.assets):
+for command in (
+    run.run,
+    compute.compute,
+    compress.compress,
+    compress.export,
+    sweep.sweep,
+    records.records,
+    assets.assets,
+):
     app.add_command(command)
 
 

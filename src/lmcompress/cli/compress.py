@@ -1,4 +1,4 @@
-"""``lmcompress compress``: from a model folder to a model folder."""
+"""``lmcompress compress`` and ``lmcompress export``: model folders that transformers loads."""
 
 from pathlib import Path
 
@@ -46,3 +46,16 @@ def compress(model: str, out: Path, file: Path | None, parameter, device, check:
     done = work.compress(model, out, recipe, device=device)
     print(done.card)
     print(done.folder)
+
+
+@click.command()
+@click.argument("key")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--point", type=click.IntRange(0), help="Which of the record's points, from 0, where it has several."
+)
+def export(key: str, out: Path, point: int | None) -> None:
+    """Make the model of a record again and write it to a folder OUT that transformers loads."""
+    from lmcompress.export import export as write
+
+    print(write(key, out, point))

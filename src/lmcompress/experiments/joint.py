@@ -57,12 +57,12 @@ class Joint(OnModel):
             subject.texts("calibration", self.windows, self.seed),
             subject.texts("test", self.test),
         )
-        kept = self._masks(model, calibration)
+        kept = self.masks(model, calibration)
         fisher = taylor.gradient_moments(model, calibration).square
         made = {
             (name, choice): self._compressed(linear.weight.detach(), kept[name, pattern], bits)
             for name, linear in linears.items()
-            for choice, pattern, bits in self._choices()
+            for choice, pattern, bits in self.choices()
         }
         problem = self._problem(linears, kept, fisher, made)
         numbers = sum(linear.weight.numel() for linear in linears.values())
@@ -91,12 +91,13 @@ class Joint(OnModel):
         others = 2 * sum(value.numel() for value in quantize_model.rest(model, list(linears)).values())
         return {"points": points, "dense": outcome(dense, dense), "rest_bytes": others, "numbers": numbers}
 
-    def _choices(self) -> list[tuple[str, str, int]]:
+    def choices(self) -> list[tuple[str, str, int]]:
+        """Name, pattern and width of every pair."""
         return [
             (f"{pattern} at {bits} bits", pattern, bits) for pattern in self.patterns for bits in self.widths
         ]
 
-    def _masks(self, model: nn.Module, calibration) -> dict[tuple[str, str], torch.Tensor | None]:
+    def masks(self, model: nn.Module, calibration) -> dict[tuple[str, str], torch.Tensor | None]:
         """Bool masks by Linear and pattern; None for the pattern that drops nothing."""
         norms = pruning.input_norms(model, calibration) if self.criterion == "wanda" else {}
         found: dict[tuple[str, str], torch.Tensor | None] = {}
@@ -120,7 +121,7 @@ class Joint(OnModel):
         loss: dict[str, dict[str, float]] = {}
         for name, linear in linears.items():
             cost[name], loss[name] = {}, {}
-            for choice, pattern, bits in self._choices():
+            for choice, pattern, bits in self.choices():
                 mask, format = kept[name, pattern], Bits(bits, self.group, self.symmetric)
                 count = None if mask is None else int(mask.sum())
                 cost[name][choice] = stored_bytes(tuple(linear.weight.shape), format, count)
@@ -130,7 +131,7 @@ class Joint(OnModel):
 
     def _sparsity(self, choice: dict[str, str], linears: dict[str, nn.Linear], kept: dict) -> float:
         """Share of the Linears' weights that the chosen patterns drop."""
-        pattern_of = {name: pattern for name, pattern, _ in self._choices()}
+        pattern_of = {name: pattern for name, pattern, _ in self.choices()}
         masks = [
             (kept[name, pattern_of[choice[name]]], linear.weight.numel()) for name, linear in linears.items()
         ]

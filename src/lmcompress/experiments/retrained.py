@@ -103,7 +103,7 @@ class Retrain(Evaluated):
 
     def run(self) -> dict:
         lr, windows = self.rate(), self.texts("retraining", self.retraining)
-        model, masks, reports = self._trained(lr, windows)
+        model, masks, reports = self.trained(lr, windows)
         mask.check(model, masks)
         about = subsets.count(self.dense()[0], self.subset)
         return {
@@ -119,7 +119,8 @@ class Retrain(Evaluated):
             "tests": self.evaluate(model),
         }
 
-    def _trained(self, lr: float, windows) -> tuple[nn.Module, mask.Masks, list[train.TrainReport]]:
+    def trained(self, lr: float, windows) -> tuple[nn.Module, mask.Masks, list[train.TrainReport]]:
+        """A fresh model, pruned, retrained on ``windows`` and merged; its masks; a report of each round."""
         options = {
             "lr": lr,
             "steps": self.steps,
@@ -166,7 +167,7 @@ class ZeroShot(Retrain):
 
     def run(self) -> dict:
         lr, windows = self.rate(), self.texts("retraining", self.retraining)
-        model, masks, _ = self._trained(lr, windows)
+        model, masks, _ = self.trained(lr, windows)
         folders = {task: resolve(name, "data").path if name else None for task, name in self.tasks.items()}
         found = zeroshot.evaluate(
             model, self.dense()[1], folders, limit=self.questions, batch_size=self.batch
