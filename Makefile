@@ -49,8 +49,11 @@ format: $(READY)
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-# The twins of notebooks/*.md that Jupyter, papermill and Colab open; they carry no outputs.
-notebooks: $(NOTEBOOKS:.md=.ipynb)
+# The parameters cells, from the Studies, and the twins of notebooks/*.md that Jupyter, papermill and Colab open; these carry
+# no outputs.
+notebooks: $(READY)
+	@$(BIN)/python workflow/scripts/cells.py $(NOTEBOOKS)
+	@$(MAKE) --no-print-directory $(NOTEBOOKS:.md=.ipynb)
 notebooks/%.ipynb: notebooks/%.md | $(READY)
 	@# --update keeps the identifiers of the cells that stayed, and with them the diff small.
 	$(BIN)/jupytext --quiet --to ipynb --update --output $@ $<

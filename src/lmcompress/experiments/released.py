@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lmcompress.experiments.scored import calibration
 from lmcompress.experiments.subjects import SIZE, OnModel, measure, outcome
 from lmcompress.lazily import lazy
 
@@ -61,12 +62,11 @@ class CmpqChecks(OnModel):
 
     def run(self) -> dict:
         subject = self.subject()
-        batches = subject.texts("calibration", self.windows, self.seed)
+        batches = calibration(subject, self.windows, self.seed, enough=True)
         options = {
             "held_out": self.held_out,
             "null_draws": self.null_draws,
             "seed": self.seed,
-            "tokens": 4096,
         }
         found = cca.cmpq(subject.model, batches, **options)
         null = [values["null_mean"] for values in found.detail["null"].values()]

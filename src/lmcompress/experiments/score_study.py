@@ -26,7 +26,7 @@ class SubjectStudy(Study):
     classifier: ModelName | Literal[""] = "minilm-l6"
     texts: CorpusName = "bbc-news"
     text_length: int = 64
-    text_count: int = 128
+    text_count: int = 32
     fine_tune_steps: int = 60
 
     def subjects(self) -> list[tuple[dict, int]]:

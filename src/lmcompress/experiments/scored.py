@@ -6,17 +6,19 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from lmcompress.errors import ParameterError
-from lmcompress.experiments.subjects import Batches, OnModel
+from lmcompress.experiments.subjects import Batches, OnModel, Subject
 from lmcompress.lazily import lazy
 from lmcompress.records import Record
 from lmcompress.sensitivity.agreement import Scores
 
 model_losses = lazy("lmcompress.sensitivity.losses")
+cca = lazy("lmcompress.sensitivity.cca")
 measured = lazy("lmcompress.sensitivity.measured")
 models = lazy("lmcompress.models")
 nn = lazy("torch.nn")
@@ -140,7 +142,9 @@ class Score(OnModel):
     def run(self) -> dict:
         check_score(self.score)
         subject = self.subject()
-        batches = subject.texts("calibration", self.windows, self.seed)
+        batches = calibration(
+            subject, self.windows, self.seed, enough=SCORES[self.score].function == "cca.cmpq"
+        )
         found = SCORES[self.score](
             subject.model,
             batches,
@@ -155,6 +159,21 @@ class Score(OnModel):
             if key in found.detail
         }
         return {"per_layer": found.per_layer, "seconds": found.seconds, **kept}
+
+
+def calibration(subject: Subject, windows: int, seed: int, enough: bool) -> Batches:
+    """Calibration batches of ``windows`` windows or texts; with ``enough``, of as many more as CMPQ wants for the
+    width of the model (or all that there are: CMPQ itself refuses too few).
+    """
+    batches = subject.texts("calibration", windows, seed)
+    needed = cca.samples_for(subject.model.config.hidden_size)
+    while enough and (seen := cca.samples_in(batches)) < needed:
+        windows = math.ceil(windows * needed / seen) + 1
+        try:
+            batches = subject.texts("calibration", windows, seed)
+        except ParameterError:  # the split has no more
+            return batches
+    return batches
 
 
 def check_score(name: str) -> None:

@@ -31,7 +31,7 @@ class Study(ScoreStudy):
     classifier_per: Per = "block"
     measures: tuple[str, ...] = MEASURES
     language_measures: tuple[str, ...] = ("CMPQ", "CMPQ, CKA")
-    counts: tuple[int, ...] = (64, 500, 1000)
+    counts: tuple[int, ...] = (64, 800)
     padding: int = 32
     held_out: int = 8
     null_draws: int = 3
