@@ -295,6 +295,7 @@ def test_each_window_begins_with_the_bos_that_the_tokenizer_sets(corpus, split):
     assert torch.equal(each[:, 1:], plain)
     first = data.windows(corpus, WithBos(), "test", 16, bos="text").flatten().tolist()
     assert first[0] == 1
+    assert 1 not in data.windows(corpus, WithBos(), "test", 16, bos="none")
     assert 1 not in first[1:]
     assert first[1:100] == data.windows(corpus, tiny_tokenizer(), "test", 16).flatten().tolist()[:99]
 

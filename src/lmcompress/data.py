@@ -57,7 +57,7 @@ def windows(
     length: int,
     count: int | None = None,
     seed: int = 0,
-    bos: Literal["window", "text"] = "window",
+    bos: Literal["window", "text", "none"] = "window",
 ) -> Tensor:
     """Token windows [N, length] (int64), N = ``count`` or all.
 
@@ -65,7 +65,7 @@ def windows(
     compare. ``calibration`` and ``retraining``: documents in an order drawn from ``seed``, as many as are needed.
 
     ``bos``: where the tokenizer puts a beginning-of-sequence token before a text (Gemma, Llama and OPT do, SmolLM2
-    and Qwen do not), each window begins with one, or with ``text`` only the first, as in the GPTQ and SparseGPT codes.
+    and Qwen do not), each window begins with one; with ``text`` only the first, as in the GPTQ and SparseGPT codes.
     Raises :class:`ParameterError` when there are not so many, and as :func:`documents` does.
     """
     if isinstance(length, bool) or not isinstance(length, int) or length < 2:
@@ -77,7 +77,7 @@ def windows(
     if not fixed:
         order = torch.randperm(len(texts), generator=torch.Generator().manual_seed(seed)).tolist()
         texts = tuple(texts[index] for index in order)
-    first = _begin(tokenizer)
+    first = [] if bos == "none" else begin(tokenizer)
     each = first if bos == "window" else []
     room = length - len(each)
     enough = len(texts) if fixed or count is None else _documents_for(texts, tokenizer, count * length)
@@ -96,7 +96,7 @@ def windows(
     return packed[torch.arange(count) * there // count]
 
 
-def _begin(tokenizer) -> list[int]:
+def begin(tokenizer) -> list[int]:
     """``[BOS]`` where the tokenizer puts one before a text of its own accord, else nothing."""
     return [token for token in tokenizer("")["input_ids"][:1] if token == tokenizer.bos_token_id]
 

@@ -3,7 +3,8 @@ import math
 import pandas as pd
 import pytest
 import torch
-from tiny_assets import tiny_corpus, tiny_model_folder
+from tiny_assets import tiny_corpus, tiny_model_folder, tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from lmcompress import data, models
 from lmcompress.errors import ParameterError
@@ -51,6 +52,24 @@ def test_every_length_reads_the_same_text(found):
 
 def test_bos_is_before_every_window(found):
     assert "each begins with token" in dense_baseline.baseline(found, 16, bos=True).result["convention"]
+
+
+def test_our_convention_begins_every_window_with_the_bos_that_the_tokenizer_sets(given, tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="[BOS] $A", special_tokens=[("[BOS]", 1)]
+    )
+    models.load(given["model"])[0].save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    about = {name: given[name] for name in ("data", "dtype", "span", "spans", "length")}
+    runs = {
+        convention: dense.DensePerplexity(model=str(tmp_path), convention=convention, **about).run()
+        for convention in ("ours", "GPTQ")
+    }
+    assert "each begins with token 1" in runs["ours"]["convention"]
+    assert runs["ours"]["perplexity"] != pytest.approx(runs["GPTQ"]["perplexity"], rel=1e-4)
+    plain = dense.DensePerplexity(model=given["model"], bos=True, **about).run()
+    assert runs["ours"]["nll"] == plain["nll"], "the same as asked for of a tokenizer that sets none"
 
 
 def test_the_page_says_what_the_records_say(given, found):

@@ -20,7 +20,7 @@ class DensePerplexity(Experiment):
     """Perplexity on ``spans`` pieces (None: all) of ``span`` tokens of the test split, cut into windows of ``length``.
 
     Runs with the same spans read the same text, so that lengths compare. ``bos`` puts the tokenizer's first token
-    before every window, whose last token makes room for it.
+    before every window, whose last token makes room for it; in our convention a tokenizer that sets one does so anyway.
     """
 
     model: str
@@ -37,8 +37,11 @@ class DensePerplexity(Experiment):
 
     def run(self) -> dict:
         model, tokenizer = models.load(self.model, self.dtype)
-        windows = data.windows(self.data, tokenizer, "test", self.span, self.spans).view(-1, self.length)
-        if self.bos:
+        ours = self.convention == "ours"
+        bos = "none" if ours else "text"
+        windows = data.windows(self.data, tokenizer, "test", self.span, self.spans, bos=bos)
+        windows = windows.view(-1, self.length)
+        if self.bos or (ours and data.begin(tokenizer)):
             first = tokenizer.bos_token_id
             if first is None:
                 raise ParameterError(
