@@ -27,6 +27,7 @@ from lmcompress.errors import ParameterError
 from lmcompress.evaluate import perplexity
 from lmcompress.files import write_json
 from lmcompress.gguf_weights import safetensors_folder
+from lmcompress.lazily import callable_module
 from lmcompress.loading import open_tokenizer
 from lmcompress.models import DTYPES, block_linears, default_device
 from lmcompress.prune import mask
@@ -42,6 +43,7 @@ from lmcompress.retrain.train import train
 from lmcompress.shards import LayerWeights, Shards, bring_whole, open_streamed
 from lmcompress.stream import answered
 
+callable_module(__name__)
 SPLITS = ("validation", "test")
 
 

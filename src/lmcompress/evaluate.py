@@ -17,6 +17,9 @@ from tqdm.auto import tqdm
 from lmcompress import models
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.intervals import bootstrap
+from lmcompress.lazily import callable_module
+
+callable_module(__name__)
 
 ROWS = {
     "cpu": 64,

@@ -134,9 +134,11 @@ def test_refuses_what_cannot_be_stored(value, format):
 
 def test_quantizer_is_quantize_and_dequantize():
     weight = random(4, 20)
-    assert torch.equal(quantizer(8, False)(weight, 3), dequantize(quantize(weight, Bits(3, 8, False))))
+    assert torch.equal(
+        quantizer(Bits(8, 8, False))(weight, 3), dequantize(quantize(weight, Bits(3, 8, False)))
+    )
     with pytest.raises(ParameterError):
-        quantizer(0)
+        quantizer(Bits(8, 0))
     with pytest.raises(ParameterError):
         quantizer()(weight, 7)
     with pytest.raises(ParameterError):

@@ -11,3 +11,7 @@ Bytes come from ``quantize.formats.stored_bytes``, scales and masks counted; a c
 of a sparsity pattern and a format. Every score goes through the same solver, so that what differs between
 two allocations is the score alone.
 """
+
+from lmcompress.lazily import callable_module
+
+callable_module(__name__)

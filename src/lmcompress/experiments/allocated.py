@@ -67,7 +67,7 @@ class Frontier(Scored):
 
     def run(self) -> dict:
         scores, subject = self.scores(), self.subject()
-        palette = Palette(subject.model, self.per, self.group, self.symmetric)
+        palette = Palette(subject.model, self.per, self.like)
         problem = problem_of(palette, subject, scores, self)
         solve = {"exact": exact, "greedy": greedy}[self.solver]
         budgets = _budgets(palette, self.averages, self.as_uniform)
@@ -96,7 +96,7 @@ class RandomBand(OnModel):
 
     def run(self) -> dict:
         subject = self.subject()
-        palette = Palette(subject.model, self.per, self.group, self.symmetric)
+        palette = Palette(subject.model, self.per, self.like)
         nothing = {layer: dict.fromkeys(map(str, self.widths), 0.0) for layer in palette.layers}
         problem = Problem(_costs(palette, self.widths), nothing)
         drawn = [
@@ -121,7 +121,7 @@ class Clustered(Scored):
 
     def run(self) -> dict:
         scores, subject = self.scores().per_layer, self.subject()
-        palette = Palette(subject.model, self.per, self.group, self.symmetric)
+        palette = Palette(subject.model, self.per, self.like)
         if self.clusters == "as_released":
             found = [as_released(scores, self.cluster_widths, seed) for seed in self.cluster_seeds]
         else:
@@ -143,7 +143,7 @@ class UniformFormat(OnModel):
 
     def run(self) -> dict:
         subject = self.subject()
-        palette = Palette(subject.model, self.per, self.group, self.symmetric)
+        palette = Palette(subject.model, self.per, self.like)
         choices = [dict.fromkeys(palette.layers, width) for width in self.widths]
         return _tried(subject, self, choices, palette)
 
@@ -160,9 +160,7 @@ class OriginGrid(OnModel):
     def run(self) -> dict:
         subject, rows = self.subject(), {}
         for format in (Bits(4, 32, False), Bits(4, 128, False)):
-            errors = predict.relative_errors(
-                subject.model, rtn.quantizer(format.group, format.symmetric), (4,), "block"
-            )
+            errors = predict.relative_errors(subject.model, rtn.quantizer(format), (4,), "block")
             rows[str(format)] = sum(error["4"] for error in errors.values()) / len(errors)
         return {"relative_error": rows}
 
@@ -181,7 +179,7 @@ def _budgets(palette: Palette, averages: Sequence[float], as_uniform: Sequence[i
 
 def problem_of(palette: Palette, subject: Subject, scores: sensitivity.Scores, of: Scored) -> Problem:
     """Bytes and predicted losses of every width of every layer."""
-    errors = predict.relative_errors(subject.model, rtn.quantizer(of.group, of.symmetric), of.widths, of.per)
+    errors = predict.relative_errors(subject.model, rtn.quantizer(of.like), of.widths, of.per)
     return Problem(_costs(palette, of.widths), predict.loss_table(scores, of.widths, errors))
 
 

@@ -11,7 +11,7 @@ from lmcompress.experiments.subjects import OnModel, measure, outcome
 from lmcompress.lazily import lazy
 from lmcompress.parameters import PatternText
 from lmcompress.prune.pattern import Unstructured, parse
-from lmcompress.quantize.formats import Bits, stored_bytes
+from lmcompress.quantize.formats import stored_bytes
 
 magnitude = lazy("lmcompress.prune.magnitude")
 models = lazy("lmcompress.models")
@@ -114,7 +114,7 @@ class Joint(OnModel):
 
     def _compressed(self, weight: torch.Tensor, kept: torch.Tensor | None, bits: int) -> torch.Tensor:
         pruned = weight if kept is None else weight * kept
-        return rtn.dequantize(rtn.quantize(pruned, Bits(bits, self.group, self.symmetric)))
+        return rtn.dequantize(rtn.quantize(pruned, self.like.at(bits)))
 
     def _problem(self, linears: dict[str, nn.Linear], kept: dict, fisher: dict, made: dict) -> Problem:
         cost: dict[str, dict[str, int]] = {}
@@ -122,7 +122,7 @@ class Joint(OnModel):
         for name, linear in linears.items():
             cost[name], loss[name] = {}, {}
             for choice, pattern, bits in self.choices():
-                mask, format = kept[name, pattern], Bits(bits, self.group, self.symmetric)
+                mask, format = kept[name, pattern], self.like.at(bits)
                 count = None if mask is None else int(mask.sum())
                 cost[name][choice] = stored_bytes(tuple(linear.weight.shape), format, count)
                 step = made[name, choice] - linear.weight.detach()

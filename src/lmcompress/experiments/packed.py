@@ -55,7 +55,7 @@ class Packed(Scored):
         }
 
     def _formats(self, model: nn.Module, subject) -> dict[str, Bits]:
-        palette = Palette(model, self.per, self.group, self.symmetric)
+        palette = Palette(model, self.per, self.like)
         if self.score == UNIFORM:
             return palette.formats(dict.fromkeys(palette.layers, int(self.average)))
         problem = problem_of(palette, subject, self.scores(), self)

@@ -13,7 +13,6 @@ from lmcompress.experiments.reconstructed import Reconstruct, reconstructed
 from lmcompress.experiments.retrained import Retrain
 from lmcompress.experiments.subjects import OnModel, Palette
 from lmcompress.lazily import lazy
-from lmcompress.quantize.formats import Bits
 from lmcompress.records import Record
 from lmcompress.retrain.names import parse as parse_subset
 
@@ -103,7 +102,7 @@ def _pruned(run: PrunedModel) -> Rebuilt:
 
 def _allocated(run: OnModel, point: dict) -> Rebuilt:
     subject = run.subject()
-    palette = Palette(subject.model, run.per, run.group, run.symmetric)
+    palette = Palette(subject.model, run.per, run.like)
     formats = palette.formats(dict(zip(palette.layers, point["choice"], strict=True)))
     calibration = subject.texts("calibration", run.windows, run.seed) if run.method == "gptq" else None
     report = quantize_model.quantize_model(subject.model, formats, run.method, calibration, progress=False)
@@ -121,6 +120,6 @@ def _joint(run: Joint, point: dict) -> Rebuilt:
             if (mine := kept[name, pattern]) is not None:
                 masks[name] = mine
                 layer.weight.masked_fill_(~mine, 0)
-            quantized[name] = rtn.quantize(layer.weight, Bits(bits, run.group, run.symmetric), layer=name)
+            quantized[name] = rtn.quantize(layer.weight, run.like.at(bits), layer=name)
             layer.weight.copy_(rtn.dequantize(quantized[name]))
     return Rebuilt(subject.model, subject.tokenizer, masks, quantized)

@@ -50,7 +50,7 @@ class Truth(OnModel):
         found = measured.measure(
             subject.model,
             subject.texts("validation", self.windows),
-            rtn.quantizer(self.group, self.symmetric),
+            rtn.quantizer(self.like),
             self.widths,
             per=self.per,
         )
@@ -148,7 +148,7 @@ class Score(OnModel):
         found = SCORES[self.score](
             subject.model,
             batches,
-            rtn.quantizer(self.group, self.symmetric),
+            rtn.quantizer(self.like),
             self.widths,
             self.per,
             self.seed,

@@ -68,6 +68,11 @@ class OnModel(Experiment):
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model"), (self.data, "data")]
 
+    @property
+    def like(self) -> Bits:
+        """Groups and symmetry of the formats, of a run that has the fields ``group`` and ``symmetric``."""
+        return Bits(8, self.group, self.symmetric)
+
     def subject(self) -> Subject:
         """The model, loaded; a classifier is fine-tuned first where that was not done on this machine."""
         if self.task == "language":
@@ -147,19 +152,19 @@ def outcome(dense: Measured, now: Measured) -> dict[str, float | None]:
 class Palette:
     """What the layers of a model look like at each width, and what they take on disk.
 
-    ``layers``: scored layer (block or Linear) -> its Linears. Weights read back are made when first asked
-    for.
+    ``layers``: scored layer (block or Linear) -> its Linears; ``like``: groups and symmetry of the formats. Weights
+    read back are made when first asked for.
     """
 
-    def __init__(self, model: nn.Module, per: str, group: int | str, symmetric: bool):
+    def __init__(self, model: nn.Module, per: str, like: Bits):
         self.layers = sensitivity.layer_groups(model, per)
         self.numbers = sum(
             linear.weight.numel() for inside in self.layers.values() for linear in inside.values()
         )
         linears = [name for inside in self.layers.values() for name in inside]
         self.rest_bytes = 2 * sum(value.numel() for value in quantize_model.rest(model, linears).values())
-        self._format = lambda bits: Bits(bits, group, symmetric)
-        self._quantizer = rtn.quantizer(group, symmetric)
+        self._format = like.at
+        self._quantizer = rtn.quantizer(like)
         self._made: dict[tuple[str, int], torch.Tensor] = {}
 
     def bytes(self, layer: str, bits: int) -> int:

@@ -5,7 +5,7 @@ zero point as wide as a code. Nothing is padded but the last byte of each of the
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmcompress.errors import ParameterError
 
@@ -42,6 +42,10 @@ class Bits:
         if self.bits == 16:
             object.__setattr__(self, "group", "row")
             object.__setattr__(self, "symmetric", True)
+
+    def at(self, bits: int) -> "Bits":
+        """The format of another width, with the same groups and symmetry."""
+        return replace(self, bits=bits)
 
     def __str__(self) -> str:
         group = {"row": "", "tensor": "-tensor"}.get(self.group, f"-g{self.group}")

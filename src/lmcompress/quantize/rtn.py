@@ -83,12 +83,14 @@ def dequantize(quantized: Quantized) -> Tensor:
     return values_of(codes, scales, zeros).to(quantized.dtype)
 
 
-def quantizer(group: int | str = "row", symmetric: bool = True) -> Callable[[Tensor, int], Tensor]:
-    """``quantizer(weight [out, in], bits) -> [out, in]`` for the sensitivities: rounded and read back."""
-    Bits(8, group, symmetric)  # refuses a bad group before any work
+def quantizer(like: Bits = Bits(8)) -> Callable[[Tensor, int], Tensor]:  # noqa: B008  a value, not a call
+    """``quantizer(weight [out, in], bits) -> [out, in]`` for the sensitivities: rounded and read back.
+
+    like: the groups and symmetry of its formats; the width is that of the call.
+    """
 
     def rounded(weight: Tensor, bits: int) -> Tensor:
-        return dequantize(quantize(weight, Bits(bits, group, symmetric)))
+        return dequantize(quantize(weight, like.at(bits)))
 
     return rounded
 
