@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny import CAUSAL, tiny_model, tiny_tokens
 
-from lmcompress.errors import AssetError, NumericError, ParameterError
+from lmcompress.errors import AssetError, ParameterError
 from lmcompress.evaluate import perplexity
 from lmcompress.models import block_linears, blocks
 from lmcompress.prune.model import prune_model
@@ -169,7 +169,7 @@ def test_what_cannot_be_streamed_is_refused(saved, tmp_path):
         open_streamed(folder, device="cpu")
     lost[0, 0] = float("nan")
     save_file({**tensors, name: lost}, folder / index[name])
-    with pytest.raises(NumericError, match="fc1"):
+    with pytest.raises(AssetError, match=rf"not finite: {name}"):
         prune_model(open_streamed(folder, device="cpu"), "magnitude", "50%", checkpoint=tmp_path / "work")
 
 
@@ -201,3 +201,13 @@ def test_a_streamed_model_can_be_read_whole(saved):
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), on_disk.parameters(), strict=True))
     ids = tiny_tokens()
     assert torch.equal(model(ids).logits, on_disk(ids).logits)
+
+
+def test_weights_on_disk_that_are_not_finite_are_refused_by_name_in_their_turn(tmp_path):
+    tiny_model("llama").save_pretrained(tmp_path)
+    found = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    found[name][3, 2] = float("inf")
+    save_file(found, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(AssetError, match=rf"model\.safetensors: weights that are not finite: {name}"):
+        bring_whole(open_streamed(tmp_path, device="cpu"))

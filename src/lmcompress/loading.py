@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -61,7 +61,7 @@ def open_model(
             ignore_mismatched_sizes=True,
         )
     check_keys(model, found, folder / _first(folder))
-    check_finite(model, folder / _first(folder))
+    check_finite(model.named_parameters(), folder / _first(folder))
     return model.eval()
 
 
@@ -115,10 +115,12 @@ def check_keys(model: nn.Module, found: dict, file: Path) -> None:
         raise AssetError(f"{file}: {'; '.join(told)} (a {type(model).__name__} by config.json)")
 
 
-def check_finite(model: nn.Module, file: Path) -> None:
+def check_finite(weights: Iterable[tuple[str, Tensor]], file: Path) -> None:
     """Refuse (:class:`AssetError`) weights that are NaN or infinite, by name."""
-    ends = {name: value.detach().aminmax() for name, value in model.named_parameters() if value.numel()}
-    bad = [name for name, (low, high) in ends.items() if not torch.isfinite(torch.stack([low, high])).all()]
+    floats = (
+        (name, value.detach()) for name, value in weights if value.is_floating_point() and value.numel()
+    )
+    bad = [name for name, value in floats if not torch.isfinite(torch.stack(value.aminmax())).all()]
     if bad:
         raise AssetError(f"{file}: weights that are not finite: {some(bad)}")
 

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from lmcompress.errors import AssetError
-from lmcompress.loading import header, places, read_config, some
+from lmcompress.loading import check_finite, header, places, read_config, some
 from lmcompress.models import TASKS, blocks, default_device
 
 
@@ -26,7 +26,7 @@ class Shards(Mapping[str, Tensor]):
     ----------
     files: the safetensors files; of a name that is in several, the last counts.
 
-    Raises :class:`AssetError` for a file that is not whole.
+    Raises :class:`AssetError` for a file that is not whole, and on reading for weights that are not finite.
     """
 
     def __init__(self, files: Iterable[Path]):
@@ -56,6 +56,7 @@ class Shards(Mapping[str, Tensor]):
             with safe_open(path, framework="pt") as file:
                 for name in wanted:
                     value = file.get_tensor(name)
+                    check_finite([(name, value)], path)
                     found[name] = value.pin_memory() if pin else value.clone()
         return found
 

@@ -24,6 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmcompress.errors import ParameterError
 from lmcompress.files import atomic_path, write_json
+from lmcompress.loading import open_tokenizer
 from lmcompress.models import default_device
 from lmcompress.prune import mask
 from lmcompress.prune.mask import Masks
@@ -169,7 +170,7 @@ def load(
     if (folder / "generation_config.json").is_file():
         model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
     has_tokenizer = (folder / "tokenizer_config.json").is_file()
-    tokenizer = transformers.AutoTokenizer.from_pretrained(folder) if has_tokenizer else None
+    tokenizer = open_tokenizer(folder) if has_tokenizer else None
     return model.to(device or default_device()).eval(), tokenizer, masks
 
 
