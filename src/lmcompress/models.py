@@ -40,11 +40,17 @@ def load(
 ) -> tuple[transformers.PreTrainedModel, transformers.PreTrainedTokenizerBase]:
     """Model (eval mode) and tokenizer of an embedded asset, a hub repository or a folder.
 
-    ``task``: ``causal`` (next-token head), ``encoder`` (hidden states) or ``classification`` (new random
-    head of ``num_labels`` outputs, drawn from torch's global generator). Weights come from safetensors or
-    GGUF, never from pickles, and no code of a repository is run. Raises :class:`ParameterError` for an
-    unknown dtype or task and :class:`~lmcompress.errors.AssetError` for a model that cannot be had or whose files
-    lack a weight, have one too many or one that is not finite (see :func:`~lmcompress.loading.open_model`).
+    name: of an asset, ``owner/name[@revision]`` on the hub, or a folder. Weights come from safetensors or GGUF, never
+        from pickles, and no code of a repository is run.
+    dtype: fp32 or bf16, of the weights in memory.
+    device: where the model goes; default: the first GPU, else the CPU.
+    task: ``causal`` (next-token head), ``encoder`` (hidden states) or ``classification`` (new random head of
+        ``num_labels`` outputs, drawn from torch's global generator).
+    options: values of the config that take the place of its own.
+
+    Raises :class:`ParameterError` for an unknown dtype or task and :class:`~lmcompress.errors.AssetError` for a model
+    that cannot be had or whose files lack a weight, have one too many or one that is not finite (see
+    :func:`~lmcompress.loading.open_model`).
     """
     if dtype not in DTYPES:
         raise ParameterError("dtype", dtype, DTYPES)
