@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 import yaml
+from safetensors.torch import load_file
 from tiny import tiny_model
 from tiny_assets import tiny_corpus, tiny_model_folder, tiny_tokenizer
 
@@ -239,3 +240,24 @@ def test_the_command(corpus, tmp_path, capsys):
     assert about["recipe"]["quantize"]["format"] == "4bit-g16"
     assert main(words) == 2
     assert "does not exist yet" in capsys.readouterr().err
+
+
+def test_a_family_that_stores_its_experts_in_parts(corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("LMCOMPRESS_CACHE", str(tmp_path / "cache"))
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 128, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+    config = transformers.MixtralConfig(
+        **sizes, num_key_value_heads=2, intermediate_size=64, num_local_experts=4
+    )
+    model = transformers.MixtralForCausalLM(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    tiny_tokenizer().save_pretrained(tmp_path / "model")
+    stored = load_file(tmp_path / "model" / "model.safetensors")
+    assert any(".experts.0." in name for name in stored)
+    recipe = recipe_of(corpus, prune={"criterion": "magnitude", "pattern": "2:4"})
+    done = compress(str(tmp_path / "model"), tmp_path / "out", recipe, device="cpu", progress=False)
+    masks = prune_model(model, "magnitude", "2:4", progress=False).masks
+    found = loaded(tmp_path / "out")
+    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), model.parameters(), strict=True))
+    assert mask.load(tmp_path / "out" / "masks.safetensors").keys() == masks.keys()
+    assert 0 < done.results["prune"]["share"] <= 1

@@ -95,7 +95,7 @@ class _Job:
         if out.exists():
             raise ParameterError("OUT", str(out), "a folder that does not exist yet")
         self.asset = assets.resolve(name, "model")
-        self.source = safetensors_folder(self.asset)
+        self.source = model_folder.plain(safetensors_folder(self.asset), self.asset.sha256)
         self.files: list[Path] = []  # block files of the last step, whose weights count
         self.rest: list[Path] = []  # all but the blocks, where a step has changed it
         self.options: dict[str, object] = {}  # of the config, where a step has changed it

@@ -10,16 +10,19 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+import transformers
 from accelerate import init_empty_weights
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import WeightConverter
 
-from lmcompress.blockfiles import BlockFiles
+from lmcompress.blockfiles import BlockFiles, keep_all
 from lmcompress.errors import ParameterError
-from lmcompress.files import atomic_path, write_json
-from lmcompress.loading import INDEX
+from lmcompress.files import atomic_path, cache_folder, once, write_json
+from lmcompress.loading import INDEX, open_model, places, read_config
 from lmcompress.models import blocks, linears
 from lmcompress.prune import mask
 from lmcompress.prune.mask import Masks
@@ -33,6 +36,27 @@ BESIDE = (  # what a model folder holds besides its weights and its config
     "chat_template*", "generation_config.json", "LICENSE*", "NOTICE*",
 )  # fmt: skip
 MASKS = "masks.safetensors"
+
+
+def plain(folder: Path, sha256: str) -> Path:
+    """``folder``, or where its family stores tensors of the model in parts (experts, say), a copy without parts.
+
+    The copy is made once, in the cache, for which the model is loaded whole. ``sha256``: of what the folder holds.
+    Raises :class:`~lmcompress.errors.AssetError` as :func:`~lmcompress.loading.open_model` does.
+    """
+    loader = transformers.AutoModelForCausalLM
+    with init_empty_weights():
+        shell = loader.from_config(read_config(folder, loader, {}))
+    parts = [one for one in get_model_conversion_mapping(shell) if isinstance(one, WeightConverter)]
+    if not any(part.rename_source_key(stored)[1] for part in parts for stored in places(folder)):
+        return folder
+
+    def make(temporary: Path) -> None:
+        model, room = open_model(folder, loader), temporary.with_name("blocks")
+        keep_all(model, room)
+        write(temporary, model, room, beside=folder)
+
+    return once(cache_folder() / "converted" / f"{folder.name}-{sha256[:16]}-plain", make)
 
 
 def outside(model: nn.Module) -> dict[str, Tensor]:
