@@ -15,7 +15,9 @@ NEEDS_MANY_TOKENS = {"CMPQ", "CMPQ, SVCCA", "CMPQ, PWCCA", "CMPQ, CKA"}
 
 @pytest.fixture(scope="module")
 def records(tiny):  # noqa: F811
-    return obtain(Study(**tiny, group=8, language_widths=[2, 3, 4]).experiments(), progress=False)
+    every = {"language_scores": list(SCORES), "classifier_scores": list(SCORES)}
+    study = Study(**tiny | every, group=8, language_widths=[2, 3, 4])
+    return obtain(study.experiments(), progress=False)
 
 
 def test_every_score_covers_the_layers_of_the_truth(records):
