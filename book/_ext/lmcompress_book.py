@@ -42,7 +42,7 @@ class Verdicts(SphinxDirective):
 
         page = self.arguments[0]
         if page == "29_perp_claims":
-            claims = perp_claims.claims(published(page), published(perp_claims.RATES))
+            claims = perp_claims.claims(published(page))
         elif page == "39_cptquant_claims":
             claims = cptquant_claims.claims(cptquant_claims.published_evidence())
         else:

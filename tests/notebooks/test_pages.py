@@ -41,7 +41,7 @@ CHANGES = {
         "patterns": ["0%", "50%"],
         "trials": {"norms": [0.01, 0.03], "full": [0.001, 0.003]},
     },
-    "29_perp_claims": {},
+    "29_perp_claims": {"steps": 3},
 }
 
 

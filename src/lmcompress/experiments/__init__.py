@@ -1,36 +1,21 @@
 """Experiments: what a record is of. Parameters are here; torch and the algorithms come only once a run starts.
 
-A new kind is a class in one of these modules (or in a new one, named in :data:`MODULES`).
+A new kind is a class in a module here.
 """
 
 import importlib
 import inspect
+import pkgutil
 from functools import cache
 
 from lmcompress.records import Experiment
-
-MODULES = [
-    "allocated",
-    "costs",
-    "dense",
-    "joint",
-    "one_shot",
-    "packed",
-    "pruned",
-    "reconstructed",
-    "released",
-    "retrained",
-    "scored",
-    "speeds",
-    "subjects",
-]
 
 
 @cache
 def kinds() -> dict[str, type[Experiment]]:
     """Kind -> class of every experiment of this package that can be run."""
     found = {}
-    for name in MODULES:
+    for name in sorted(one.name for one in pkgutil.iter_modules(__path__)):
         module = importlib.import_module(f"lmcompress.experiments.{name}")
         for cls in vars(module).values():
             if inspect.isclass(cls) and issubclass(cls, Experiment) and cls.__module__ == module.__name__:

@@ -21,8 +21,9 @@ from lmcompress.errors import ParameterError
 from lmcompress.records import coverage as coverage_of
 
 LONG = 30  # a table of more rows scrolls in a window of its own
-HOLDS, PART, FAILS, NOT_RUN = "holds", "holds in part", "does not hold here", "not run here"
-VERDICTS = {HOLDS: "✓", PART: "◐", FAILS: "✗", NOT_RUN: "–"}
+HOLDS, PART, FAILS = "holds", "holds in part", "does not hold here"
+OPEN, NOT_RUN = "cannot be told here", "not run here"
+VERDICTS = {HOLDS: "✓", PART: "◐", FAILS: "✗", OPEN: "?", NOT_RUN: "–"}
 ATTACHED = 40  # records that are attached to a page one by one: a few kilobytes each
 _STYLE = """<style>
 .lm-table { overflow: auto; max-width: 100%; font-size: .9em }

@@ -1,0 +1,301 @@
+"""What every claim of PERP (arXiv 2312.15230) is judged by: the measures that ``claims/perp.yaml`` names.
+
+Two subsets are compared each at its own learning rate, chosen on the validation split of the corpus that was retrained
+on, after the same pruning and with the same number of steps (records of kind ``tuned``). No other comparison of subsets
+is judged.
+"""
+
+import json
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lmcompress.prune.pattern import parse
+from lmcompress.records import Record, results_folder
+from lmcompress.report.perp_tables import corpora, exp
+from lmcompress.report.verdicts import SEEDS, Case, interval
+
+PAPER_MODELS = ("OPT-2.7B", "OPT-6.7B", "OPT-13B", "OPT-30B")
+Losses = dict[int, np.ndarray]  # seed -> loss of every test window, or hit of every text
+Level = float
+
+
+class Evidence:
+    """The records behind the verdicts, by setting, and one measure a method: ``(level, **options) -> cases``."""
+
+    def __init__(self, records: Sequence[Record]):
+        self.records = list(records)
+        self.tuned = [record for record in records if record.kind == "tuned"]
+        self.language = [record for record in self.tuned if record.parameters["task"] == "language"]
+        self.retrained = [
+            record
+            for record in records
+            if record.kind == "retrain" and record.parameters["task"] == "language"
+        ]
+
+    @staticmethod
+    def _pruning(about: dict) -> tuple[str, str]:
+        return about["criterion"], about["pattern"]
+
+    def losses(self, subset: str, corpus: str, rank: int = 16) -> dict[tuple[str, str], Losses]:
+        """Pruning -> losses of the runs of ``subset``, each at its own rate; of ``nothing``, of the pruned model."""
+        found: dict[tuple[str, str], Losses] = defaultdict(dict)
+        for record in [*self.language, *(self.retrained if subset == "nothing" else ())]:
+            about, pruning = record.parameters, self._pruning(record.parameters)
+            right = (about["subset"], about.get("rank", 16)) == (subset, rank if subset != "nothing" else 16)
+            nll = record.result["tests"].get(corpus, {}).get("nll")
+            if (
+                right
+                and about.get("rounds", 1) == 1
+                and parse(about["pattern"]).sparsity > 0
+                and nll is not None
+            ):
+                found[pruning][about["seed"]] = np.array(nll)
+        return found
+
+    def corpora(self) -> list[str]:
+        """The corpora that the runs were evaluated on."""
+        return corpora(self.language or self.retrained)
+
+    def measures(self) -> dict[str, Callable[..., list[Case]]]:
+        """Name -> measure."""
+        names = "contender recovered near_full ranks biases lower merged reconstructed granularity zero_shot one_shot"
+        return {name: getattr(self, name) for name in (*names.split(), "memory", "minutes", "share")}
+
+    def _ratios(self, level: Level, first: dict, second: dict, corpus: str, pair: Callable) -> list[Case]:
+        """Perplexity of ``first`` over ``second`` in every setting of ``first`` and the one of ``second`` that ``pair``
+        names for it.
+        """
+        cases = []
+        for pruning, own in first.items():
+            for other in pair(pruning):
+                beside = second.get(other, {})
+                seeds = sorted(own.keys() & beside.keys())
+                if seeds:
+                    difference = np.stack([own[seed] - beside[seed] for seed in seeds])
+                    name = f"{pruning[1]} by {pruning[0]}" + (f" to {other[0]}" if other != pruning else "")
+                    cases.append(Case(f"{name}, {corpus}", *interval(difference, level, exp), len(seeds)))
+        return cases
+
+    def contender(self, level: Level, subset: str) -> list[Case]:
+        """Magnitude with ``subset`` retrained against Wanda and SparseGPT with nothing retrained."""
+
+        def rivals(pruning: tuple[str, str]) -> list[tuple[str, str]]:
+            return [(name, pruning[1]) for name in ("wanda", "sparsegpt") if pruning[0] == "magnitude"]
+
+        return [
+            case
+            for corpus in self.corpora()
+            for case in self._ratios(
+                level, self.losses(subset, corpus), self.losses("nothing", corpus), corpus, rivals
+            )
+        ]
+
+    def lower(self, level: Level, first: str, second: str, least: float) -> list[Case]:
+        """One subset's perplexity over another's, after prunings of sparsity ``least`` or more."""
+        same = lambda pruning: [pruning] if parse(pruning[1]).sparsity >= least else []  # noqa: E731
+        return [
+            case
+            for corpus in self.corpora()
+            for case in self._ratios(
+                level, self.losses(first, corpus), self.losses(second, corpus), corpus, same
+            )
+        ]
+
+    def near_full(self, level: Level, subset: str) -> list[Case]:
+        """A subset's perplexity over that of full retraining."""
+        return self.lower(level, subset, "full", 0.0)
+
+    def ranks(self, level: Level, least: float, most: float) -> list[Case]:
+        """MaskLoRA of the ranks that train ``least`` to ``most`` percent, over full retraining."""
+        share = {
+            record.parameters["rank"]: record.result["percent"]
+            for record in self.language
+            if record.parameters["subset"] == "masklora"
+        }
+        cases = []
+        for corpus in self.corpora():
+            full = self.losses("full", corpus)
+            for rank in sorted(rank for rank, percent in share.items() if least <= percent <= most):
+                own = self.losses("masklora", corpus, rank)
+                found = self._ratios(level, own, full, corpus, lambda pruning: [pruning])
+                cases += [replace(case, setting=f"rank {rank}, {case.setting}") for case in found]
+        return cases
+
+    def recovered(self, level: Level, subset: str, pattern: str, criterion: str) -> list[Case]:
+        """Share of the loss that full retraining wins back which ``subset`` wins back."""
+        cases = []
+        for corpus in self.corpora():
+            pruned, own, full = (
+                self.losses(name, corpus).get((criterion, pattern), {})
+                for name in ("nothing", subset, "full")
+            )
+            seeds = sorted(own.keys() & full.keys())
+            before = (
+                pruned.get(0) if criterion == "magnitude" else None
+            )  # magnitude draws nothing: one for all seeds
+            there = [seed for seed in seeds if seed in pruned or before is not None]
+            if there:
+                start = [pruned.get(seed, before) for seed in there]
+                gained = np.stack([a - own[seed] for a, seed in zip(start, there, strict=True)])
+                whole = np.stack([a - full[seed] for a, seed in zip(start, there, strict=True)])
+                cases.append(Case(f"{pattern}, {corpus}", *interval(gained, level, over=whole), len(there)))
+        return cases
+
+    def biases(self, level: Level) -> list[Case]:
+        """Accuracy of classifiers with biases minus that with all parameters, text by text."""
+        hits: dict[tuple, dict[str, Losses]] = defaultdict(lambda: defaultdict(dict))
+        for record in self.tuned:
+            about = record.parameters
+            if about["task"] == "classification" and parse(about["pattern"]).sparsity > 0:
+                for corpus, found in record.result["tests"].items():
+                    key = (corpus, about["criterion"], about["pattern"])
+                    hits[key][about["subset"]][about["seed"]] = np.array(found["correct"], dtype=float)
+        cases = []
+        for (corpus, criterion, pattern), by_subset in hits.items():
+            seeds = sorted(by_subset["biases"].keys() & by_subset["full"].keys())
+            if seeds:
+                difference = np.stack([by_subset["biases"][seed] - by_subset["full"][seed] for seed in seeds])
+                name = f"{pattern} by {criterion}, {corpus}"
+                cases.append(Case(name, *interval(difference, level), len(seeds)))
+        return cases
+
+    def merged(self, _level: Level) -> list[Case]:
+        """Share of the adapters' runs that merged."""
+        names = {"lora-prune", "masklora", "scalelora", "scalelora-free"}
+        runs = [*self.language, *self.retrained]
+        found = [record for record in runs if names & set(record.parameters["subset"].split("+"))]
+        share = float(np.mean([record.result["merged"] for record in found])) if found else 0.0
+        return [Case(f"{len(found)} runs", share, share, share, SEEDS)] if found else []
+
+    def _reconstructions(self, corpus: str) -> dict[tuple[str, str], dict[str, Losses]]:
+        """Pruning -> granularity -> losses after reconstruction with MaskLoRA towards the sparse stream."""
+        found: dict[tuple[str, str], dict[str, Losses]] = defaultdict(lambda: defaultdict(dict))
+        for record in self.records:
+            about = record.parameters
+            if record.kind == "reconstruct" and (about["subset"], about["targets"]) == ("masklora", "sparse"):
+                nll = record.result["tests"].get(corpus, {}).get("nll")
+                if nll is not None:
+                    found[self._pruning(about)][about["granularity"]][about["seed"]] = np.array(nll)
+        return found
+
+    def reconstructed(self, level: Level) -> list[Case]:
+        """Perplexity after reconstruction of blocks over that of the pruned model."""
+        cases = []
+        for corpus in self.corpora():
+            blocks = {
+                key: one["block"] for key, one in self._reconstructions(corpus).items() if "block" in one
+            }
+            cases += self._ratios(
+                level, blocks, self.losses("nothing", corpus), corpus, lambda pruning: [pruning]
+            )
+        return cases
+
+    def granularity(self, level: Level) -> list[Case]:
+        """Perplexity of the worst granularity over that of the best."""
+        cases = []
+        for corpus in self.corpora():
+            for pruning, by_granularity in self._reconstructions(corpus).items():
+                if len(by_granularity) < 2:
+                    continue
+                seeds = sorted(set.intersection(*map(set, by_granularity.values())))
+                mean = {name: np.mean([one[seed] for seed in seeds]) for name, one in by_granularity.items()}
+                worst, best = (by_granularity[pick(mean, key=mean.get)] for pick in (max, min))
+                difference = np.stack([worst[seed] - best[seed] for seed in seeds])
+                name = f"{pruning[1]} by {pruning[0]}, {corpus}"
+                cases.append(Case(name, *interval(difference, level, exp), len(seeds)))
+        return cases
+
+    def one_shot(self, level: Level) -> list[Case]:
+        """Perplexity of several rounds over that of one, at equal steps and rates."""
+        found: dict[tuple, dict[int, Losses]] = defaultdict(lambda: defaultdict(dict))
+        for record in self.retrained:
+            about = record.parameters
+            for corpus in self.corpora():
+                nll = record.result["tests"].get(corpus, {}).get("nll")
+                if nll is not None and about["subset"] != "nothing":
+                    key = (
+                        *self._pruning(about),
+                        about["subset"],
+                        about["steps"],
+                        record.result["lr"],
+                        corpus,
+                    )
+                    found[key][about["rounds"]][about["seed"]] = np.array(nll)
+        cases = []
+        for (criterion, pattern, subset, _steps, _rate, corpus), by_rounds in found.items():
+            for rounds in sorted(by_rounds.keys() - {1}):
+                seeds = sorted(by_rounds[rounds].keys() & by_rounds[1].keys())
+                if seeds:
+                    difference = np.stack([by_rounds[rounds][seed] - by_rounds[1][seed] for seed in seeds])
+                    name = f"{rounds} rounds, {subset}, {pattern} by {criterion}, {corpus}"
+                    cases.append(Case(name, *interval(difference, level, exp), len(seeds)))
+        return cases
+
+    def zero_shot(self, level: Level, first: str, second: str) -> list[Case]:
+        """Difference in accuracy, question by question; tasks on which dense and pruned do not differ say nothing."""
+        hits: dict[str, dict[str, Losses]] = defaultdict(lambda: defaultdict(dict))
+        for record in self.tuned:
+            about = record.parameters
+            if about["criterion"] == "magnitude":
+                for task, found in record.result["tasks"].items():
+                    hits[task][state(about)][about["seed"]] = np.array(found["hits"], dtype=float)
+        cases = []
+        for task, by_state in hits.items():
+            if self._tells(by_state) and {first, second} <= by_state.keys():
+                one = next(iter(by_state[second].values()))  # what draws nothing was run once
+                seeds = sorted(by_state[first])
+                difference = [by_state[first][seed] - by_state[second].get(seed, one) for seed in seeds]
+                cases.append(Case(task, *interval(np.stack(difference), level), len(seeds)))
+        return cases
+
+    @staticmethod
+    def _tells(by_state: dict[str, Losses]) -> bool:
+        """Whether the dense model answers more questions of the task than the pruned one, beyond chance."""
+        if not {"dense", "pruned"} <= by_state.keys():
+            return False
+        dense, pruned = (next(iter(by_state[name].values())) for name in ("dense", "pruned"))
+        return interval((dense - pruned)[None])[1] > 0
+
+    def memory(self, _level: Level) -> list[Case]:
+        """Peak memory of retraining biases and norms over the 16 bytes a parameter of AdamW on all, at size."""
+        return [
+            Case(row["model"], *[row["memory_share"]] * 3, SEEDS)
+            for row in at_size()
+            if row.get("memory_share")
+        ]
+
+    def minutes(self, _level: Level) -> list[Case]:
+        """Minutes for 1,000 steps of retraining biases and norms at the shapes of OPT-30B."""
+        return [
+            Case(f"{row['model']}, {row['device']}", *[row["minutes"]] * 3, SEEDS)
+            for row in at_size()
+            if row.get("minutes") and row["model"] == "OPT-30B"
+        ]
+
+    def share(self, _level: Level) -> list[Case]:
+        """Percent of the parameters of the paper's models."""
+        cases = []
+        for record in self.records:
+            if record.kind == "share_trained" and record.parameters["architecture"] in PAPER_MODELS:
+                for subset in ("biases", "norms"):
+                    if found := record.result["subsets"].get(subset):
+                        percent = found["percent"]
+                        name = f"{record.parameters['architecture']}, {subset}"
+                        cases.append(Case(name, percent, percent, percent, SEEDS))
+        return cases
+
+
+def state(about: dict) -> str:
+    """What a record's model is: dense, pruned, or what was retrained."""
+    if about["subset"] != "nothing":
+        return about["subset"]
+    return "dense" if parse(about["pattern"]).sparsity == 0 else "pruned"
+
+
+def at_size() -> list[dict]:
+    """Measured costs at the sizes of the paper's models: rows of ``results/benchmarks/at_size.json``, if there."""
+    path = results_folder() / "benchmarks" / "at_size.json"
+    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []

@@ -1,0 +1,175 @@
+"""Verdicts: what is claimed, from where and by which rule is data (``claims/*.yaml``); one rule judges it all.
+
+A claim is judged on cases: settings (a corpus, a pattern, ...) in each of which one number was measured with an
+interval. A case is *as claimed* when its whole interval keeps the rule, *against* when its whole interval breaks it,
+and *open* otherwise. The level of the intervals is shared among the cases of a claim (Bonferroni: 1 - 0.05 / cases),
+so that many settings do not make a verdict by chance.
+
+* holds: every case is as claimed;
+* holds in part: some are, and others are not;
+* does not hold here: every case is against;
+* cannot be told: no case is as claimed, and some are open.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Literal
+
+import numpy as np
+import yaml
+from pydantic import Field
+from scipy import stats
+
+from lmcompress.errors import ParameterError
+from lmcompress.parameters import Parameters
+from lmcompress.report.html import FAILS, HOLDS, NOT_RUN, OPEN, PART
+
+DRAWS = 10_000  # resamplings of windows: enough for the tails of intervals that are shared among 20 cases
+SEEDS = 3  # so many seeds are needed before one can say how much they differ
+
+
+@dataclass(frozen=True)
+class Case:
+    """One setting of a claim: what it is, the value that was measured, its interval, over how many seeds."""
+
+    setting: str
+    value: float
+    low: float
+    high: float
+    seeds: int = 1
+
+
+class Rule(Parameters):
+    """What the measured value must be: ``at_most`` or ``at_least`` a number (one of the two)."""
+
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def says(self, case: Case) -> Literal["as claimed", "against", "open"]:
+        """Whether the whole interval of ``case`` keeps the rule, breaks it, or neither."""
+        if self.at_most is not None:
+            kept, broken = case.high <= self.at_most, case.low > self.at_most
+        else:
+            kept, broken = case.low >= self.at_least, case.high < self.at_least
+        return "as claimed" if kept else "against" if broken else "open"
+
+    def __str__(self) -> str:
+        if self.at_most is not None:
+            return f"at most {self.at_most:g}"
+        return f"at least {self.at_least:g}"
+
+
+class Claim(Parameters):
+    """A claim and how it is judged.
+
+    ``claim``: in one sentence; ``origin``: who makes it (``our question`` where nobody does); ``measure``: name of the
+    function that measures it; ``quantity``: what it measures, in words; ``needs``: what has to be run for it.
+    """
+
+    id: str
+    claim: str
+    origin: str
+    measure: str
+    quantity: str
+    rule: Rule
+    needs: str
+    options: dict[str, str | float] = Field(default_factory=dict)
+    limits: str = ""
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim, its verdict and the cases behind it."""
+
+    claim: Claim
+    verdict: str
+    cases: tuple[Case, ...]
+    level: float
+
+    @property
+    def evidence(self) -> str:
+        """How many cases are as claimed, against and open, and the range of what was measured."""
+        if not self.cases:
+            return self.claim.needs
+        words = [self.claim.rule.says(case) for case in self.cases]
+        counts = ", ".join(
+            f"{words.count(word)} {word}" for word in ("as claimed", "against", "open") if word in words
+        )
+        if len(self.cases) == 1:
+            measured = written(self.cases[0])
+        else:
+            ends = [min(self.cases, key=lambda one: one.value), max(self.cases, key=lambda one: one.value)]
+            measured = " to ".join(f"{written(one)} ({one.setting})" for one in ends)
+        few = sorted({case.seeds for case in self.cases if case.seeds < SEEDS})
+        seeds = f"; {' or '.join(map(str, few))} seed a case: says nothing of other seeds" if few else ""
+        limits = f". {self.claim.limits}" if self.claim.limits else ""
+        return f"{self.claim.quantity}: {measured}; rule: {self.claim.rule}, {counts} of {len(words)}{seeds}{limits}"
+
+
+def written(case: Case) -> str:
+    """The value and its interval."""
+    return f"{case.value:.3g} [{case.low:.3g}, {case.high:.3g}]"
+
+
+def read(name: str) -> list[Claim]:
+    """The claims in ``claims/NAME.yaml``. Raises :class:`ParameterError` for a claim that is not well formed."""
+    text = resources.files("lmcompress.report").joinpath("claims", f"{name}.yaml").read_text(encoding="utf-8")
+    found = [Claim(**about) for about in yaml.safe_load(text)]
+    for claim in found:
+        if (claim.rule.at_most is None) == (claim.rule.at_least is None):
+            raise ParameterError("rule", claim.rule, f"at_most or at_least, one of the two ({claim.id})")
+    return found
+
+
+def judge(claim: Claim, measure: Callable[..., Sequence[Case]]) -> Judged:
+    """The verdict on a claim; ``measure(level, **options)`` gives its cases with intervals of that level."""
+    count = len(measure(0.95, **claim.options))
+    level = 1 - 0.05 / max(count, 1)
+    cases = tuple(measure(level, **claim.options))
+    words = [claim.rule.says(case) for case in cases]
+    if not words:
+        verdict = NOT_RUN
+    elif "as claimed" not in words:
+        verdict = OPEN if "open" in words else FAILS
+    else:
+        verdict = HOLDS if set(words) == {"as claimed"} else PART
+    return Judged(claim, verdict, cases, level)
+
+
+def judge_all(name: str, measures: Mapping[str, Callable[..., Sequence[Case]]]) -> list[Judged]:
+    """The verdict on every claim of ``claims/NAME.yaml``. Raises :class:`ParameterError` for an unknown measure."""
+    found = []
+    for claim in read(name):
+        if claim.measure not in measures:
+            raise ParameterError("measure", claim.measure, measures)
+        found.append(judge(claim, measures[claim.measure]))
+    return found
+
+
+def interval(
+    values: np.ndarray,
+    level: float = 0.95,
+    transform: Callable[[float], float] = float,
+    over: np.ndarray | None = None,
+) -> tuple[float, float, float]:
+    """Mean of ``values`` [seeds, windows] (over the mean of ``over``, of the same shape) and an interval of it.
+
+    Two things could have come out otherwise: which texts were tested and which seed was drawn. For the first, windows
+    are drawn with replacement (percentile bootstrap of the mean over seeds); for the second, with :data:`SEEDS` seeds
+    or more, Student's t over the seeds. The wider end of the two counts on either side. ``transform`` (increasing) is
+    applied to the value and both ends.
+    """
+    share = (lambda part, whole: part) if over is None else (lambda part, whole: part / whole)
+    whole = np.ones_like(values) if over is None else over
+    generator = np.random.default_rng(0)
+    rows = values.mean(0), whole.mean(0)
+    drawn = generator.integers(values.shape[1], size=(DRAWS, values.shape[1]))
+    means = share(rows[0][drawn].mean(1), rows[1][drawn].mean(1))
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    value = share(values.mean(), whole.mean())
+    if len(values) >= SEEDS:
+        each = share(values.mean(1), whole.mean(1))
+        reach = stats.t.ppf((1 + level) / 2, len(each) - 1) * each.std(ddof=1) / len(each) ** 0.5
+        low, high = min(low, each.mean() - reach), max(high, each.mean() + reach)
+    return transform(float(value)), transform(float(low)), transform(float(high))
