@@ -132,9 +132,8 @@ class _Job:
         return open_tokenizer(self.source)
 
     def windows(self, split: str, number: int | None) -> Tensor:
-        return data.windows(
-            self.recipe.data, self.tokenizer, split, self.recipe.length, number, self.recipe.seed
-        )
+        of = self.recipe
+        return data.windows(of.data, self.tokenizer, split, of.length, number, of.seed)
 
     def calibration(self) -> list[dict[str, Tensor]]:
         return data.batches(self.windows("calibration", self.recipe.calibration), self.recipe.batch)
@@ -330,10 +329,9 @@ class _Job:
         shutil.rmtree(room, ignore_errors=True)
         numbers = sum(value.numel() for value in model.parameters())
         last = self._quantized_folder() if self.formats else self.files[0].parent
-        about = {"recipe": self.recipe.model_dump(mode="json"), "model": self.name, "results": results}
-        model_folder.write(
-            room, model, last, beside=self.source, masks=self.masks, formats=self.formats, about=about
-        )
+        about = {"recipe": self.recipe.model_dump(mode="json"), "results": results}
+        given = {"masks": self.masks, "formats": self.formats, "about": about}
+        model_folder.write(room, model, last, beside=self.source, **given)
         size = sum(path.stat().st_size for path in room.glob("model-*.safetensors"))
         results["sizes"] = {"bytes": size, "half": 2 * numbers, "masks": len(self.masks)}
         text = card.text(self.name, self.asset, self.recipe, results)
