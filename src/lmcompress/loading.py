@@ -69,7 +69,7 @@ def open_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
     """The tokenizer of a folder; :class:`AssetError` where there is none that works."""
     if not any(any(folder.glob(name)) for name in _TOKENIZERS):
         raise AssetError(f"{folder}: no tokenizer; one of {', '.join(_TOKENIZERS)} is needed")
-    about = {name: _json(folder / name) for name in ("tokenizer.json", "tokenizer_config.json")}
+    about = {name: read_json(folder / name) for name in ("tokenizer.json", "tokenizer_config.json")}
     own_code = "auto_map" in about["tokenizer_config.json"]
     file = folder / ("tokenizer_config.json" if own_code or not about["tokenizer.json"] else "tokenizer.json")
     with naming(file):
@@ -142,7 +142,7 @@ def read_config(folder: Path, loader: type, options: dict) -> transformers.Pretr
         raise AssetError(f"{folder}: a model is a folder with {CONFIG} and safetensors, or a GGUF file")
     if not file.is_file():
         raise AssetError(f"{file}: no such file")
-    kind = (about := _json(file)).get("model_type")
+    kind = (about := read_json(file)).get("model_type")
     if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         own = "; it needs code of its own (auto_map), which is not run" if "auto_map" in about else ""
         raise AssetError(f"{file}: model_type {kind!r} is not known to transformers{own}")
@@ -173,7 +173,7 @@ def places(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
         others = sorted(file.name for file in folder.iterdir() if file.suffix in (*_PICKLES, ".safetensors"))
         there = f"; {', '.join(others)} is not read (pickles never are)" if others else ""
         raise AssetError(f"{folder}: neither {WEIGHTS} nor {INDEX}{there}")
-    listed = _json(index).get("weight_map")
+    listed = read_json(index).get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise AssetError(f"{index}: no weight_map")
     found = {}
@@ -203,7 +203,7 @@ def header(file: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     return found
 
 
-def _json(file: Path) -> dict:
+def read_json(file: Path) -> dict:
     """The object in a JSON file; of none, an empty one."""
     if not file.is_file():
         return {}

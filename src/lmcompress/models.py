@@ -16,7 +16,7 @@ from lmcompress import assets
 from lmcompress.errors import ParameterError
 from lmcompress.files import atomic_path
 from lmcompress.gguf_weights import safetensors_folder
-from lmcompress.loading import open_model, open_tokenizer
+from lmcompress.loading import open_model, open_tokenizer, read_json
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TASKS = {
@@ -151,8 +151,8 @@ def load_compressed(folder: str | Path, device: str | torch.device | None = None
 
     folder = Path(folder)
     about = folder / "lmcompress.json"
-    kind = json.loads(about.read_text()).get("class", "") if about.is_file() else ""
-    loader = getattr(transformers, kind, None)
+    kind = read_json(about).get("class")
+    loader = getattr(transformers, kind, None) if isinstance(kind, str) else None
     if loader is None:
         raise ParameterError("folder", str(folder), "a folder written by save_compressed")
     model = open_model(folder, loader)

@@ -7,11 +7,11 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import FAMILIES, tiny_model, tiny_tokens
 from tokenizers import Tokenizer, models
 
-from lmcompress.errors import NumericError, ParameterError
+from lmcompress.errors import AssetError, NumericError, ParameterError
 from lmcompress.models import block_linears, untie_head
 from lmcompress.prune.model import prune_model
 from lmcompress.quantize import pack
@@ -228,3 +228,23 @@ def test_refuses_to_store_what_was_not_evaluated(tmp_path):
     for function in (pack.load, pack.size, pack.compression):
         with pytest.raises(ParameterError, match="folder"):
             function(folder)
+
+
+def test_a_packed_model_that_lacks_a_tensor_is_refused_by_name(tmp_path):
+    model = tiny_model("llama")
+    report = quantize_model(model, dict.fromkeys(block_linears(model), "4bit-asym"))
+    round_rest(model, report.quantized)
+    pack.save(model, None, tmp_path / "m", report.quantized)
+    file = tmp_path / "m" / pack.WEIGHTS
+    whole = load_file(file)
+    name = next(iter(report.quantized))
+    for owner, part in (("model.norm", "weight"), (name, "codes"), (name, "scales"), (name, "zeros")):
+        save_file({key: value for key, value in whole.items() if key != f"{owner}.{part}"}, file)
+        with pytest.raises(AssetError, match=owner):
+            pack.load(tmp_path / "m")
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(AssetError, match=r"weights\.safetensors: not safetensors, or cut short"):
+        pack.load(tmp_path / "m")
+    (tmp_path / "m" / pack.MAP).write_text("{")
+    with pytest.raises(AssetError, match=r"bits\.json: not JSON"):
+        pack.load(tmp_path / "m")

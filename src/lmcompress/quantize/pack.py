@@ -11,7 +11,6 @@ rest, class and dtype of the model.
 ``config.json`` and the tokenizer's files lie beside them and are not counted in any size.
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +21,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from lmcompress.errors import ParameterError
+from lmcompress.errors import AssetError, ParameterError
 from lmcompress.files import atomic_path, write_json
-from lmcompress.loading import open_tokenizer
+from lmcompress.loading import header, open_tokenizer, read_json, some
 from lmcompress.models import default_device
 from lmcompress.prune import mask
 from lmcompress.prune.mask import Masks
@@ -142,11 +141,12 @@ def load(
 
     The weights are read back into the dtype that the model had: this is storage, not a kernel. ``tokenizer``
     is None where none was saved; ``masks`` are those of the layers in sparse layout. Raises
-    :class:`ParameterError` for any other folder.
+    :class:`ParameterError` for any other folder, :class:`~lmcompress.errors.AssetError` for one that lacks tensors.
     """
     folder = Path(folder)
-    about = _map(folder)
-    tensors = load_file(folder / WEIGHTS)
+    about, file = _map(folder), folder / WEIGHTS
+    header(file)  # names a file that is not whole
+    tensors = load_file(file)
     config = transformers.AutoConfig.from_pretrained(folder)
     with torch.random.fork_rng(
         devices=[]
@@ -156,11 +156,15 @@ def load(
     masks: Masks = {}
     for name, layer in about["layers"].items():
         parts = {part: tensors.pop(f"{name}.{part}", None) for part in ("codes", "scales", "zeros", "mask")}
+        if sum(part.nbytes for part in parts.values() if part is not None) != layer["bytes"]:
+            raise AssetError(f"{file}: the tensors of {name} are not the {layer['bytes']} bytes of {MAP}")
         value, kept = _unpack_layer(parts, layer, dtype)
         model.get_submodule(name).weight.copy_(dequantize(value))
         if kept is not None:
             masks[name] = kept
     known = rest(model, about["layers"])
+    if missing := known.keys() - tensors.keys():
+        raise AssetError(f"{file}: missing tensors: {some(missing)}")
     for name, value in tensors.items():
         if name in known:
             known[name].copy_(value)
@@ -194,7 +198,7 @@ def compression(folder: str | Path) -> Compression:
 def _map(folder: Path) -> dict:
     if not (folder / MAP).is_file():
         raise ParameterError("folder", str(folder), "a folder written by lmcompress.quantize.pack.save")
-    return json.loads((folder / MAP).read_text(encoding="utf-8"))
+    return read_json(folder / MAP)
 
 
 def _require_exact(
