@@ -18,7 +18,8 @@ from lmcompress.cli import main
 from lmcompress.compress import check, compress
 from lmcompress.errors import AssetError, ParameterError
 from lmcompress.evaluate import perplexity
-from lmcompress.models import block_linears, load_compressed
+from lmcompress.model_folder import load
+from lmcompress.models import block_linears
 from lmcompress.prune import mask
 from lmcompress.prune.model import prune_model
 from lmcompress.quantize.model import quantize_model
@@ -103,7 +104,7 @@ def test_a_pruned_folder_holds_model_masks_tokenizer_and_card(criterion, corpus,
     expected = tiny_model("llama")
     batches = data.batches(windows(corpus, "calibration", 4), 2) if criterion == "sparsegpt" else None
     masks = prune_model(expected, criterion, "50%", batches, progress=False).masks
-    model, tokenizer, kept = load_compressed(tmp_path / "out", device="cpu")
+    model, tokenizer, kept = load(tmp_path / "out", device="cpu")
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
     assert all(torch.equal(kept[name], masks[name]) for name in masks)
     assert tokenizer("a tree")["input_ids"] == tiny_tokenizer()("a tree")["input_ids"]
@@ -122,7 +123,7 @@ def test_a_pruned_folder_can_be_retrained_and_keeps_its_zeros(corpus, tmp_path):
     )
     recipe = recipe_of(corpus, retrain={"subset": "masklora+head", "steps": 2, "batch": 2})
     done = compress(str(tmp_path / "pruned"), tmp_path / "out", recipe, device="cpu", progress=False)
-    model, _, masks = load_compressed(tmp_path / "out", device="cpu")  # which checks the masks
+    model, _, masks = load(tmp_path / "out", device="cpu")  # which checks the masks
     assert mask.sparsity(masks) == 0.5
     assert (
         model.lm_head.weight is not model.model.embed_tokens.weight

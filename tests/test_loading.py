@@ -12,7 +12,7 @@ from tiny import CAUSAL, FAMILIES, VOCABULARY, tiny_model, tiny_tokens
 from tiny_assets import tiny_model_folder, tiny_tokenizer
 from transformers import BertConfig, BertForMaskedLM, LlamaForCausalLM, LlamaForSequenceClassification
 
-from lmcompress import models
+from lmcompress import model_folder, models
 from lmcompress.errors import AssetError, LmcompressError
 
 GARBAGE = bytes(range(256)) * 8
@@ -358,7 +358,8 @@ def test_old_buffers_in_a_file_are_no_weights(sound, tmp_path):
 
 def test_a_compressed_folder_without_one_of_its_weights_is_refused(tmp_path):
     model = tiny_model("llama")
-    models.save_compressed(model, None, tmp_path / "m", {})
-    tensors(lambda found: found.pop(UP))(tmp_path / "m")
-    with pytest.raises(AssetError, match=rf"missing tensors: {UP}"):
-        models.load_compressed(tmp_path / "m", device="cpu")
+    model_folder.save(model, None, tmp_path / "m")
+    index = json.loads((tmp_path / "m" / "model.safetensors.index.json").read_text())["weight_map"]
+    tensors(lambda found: found.pop(UP), index[UP])(tmp_path / "m")
+    with pytest.raises(AssetError, match=rf"not in the shard it names: {UP}"):
+        model_folder.load(tmp_path / "m", device="cpu")

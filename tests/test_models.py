@@ -7,7 +7,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 
-from lmcompress import models
+from lmcompress import model_folder, models
 from lmcompress.errors import AssetError, NumericError, ParameterError
 from lmcompress.prune import mask
 from lmcompress.prune.magnitude import per_matrix
@@ -108,8 +108,8 @@ def test_a_pruned_model_comes_back_as_it_was_saved(family, tmp_path):
     if models.head(model) is not None:
         models.head(model).weight.data.mul_(2)  # were it tied again on loading, this would be lost
     masks = pruned(model)
-    models.save_compressed(model, None, tmp_path / "new", masks)
-    loaded, tokenizer, loaded_masks = models.load_compressed(tmp_path / "new", device="cpu")
+    model_folder.save(model, None, tmp_path / "new", masks=masks)
+    loaded, tokenizer, loaded_masks = model_folder.load(tmp_path / "new", device="cpu")
     assert not loaded.training
     for key, value in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
@@ -119,12 +119,13 @@ def test_a_pruned_model_comes_back_as_it_was_saved(family, tmp_path):
     assert torch.equal(loaded(tiny_tokens())[0], model(tiny_tokens())[0])
 
 
-def test_bf16_with_a_tokenizer_and_over_an_older_folder(tmp_path):
+def test_bf16_with_a_tokenizer_and_not_over_an_older_folder(tmp_path):
     model = tiny_model("llama").bfloat16()
-    models.save_compressed(model, None, tmp_path / "m", pruned(model, 0.25))
     masks = pruned(model, 0.75)
-    models.save_compressed(model, tiny_tokenizer(), tmp_path / "m", masks)
-    loaded, tokenizer, loaded_masks = models.load_compressed(tmp_path / "m", device="cpu")
+    model_folder.save(model, tiny_tokenizer(), tmp_path / "m", masks=masks)
+    with pytest.raises(ParameterError, match="does not exist yet"):
+        model_folder.save(model, None, tmp_path / "m")
+    loaded, tokenizer, loaded_masks = model_folder.load(tmp_path / "m", device="cpu")
     assert loaded.dtype == torch.bfloat16
     assert tokenizer("one two")["input_ids"] == [3, 4]
     assert mask.sparsity(loaded_masks) == mask.sparsity(masks)
@@ -136,13 +137,13 @@ def test_a_mask_that_the_weights_violate_is_not_saved(tmp_path):
     name = next(iter(masks))
     model.get_submodule(name).weight.data.fill_(1)
     with pytest.raises(NumericError, match=name):
-        models.save_compressed(model, None, tmp_path / "m", masks)
+        model_folder.save(model, None, tmp_path / "m", masks=masks)
     assert not (tmp_path / "m").exists()
-    with pytest.raises(ParameterError, match="written by save_compressed"):
-        models.load_compressed(tmp_path)
+    with pytest.raises(ParameterError, match="that lmcompress wrote"):
+        model_folder.load(tmp_path)
     (tmp_path / "lmcompress.json").write_text('{"class": "NoSuchModel"}')
-    with pytest.raises(ParameterError, match="written by save_compressed"):
-        models.load_compressed(tmp_path)
+    with pytest.raises(ParameterError, match="that lmcompress wrote"):
+        model_folder.load(tmp_path)
 
 
 def test_a_local_folder_is_loaded_for_each_task(tmp_path):

@@ -22,8 +22,8 @@ from transformers.core_model_loading import WeightConverter
 from lmcompress.blockfiles import BlockFiles, keep_all
 from lmcompress.errors import ParameterError
 from lmcompress.files import atomic_path, cache_folder, once, write_json
-from lmcompress.loading import INDEX, open_model, places, read_config
-from lmcompress.models import blocks, linears
+from lmcompress.loading import INDEX, open_model, open_tokenizer, places, read_config, read_json
+from lmcompress.models import blocks, default_device, linears
 from lmcompress.prune import mask
 from lmcompress.prune.mask import Masks
 from lmcompress.quantize import compressed_tensors
@@ -119,7 +119,7 @@ def write(
     mode = 0o666 & ~_umask()
     for path in folder.glob("*.safetensors"):  # the library makes them readable by their owner alone
         path.chmod(mode)
-    kind = {} if formats else {"class": type(model).__name__}  # what load_compressed reads back
+    kind = {} if formats else {"class": type(model).__name__}  # what load reads back
     write_json(folder / "lmcompress.json", {**kind, "masks": len(masks or {}), **(about or {})})
 
 
@@ -173,6 +173,27 @@ def save(
             tokenizer.save_pretrained(temporary)
         if card:
             (temporary / "README.md").write_text(card, encoding="utf-8")
+
+
+def load(folder: str | Path, device: str | torch.device | None = None):
+    """``(model, tokenizer, masks)`` of a folder whose weights are not packed, the masks checked against the weights.
+
+    folder: as :func:`write` or :func:`save` made it. (Packed ones are for transformers to load.)
+    device: where the model goes; default: the first GPU, else the CPU.
+
+    ``tokenizer`` is None where none was saved. Raises :class:`ParameterError` for any other folder, and
+    :class:`~lmcompress.errors.AssetError` for one that is damaged.
+    """
+    folder = Path(folder)
+    kind = read_json(folder / "lmcompress.json").get("class")
+    loader = getattr(transformers, kind, None) if isinstance(kind, str) else None
+    if loader is None:
+        raise ParameterError("folder", str(folder), "a folder of unpacked weights that lmcompress wrote")
+    model = open_model(folder, loader)
+    tokenizer = open_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
+    masks = mask.load(folder / MASKS) if (folder / MASKS).is_file() else {}
+    mask.check(model, masks)
+    return model.to(device or default_device()), tokenizer, masks
 
 
 def _umask() -> int:

@@ -1,12 +1,10 @@
-"""Load a model, find its blocks and Linear layers by structure, untie its head, save and load it compressed.
+"""Load a model, find its blocks and Linear layers by structure, untie its head.
 
 Nothing here knows a model family by name: a block list is the ``nn.ModuleList`` of equal modules that holds
 the most Linear weights, which is the stack of transformer blocks in decoders and encoders alike.
 """
 
-import json
 import re
-from pathlib import Path
 
 import torch
 import transformers
@@ -14,9 +12,8 @@ from torch import nn
 
 from lmcompress import assets
 from lmcompress.errors import ParameterError
-from lmcompress.files import atomic_path
 from lmcompress.gguf_weights import safetensors_folder
-from lmcompress.loading import open_model, open_tokenizer, read_json
+from lmcompress.loading import open_model, open_tokenizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TASKS = {
@@ -120,43 +117,3 @@ def untie_head(model: nn.Module) -> bool:
     output.weight = nn.Parameter(output.weight.detach().clone(), requires_grad=output.weight.requires_grad)
     model.config.tie_word_embeddings = False
     return True
-
-
-def save_compressed(model, tokenizer, folder: str | Path, masks: dict[str, torch.Tensor]) -> None:
-    """Write model, tokenizer (or None) and masks (full Linear name -> bool [out, in], True = kept) to
-    ``folder``.
-
-    A folder that is there is replaced. Raises :class:`~lmcompress.errors.NumericError` naming the layer,
-    before anything is written, when a weight that its mask drops is not zero.
-    """
-    from lmcompress.prune import mask
-
-    mask.check(model, masks)
-    with atomic_path(folder, replace=True) as temporary:
-        model.save_pretrained(temporary)
-        if tokenizer is not None:
-            tokenizer.save_pretrained(temporary)
-        mask.save(masks, temporary / "masks.safetensors")
-        about = {"class": type(model).__name__, "masks": len(masks)}
-        (temporary / "lmcompress.json").write_text(json.dumps(about))
-
-
-def load_compressed(folder: str | Path, device: str | torch.device | None = None):
-    """``(model, tokenizer, masks)`` as :func:`save_compressed` wrote them, the masks checked against the
-    weights.
-
-    ``tokenizer`` is None where none was saved. Raises :class:`ParameterError` for any other folder.
-    """
-    from lmcompress.prune import mask
-
-    folder = Path(folder)
-    about = folder / "lmcompress.json"
-    kind = read_json(about).get("class")
-    loader = getattr(transformers, kind, None) if isinstance(kind, str) else None
-    if loader is None:
-        raise ParameterError("folder", str(folder), "a folder written by save_compressed")
-    model = open_model(folder, loader)
-    tokenizer = open_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
-    masks = mask.load(folder / "masks.safetensors")
-    mask.check(model, masks)
-    return model.to(device or default_device()), tokenizer, masks
