@@ -257,8 +257,9 @@ def test_a_family_that_stores_its_experts_in_parts(corpus, tmp_path, monkeypatch
     assert any(".experts.0." in name for name in stored)
     recipe = recipe_of(corpus, prune={"criterion": "magnitude", "pattern": "2:4"})
     done = compress(str(tmp_path / "model"), tmp_path / "out", recipe, device="cpu", progress=False)
-    masks = prune_model(model, "magnitude", "2:4", progress=False).masks
-    found = loaded(tmp_path / "out")
-    assert all(torch.equal(a, b) for a, b in zip(found.parameters(), model.parameters(), strict=True))
-    assert mask.load(tmp_path / "out" / "masks.safetensors").keys() == masks.keys()
-    assert 0 < done.results["prune"]["share"] <= 1
+    whole = prune_model(model, "magnitude", "2:4", progress=False).masks
+    found = loaded(tmp_path / "out").state_dict()
+    masks = mask.load(tmp_path / "out" / "masks.safetensors")
+    assert masks.keys() == {name for name in whole if ".experts." not in name}  # experts are left when streamed, ...
+    assert all(torch.equal(found[f"{name}.weight"], model.get_submodule(name).weight) for name in masks)
+    assert done.results["prune"]["share"] < 0.5  # ... and that is said

@@ -30,6 +30,7 @@ from lmcompress.quantize import compressed_tensors
 from lmcompress.quantize.formats import Bits
 from lmcompress.quantize.model import rest
 from lmcompress.quantize.rtn import Quantized, half
+from lmcompress.unbundle import as_linears, bundled
 
 BESIDE = (  # what a model folder holds besides its weights and its config
     "tokenizer*", "*.model", "vocab*", "merges*", "special_tokens_map.json", "added_tokens.json",
@@ -151,13 +152,18 @@ def save(
     """
     if Path(folder).exists():
         raise ParameterError("OUT", str(folder), "a folder that does not exist yet")
+    mask.check(model, masks or {})
+    with bundled(model):
+        _save(model, tokenizer, folder, masks, quantized, card, about)
+
+
+def _save(model, tokenizer, folder, masks, quantized, card, about) -> None:
     with init_empty_weights():
         described = type(model)(model.config).state_dict().keys()
     if added := sorted(model.state_dict().keys() - described):
         raise ParameterError(
             "model", added[0], "parameters that the model's config describes: this one would be lost"
         )
-    mask.check(model, masks or {})
     formats = {name: value.format for name, value in (quantized or {}).items()}
     for name, value in (quantized or {}).items():
         compressed_tensors.check(value.format, value.shape, name)
@@ -189,7 +195,7 @@ def load(folder: str | Path, device: str | torch.device | None = None):
     loader = getattr(transformers, kind, None) if isinstance(kind, str) else None
     if loader is None:
         raise ParameterError("folder", str(folder), "a folder of unpacked weights that lmcompress wrote")
-    model = open_model(folder, loader)
+    model = as_linears(open_model(folder, loader))
     tokenizer = open_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None
     masks = mask.load(folder / MASKS) if (folder / MASKS).is_file() else {}
     mask.check(model, masks)

@@ -5,6 +5,7 @@ the most Linear weights, which is the stack of transformer blocks in decoders an
 """
 
 import re
+from collections.abc import Iterable
 
 import torch
 import transformers
@@ -14,6 +15,7 @@ from lmcompress import assets
 from lmcompress.errors import ParameterError
 from lmcompress.gguf_weights import safetensors_folder
 from lmcompress.loading import open_model, open_tokenizer
+from lmcompress.unbundle import as_linears, left
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 TASKS = {
@@ -54,7 +56,7 @@ def load(
     if task not in TASKS:
         raise ParameterError("task", task, TASKS)
     folder = safetensors_folder(assets.resolve(name, "model"))
-    model = open_model(folder, TASKS[task], DTYPES[dtype], **options)
+    model = as_linears(open_model(folder, TASKS[task], DTYPES[dtype], **options))
     return model.to(device or default_device()), open_tokenizer(folder)
 
 
@@ -101,6 +103,17 @@ def block_linears(model: nn.Module, pattern: str | None = None) -> dict[str, nn.
             "layers", pattern, "a regular expression that matches some of " + ", ".join(kinds)
         )
     return chosen
+
+
+def coverage(model: nn.Module, layers: Iterable[str]) -> tuple[float, dict[str, int]]:
+    """How much of the blocks the ``layers`` (full names) are: their share of all weights in the blocks' matrices, and
+    the matrices that are left, with the number of their weights.
+    """
+    inside = blocks(model)
+    matrices = [one for block in inside.values() for one in block.parameters() if one.ndim >= 2]
+    rest = left(inside, set(layers))
+    total = sum(one.numel() for one in matrices)
+    return 1 - sum(rest.values()) / total, rest
 
 
 def head(model: nn.Module) -> nn.Linear | None:

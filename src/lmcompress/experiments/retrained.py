@@ -11,6 +11,7 @@ from lmcompress.errors import LmcompressError
 from lmcompress.experiments.pruned import Evaluated, OnPruned, SubsetText
 from lmcompress.lazily import lazy
 from lmcompress.parameters import PatternText
+from lmcompress.prune.pattern import Pattern
 from lmcompress.prune.pattern import parse as parse_pattern
 from lmcompress.records import Experiment, obtain
 
@@ -136,18 +137,18 @@ class Retrain(Evaluated):
         model = copy.deepcopy(self.dense()[0])
         batches = self.calibration_batches() if self.criterion in ("wanda", "sparsegpt") else None
 
-        def prune(current: nn.Module, sparsity: float) -> mask.Masks:
+        def prune(current: nn.Module, pattern: Pattern) -> mask.Masks:
             return prune_model.prune_model(
                 current,
                 self.criterion,
-                sparsity,
+                pattern,
                 batches,
                 seed=self.seed,
                 output_errors=False,
                 progress=False,
             ).masks
 
-        targets = iterative.ladder(parse_pattern(self.pattern).sparsity, self.rounds)
+        targets = iterative.ladder(parse_pattern(self.pattern), self.rounds)
         masks, reports = iterative.prune_and_retrain(model, windows, self.subset, prune, targets, **options)
         return model, masks, reports
 

@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
 from lmcompress.files import write_json
-from lmcompress.models import block_linears, linears
+from lmcompress.models import block_linears, coverage, linears
 from lmcompress.prune import magnitude, mask, sparsegpt, wanda
 from lmcompress.prune.mask import Masks
 from lmcompress.prune.pattern import Pattern, parse
 from lmcompress.shards import is_streamed
 from lmcompress.stats import ColumnNorms, Gram, relative_output_error, require_finite
 from lmcompress.stream import BlockVisit, stream
+from lmcompress.unbundle import as_linears
 
 DATA_FREE: dict[str, Callable[[dict[str, Tensor], Pattern, int], Masks]] = {
     "magnitude": lambda weights, pattern, seed: magnitude.per_matrix(weights, pattern),
@@ -35,8 +36,9 @@ class LayerReport:
     ``sparsity``: share of dropped weights. ``relative_error``: ``||(W - W')X||^2 / ||W X||^2`` on the inputs
     that the layer sees in the model as pruned so far; ``dead_columns``: inputs that were zero at every token;
     both None without calibration. ``damping``: share of the mean diagonal that SparseGPT needed (0.01 unless
-    the Hessian was near singular), else None. ``seconds``: wall time of the decision and the update, without
-    forward passes.
+    the Hessian was near singular), else None. ``unseen``: no calibration token reached it (an expert that the
+    router never chose), so that it was pruned by magnitude. ``seconds``: wall time of the decision and the update,
+    without forward passes.
     """
 
     sparsity: float
@@ -44,12 +46,13 @@ class LayerReport:
     damping: float | None
     dead_columns: int | None
     seconds: float
+    unseen: bool = False
 
 
 @dataclass(frozen=True)
 class PruneReport:
     """``masks`` by full Linear name (True = kept), ``layers`` by the same names; ``seconds`` of wall time
-    in all.
+    in all. ``coverage``: share of the weights in the blocks' matrices that the layers hold; ``left``: the others.
     """
 
     criterion: str
@@ -57,6 +60,8 @@ class PruneReport:
     masks: Masks
     layers: dict[str, LayerReport]
     seconds: float
+    coverage: float = 1.0
+    left: dict[str, int] = field(default_factory=dict)
 
     @property
     def sparsity(self) -> float:
@@ -99,7 +104,10 @@ def prune_model(
     if criterion not in CRITERIA:
         raise ParameterError("criterion", criterion, CRITERIA)
     pattern = parse(pattern)
+    if not is_streamed(model):
+        as_linears(model)
     targets = block_linears(model, layers)
+    reached = coverage(model, targets)
     for name, linear in targets.items():
         mask.require_divisible(linear.in_features, pattern, name)
         if not is_streamed(model):
@@ -117,7 +125,7 @@ def prune_model(
         chosen = DATA_FREE[criterion](weights, pattern, seed)
     if not batches and not is_streamed(model):
         found = {name: _decided(linear, chosen[name]) for name, linear in targets.items()}
-        return PruneReport(criterion, pattern, chosen, found, time.perf_counter() - started)
+        return PruneReport(criterion, pattern, chosen, found, time.perf_counter() - started, *reached)
 
     folder = None if checkpoint is None else Path(checkpoint)
     if folder is not None:
@@ -140,10 +148,14 @@ def prune_model(
             kept = chosen.get(full)
             if kept is None and criterion in DATA_FREE:
                 kept = DATA_FREE[criterion]({full: linear.weight}, pattern, seed)[full]
-            if seen:
-                kept, result = _prune_layer(full, linear, criterion, pattern, seen.pop(name), kept)
+            inputs = seen.pop(name, None)
+            unseen = inputs is not None and not inputs.norms.tokens
+            if unseen and kept is None:
+                kept = DATA_FREE["magnitude"]({full: linear.weight}, pattern, seed)[full]
+            if inputs is not None and not unseen:
+                kept, result = _prune_layer(full, linear, criterion, pattern, inputs, kept)
             else:
-                result = _decided(linear, kept)
+                result = replace(_decided(linear, kept), unseen=unseen)
             masks[full], results[full] = kept.to(home[full]), asdict(result)
         if folder is not None:
             mask.save(masks, _mask_path(folder, block.index))
@@ -171,7 +183,7 @@ def prune_model(
         masks = mask.Saved(_mask_path(folder, index) for index in range(len(found)))
     else:
         masks = {name: chosen[name] for name in targets}
-    return PruneReport(criterion, pattern, masks, reports, time.perf_counter() - started)
+    return PruneReport(criterion, pattern, masks, reports, time.perf_counter() - started, *reached)
 
 
 class _Inputs:

@@ -18,6 +18,7 @@ from lmcompress.quantize.rtn import Quantized, dequantize, to_half
 from lmcompress.shards import is_streamed
 from lmcompress.stats import Gram, relative_output_error, require_finite
 from lmcompress.stream import BlockVisit, stream
+from lmcompress.unbundle import as_linears
 
 METHODS = ("rtn", "gptq")
 
@@ -104,6 +105,8 @@ def quantize_model(
     if method not in METHODS:
         raise ParameterError("method", method, METHODS)
     formats = {name: parse(format) for name, format in allocation.items()}
+    if not is_streamed(model):
+        as_linears(model)
     targets = _targets(model, formats)
     for name, module in targets.items() if checkpoint is not None else ():
         compressed_tensors.check(formats[name], tuple(module.weight.shape), name)
@@ -175,7 +178,8 @@ def quantize_model(
         if block.inputs:
             seen = block.statistics(lambda layer: _Inputs(layer.in_features), list(short.values()))
         for name, layer in inside.items():
-            compress(name, layer, seen.pop(short[name], None))
+            inputs = seen.pop(short[name], None)
+            compress(name, layer, inputs if inputs is not None and inputs.gram.tokens else None)
         return {name: asdict(layers[name]) for name in inside}
 
     files = None

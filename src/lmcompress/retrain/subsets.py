@@ -25,8 +25,10 @@ from lmcompress.errors import ParameterError
 from lmcompress.models import block_linears, untie_head
 from lmcompress.retrain import adapters
 from lmcompress.retrain.names import ADDED, NAMES, Subset, parse
+from lmcompress.unbundle import as_linears
 
 UNTIES = {"head", "head-lora", "embeddings"}
+ADDED_BIAS = "added_by_lmcompress"  # marks a bias that the model did not come with
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Count:
 
 def is_norm(module: nn.Module) -> bool:
     """LayerNorm and every RMSNorm class: transformers gives each family its own, all named so."""
-    return type(module).__name__.lower().endswith("norm")
+    return isinstance(module, nn.LayerNorm) or type(module).__name__.lower().endswith("norm")
 
 
 def existing(root: nn.Module, name: str) -> dict[str, nn.Parameter]:
@@ -97,7 +99,11 @@ def head_linears(root: nn.Module) -> dict[str, nn.Linear]:
 def _sizes(root: nn.Module, layers: dict[str, nn.Linear], name: str, rank: int) -> dict[str, int]:
     """Number of trained values per parameter name."""
     if name == "new-biases":
-        return {f"{key}.bias": layer.out_features for key, layer in layers.items() if layer.bias is None}
+        return {
+            f"{key}.bias": layer.out_features
+            for key, layer in layers.items()
+            if layer.bias is None or hasattr(layer.bias, ADDED_BIAS)
+        }
     if name in adapters.KINDS or name == "head-lora":
         targets = head_linears(root) if name == "head-lora" else layers
         return {
@@ -150,6 +156,7 @@ def select(
     Parameters keep their dtype; ``train`` holds fp32 copies of half-precision ones. Raises
     :class:`ParameterError` as :func:`parse`, :func:`count` and :func:`adapters.attach` do.
     """
+    as_linears(model)
     return select_within(model, block_linears(model), spec, masks=masks, rank=rank, alpha=alpha, seed=seed)
 
 
@@ -186,12 +193,14 @@ def select_within(
 
 
 def add_biases(layers: dict[str, nn.Linear]) -> dict[str, nn.Parameter]:
-    """Give each bias-free Linear a zero bias [out] of its weight's dtype, in place; returns the new
-    parameters.
+    """Give each bias-free Linear a zero bias [out] of its weight's dtype, in place; returns the biases that were added,
+    now or by an earlier call (another round of pruning and retraining goes on with them).
     """
     added = {}
     for name, layer in layers.items():
         if layer.bias is None:
             layer.bias = nn.Parameter(layer.weight.new_zeros(layer.out_features))
+            setattr(layer.bias, ADDED_BIAS, True)
+        if hasattr(layer.bias, ADDED_BIAS):
             added[f"{name}.bias"] = layer.bias
     return added
