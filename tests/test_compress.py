@@ -260,6 +260,8 @@ def test_a_family_that_stores_its_experts_in_parts(corpus, tmp_path, monkeypatch
     whole = prune_model(model, "magnitude", "2:4", progress=False).masks
     found = loaded(tmp_path / "out").state_dict()
     masks = mask.load(tmp_path / "out" / "masks.safetensors")
-    assert masks.keys() == {name for name in whole if ".experts." not in name}  # experts are left when streamed, ...
+    assert masks.keys() == {
+        name for name in whole if ".experts." not in name
+    }  # experts are left when streamed, ...
     assert all(torch.equal(found[f"{name}.weight"], model.get_submodule(name).weight) for name in masks)
     assert done.results["prune"]["share"] < 0.5  # ... and that is said

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import torch
 import transformers
 from torch import nn
+from transformers.pytorch_utils import Conv1D
 
 from lmcompress import assets
 from lmcompress.errors import ParameterError
@@ -66,7 +67,8 @@ def blocks(model: nn.Module) -> dict[str, nn.Module]:
     for name, module in model.named_modules():
         if not isinstance(module, nn.ModuleList) or len({type(child) for child in module}) != 1:
             continue
-        weights = sum(linear.weight.numel() for linear in linears(module).values())
+        layers = (one for one in module.modules() if isinstance(one, (nn.Linear, Conv1D)))
+        weights = sum(layer.weight.numel() for layer in layers)
         if weights and (best is None or weights > best[0]):
             best = (weights, name, module)
     if best is None:
