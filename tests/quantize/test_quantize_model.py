@@ -114,29 +114,6 @@ def test_gptq_beats_rounding_in_the_output():
     assert errors["gptq"] < 0.9 * errors["rtn"]
 
 
-@pytest.mark.parametrize("family", ["llama", "opt", "bert"])
-def test_bias_correction_makes_the_mean_output_right(family):
-    model = tiny_model(family)
-    data, names = batches(), list(block_linears(model))
-    plain, dense = copy.deepcopy(model), copy.deepcopy(model)
-    first = names[0]
-    round_rest(dense, names)
-    x = inputs_of(dense, first, data)
-    wanted = dense.get_submodule(first)(x).detach()
-    corrected = quantize_model(
-        model, uniform(model, "2bit"), batches=data, bias_correction=True, progress=False
-    )
-    without = quantize_model(plain, uniform(plain, "2bit"), batches=data, progress=False)
-    got = model.get_submodule(first)(x).detach()
-    torch.testing.assert_close(got.mean(0), wanted.mean(0), rtol=2e-3, atol=2e-3)
-    original = dense.get_submodule(first).weight.detach()
-    expected = (got - wanted).square().sum() / (x @ original.T).square().sum()
-    assert corrected.layers[first].relative_error == pytest.approx(float(expected), rel=1e-3)
-    assert corrected.layers[first].relative_error < without.layers[first].relative_error
-    bias = model.get_submodule(first).bias
-    assert torch.equal(bias, bias.half().float())
-
-
 @pytest.mark.parametrize("method", ["rtn", "gptq"])
 @pytest.mark.parametrize("format", ["4bit-g8", "4bit-asym", "16bit"])
 def test_pruned_weights_stay_zero(method, format):
@@ -175,7 +152,6 @@ def test_tied_head_is_quantized_with_the_embedding():
     [
         ({"method": "awq"}, "method"),
         ({"method": "gptq"}, "batches"),
-        ({"bias_correction": True}, "batches"),
         ({"allocation": {}}, "allocation"),
         ({"allocation": {"model.norm": "4bit"}}, "allocation"),
         ({"allocation": {"model.layers.9.mlp.up_proj": "4bit"}}, "allocation"),

@@ -28,8 +28,8 @@ class LayerReport:
     """What happened to one layer.
 
     ``format``, as text; ``method`` used; number of ``weights``; ``bytes`` that ``pack.save`` writes for the weight.
-    ``relative_error``: ``||(W - W')X - c||^2 / ||W X||^2`` on the inputs that the layer sees in the model as
-    quantized so far, c the correction of its bias; ``dead_columns``: inputs that were zero at every token;
+    ``relative_error``: ``||(W - W')X||^2 / ||W X||^2`` on the inputs that the layer sees in the model as
+    quantized so far; ``dead_columns``: inputs that were zero at every token;
     both None without calibration and outside the blocks. ``damping``: share of the mean diagonal that GPTQ
     needed. ``seconds``: wall time of quantizing and reading back, without forward passes.
     """
@@ -73,7 +73,6 @@ def quantize_model(
     *,
     masks: Masks | None = None,
     act_order: bool = False,
-    bias_correction: bool = False,
     scale_dtype: torch.dtype = torch.float16,
     store: str | torch.device = "cpu",
     device: str | torch.device | None = None,
@@ -88,9 +87,8 @@ def quantize_model(
 
     ``method="gptq"`` applies to the Linears in the blocks; they see the inputs of the model as quantized so
     far (those of one block together), one block at a time. Embeddings, head, pooler and the like are rounded
-    to nearest. ``batches``: calibration inputs as model keyword arguments, needed by GPTQ and by
-    ``bias_correction`` (which adds ``E[(W - W')x]`` to the bias, or creates one; Linears in the blocks only);
-    rounding uses them only to measure output errors. ``masks`` (True = kept) hold pruned weights at exactly
+    to nearest. ``batches``: calibration inputs as model keyword arguments, needed by GPTQ; rounding uses them
+    only to measure output errors. ``masks`` (True = kept) hold pruned weights at exactly
     zero. ``act_order``: see :func:`~lmcompress.quantize.gptq.quantize`. ``scale_dtype``: what the scales are
     rounded to after the codes are chosen. ``store``, ``device``, ``progress``: see
     :func:`~lmcompress.stream.stream`. ``checkpoint``: a folder that gets every finished block in the
@@ -116,9 +114,8 @@ def quantize_model(
         mask.check(model, masks)
     elif outside := targets.keys() - block_linears(model).keys():
         raise ParameterError("allocation", min(outside), "Linears in the blocks, for a model on disk")
-    if not batches and (method == "gptq" or bias_correction):
-        what = "gptq" if method == "gptq" else "bias_correction"
-        raise ParameterError("batches", batches, f"at least one batch of calibration inputs for {what}")
+    if not batches and method == "gptq":
+        raise ParameterError("batches", batches, "at least one batch of calibration inputs for gptq")
     for name, value in rest(model, ()).items():
         if value.is_meta:
             continue
@@ -131,9 +128,9 @@ def quantize_model(
     quantized: dict[str, Quantized] = {}
     layers: dict[str, LayerReport] = {}
 
-    def compress(name: str, module: nn.Module, inputs: "_Inputs | None") -> None:
+    def compress(name: str, module: nn.Module, inputs: Gram | None) -> None:
         original, format, kept = module.weight.clone(), formats[name], masks.get(name)
-        gram = None if inputs is None else inputs.gram.result()
+        gram = None if inputs is None else inputs.result()
         by = "rtn" if inputs is None else method
         begun = time.perf_counter()
         if by == "gptq":
@@ -145,9 +142,6 @@ def quantize_model(
         if result.scales is not None:
             result = replace(result, scales=result.scales.to(scale_dtype).to(result.scales.dtype))
         module.weight.copy_(dequantize(result))
-        change = (
-            _correct_bias(name, module, original, inputs) if bias_correction and inputs is not None else None
-        )
         require_finite(module.weight, name, "quantized weight")  # waits for the device: the clock is right
         seconds = time.perf_counter() - begun
         quantized[name] = _moved(result, home[name])
@@ -156,7 +150,7 @@ def quantize_model(
             method=by,
             weights=original.numel(),
             bytes=stored_bytes(result.shape, format, None if kept is None else int(kept.sum())),
-            relative_error=None if inputs is None else _error(original, module.weight, inputs, change),
+            relative_error=None if gram is None else relative_output_error(original, module.weight, gram),
             dead_columns=None if gram is None else int((gram.diagonal() == 0).sum()),
             damping=damping,
             seconds=seconds,
@@ -176,7 +170,7 @@ def quantize_model(
             round_rest(block.module, short.values())
         seen = {}
         if block.inputs:
-            seen = block.statistics(lambda layer: _Inputs(layer.in_features), list(short.values()))
+            seen = block.statistics(lambda layer: Gram(layer.in_features), list(short.values()))
         for name, layer in inside.items():
             inputs = seen.pop(short[name], None)
             compress(name, layer, inputs if inputs is not None and inputs.gram.tokens else None)
@@ -219,21 +213,6 @@ def round_rest(model: nn.Module, names: Collection[str]) -> None:
             value.copy_(to_half(value, name))
 
 
-class _Inputs:
-    """Gram matrix and mean of one layer's inputs."""
-
-    def __init__(self, in_features: int):
-        self.gram = Gram(in_features)
-        self._sum = torch.zeros(in_features)
-
-    def update(self, x: Tensor) -> None:
-        self.gram.update(x)
-        self._sum = self._sum.to(x.device) + x.reshape(-1, x.shape[-1]).float().sum(0)
-
-    def mean(self) -> Tensor:
-        return self._sum / self.gram.tokens
-
-
 def _targets(model: nn.Module, formats: dict[str, Bits]) -> dict[str, nn.Module]:
     """Layers of the allocation; refuses what is not there, not a matrix, or a second name of one."""
     if not formats:
@@ -247,30 +226,6 @@ def _targets(model: nn.Module, formats: dict[str, Bits]) -> dict[str, nn.Module]
         if owners[id(module.weight)] != name:
             raise ParameterError("allocation", name, f"{owners[id(module.weight)]}, whose matrix it shares")
     return {name: modules[name] for name in formats}
-
-
-def _correct_bias(name: str, layer: nn.Linear, original: Tensor, inputs: _Inputs) -> Tensor:
-    """Add the mean output error to the bias, rounded as it is stored; returns what was added [out], fp32."""
-    before = torch.zeros_like(original[:, 0]) if layer.bias is None else layer.bias.detach().clone()
-    error = (original.float() - layer.weight.float()) @ inputs.mean()
-    after = to_half((before.float() + error).to(original.dtype), name).to(original.dtype)
-    if layer.bias is None:
-        layer.bias = nn.Parameter(after, requires_grad=layer.weight.requires_grad)
-    else:
-        layer.bias.copy_(after)
-    return after.float() - before.float()
-
-
-def _error(original: Tensor, read: Tensor, inputs: _Inputs, change: Tensor | None) -> float:
-    """Relative output error; a change c of the bias adds ``|c|^2 - 2 c . E[(W - W')x]`` before division."""
-    gram = inputs.gram.result()
-    error = relative_output_error(original, read, gram)
-    if change is None:
-        return error
-    weight = original.to(gram)
-    size = float(((weight @ gram) * weight).sum())
-    shift = (weight - read.to(gram)) @ inputs.mean()
-    return max(error + float(change @ change - 2 * change @ shift) / size, 0.0) if size > 0 else error
 
 
 def _moved(quantized: Quantized, device: torch.device) -> Quantized:
