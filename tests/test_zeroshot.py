@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import get_args
 
 import pytest
 import torch
@@ -11,6 +12,8 @@ from transformers import PreTrainedTokenizerFast
 
 from lmcompress import zeroshot
 from lmcompress.errors import AssetError, ParameterError
+from lmcompress.pages.perp_claims import Study
+from lmcompress.parameters import TaskName
 
 QUESTIONS = [
     {"goal": "open a jar", "sol1": "turn the lid", "sol2": "turn the jar upside down and wait"},
@@ -261,3 +264,9 @@ def test_damaged_questions_are_refused_with_their_line(tmp_path, name, tokenizer
 def test_bad_parameters_are_refused(tasks, limit, named, tokenizer):
     with pytest.raises(ParameterError, match=named):
         zeroshot.evaluate(tiny_model("opt"), tokenizer, tasks, limit=limit)
+
+
+def test_an_experiment_takes_the_tasks_that_there_are_and_no_other():
+    assert get_args(TaskName) == tuple(zeroshot.TASKS)
+    with pytest.raises(ParameterError, match="hellaswag"):
+        Study(tasks={"hellaswagg": ""})

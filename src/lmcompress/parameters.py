@@ -7,7 +7,7 @@ not text is read as YAML, since ``papermill -p sparsities "[0.5]"`` passes the l
 import difflib
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
@@ -43,6 +43,10 @@ ModelName = Annotated[str, AfterValidator(_model)]
 """A model that :func:`lmcompress.assets.resolve` may find."""
 CorpusName = Annotated[str, AfterValidator(_corpus)]
 """A corpus or classification set that :func:`lmcompress.assets.resolve` may find."""
+TaskName = Literal[
+    "boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa", "piqa"
+]
+"""A zero-shot task by lm-eval's name, see :data:`lmcompress.zeroshot.TASKS`."""
 PatternText = Annotated[str, BeforeValidator(lambda value: str(parse(value)))]
 """A sparsity pattern in its plain spelling: ``0.5`` and ``"50%"`` are both ``"50%"``."""
 

@@ -10,7 +10,7 @@ from lmcompress.assets import resolve
 from lmcompress.errors import LmcompressError
 from lmcompress.experiments.pruned import Evaluated, OnPruned, SubsetText
 from lmcompress.lazily import lazy
-from lmcompress.parameters import PatternText
+from lmcompress.parameters import PatternText, TaskName
 from lmcompress.prune.pattern import Pattern
 from lmcompress.prune.pattern import parse as parse_pattern
 from lmcompress.records import Experiment, obtain
@@ -160,7 +160,7 @@ class ZeroShot(Retrain):
     the first so many of each, None for all. Pruning to 0 % without retraining is the dense model.
     """
 
-    tasks: dict[str, str]
+    tasks: dict[TaskName, str]
     questions: int | None = None
 
     def assets(self) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from lmcompress.assets import resolve
 from lmcompress.experiments.pruned import Evaluated, SubsetText
 from lmcompress.experiments.retrained import chosen
 from lmcompress.lazily import lazy
+from lmcompress.parameters import TaskName
 
 adapters = lazy("lmcompress.retrain.adapters")
 mask = lazy("lmcompress.prune.mask")
@@ -44,7 +45,7 @@ class Tuned(Evaluated):
     rank: int = 16
     steps: int
     rates: tuple[float, ...]
-    tasks: dict[str, str] = Field(default_factory=dict)
+    tasks: dict[TaskName, str] = Field(default_factory=dict)
     questions: int | None = None
 
     def assets(self) -> list[tuple[str, str]]:

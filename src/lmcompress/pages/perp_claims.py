@@ -9,7 +9,7 @@ from pydantic import Field
 from lmcompress.experiments.perp_study import PerpStudy
 from lmcompress.experiments.pruned import Criterion, SubsetText
 from lmcompress.experiments.tuned import RATES, Tuned
-from lmcompress.parameters import CorpusName, ModelName, Parameters, PatternText
+from lmcompress.parameters import CorpusName, ModelName, Parameters, PatternText, TaskName
 from lmcompress.records import Experiment, Record, profile, study_class
 from lmcompress.report.perp_evidence import Evidence, state
 from lmcompress.report.verdicts import Judged, judge_all
@@ -36,7 +36,7 @@ class Study(PerpStudy):
 
     runs_of: str = "quick"
     compared: tuple[Compared, ...] = (Compared(), Compared(criteria=("wanda",), subsets=("nothing",)))
-    tasks: dict[str, str] = Field(default_factory=dict)
+    tasks: dict[TaskName, str] = Field(default_factory=dict)
     questions: int | None = None
     classifier: ModelName | Literal[""] = ""
     texts: CorpusName = "bbc-news"
