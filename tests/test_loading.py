@@ -7,7 +7,8 @@ import time
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from damage import LAST, UP, config, cut, fill, folder_at, gone, link, pipe, rename, tensors, write
+from safetensors.torch import load_file
 from tiny import CAUSAL, FAMILIES, VOCABULARY, tiny_model, tiny_tokens
 from tiny_assets import tiny_model_folder, tiny_tokenizer
 from transformers import BertConfig, BertForMaskedLM, LlamaForCausalLM, LlamaForSequenceClassification
@@ -16,8 +17,6 @@ from lmcompress import model_folder, models
 from lmcompress.errors import AssetError, LmcompressError
 
 GARBAGE = bytes(range(256)) * 8
-UP = "model.layers.0.mlp.up_proj.weight"
-LAST = "model.layers.2.mlp.down_proj.weight"
 
 
 @pytest.fixture(scope="module")
@@ -29,75 +28,6 @@ def sound(tmp_path_factory):
     tiny_tokenizer().save_pretrained(room / "shards")
     assert len(list((room / "shards").glob("*.safetensors"))) > 2
     return room
-
-
-def write(name, content):
-    def change(folder):
-        (folder / name).unlink(missing_ok=True)
-        (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-
-    return change
-
-
-def gone(*names):
-    return lambda folder: [(folder / name).unlink() for name in names]
-
-
-def cut(name, keep):
-    return lambda folder: write(name, (folder / name).read_bytes()[:keep])(folder)
-
-
-def config(name="config.json", **values):
-    """Change entries of a JSON file; None deletes one."""
-
-    def change(folder):
-        about = json.loads((folder / name).read_text()) | values
-        (folder / name).write_text(
-            json.dumps({key: value for key, value in about.items() if value is not None})
-        )
-
-    return change
-
-
-def tensors(edit, name="model.safetensors", metadata=("format", "pt")):
-    def change(folder):
-        found = load_file(folder / name)
-        edit(found)
-        save_file(found, folder / name, metadata=dict([metadata]) if metadata else None)
-
-    return change
-
-
-def rename(found, name=UP, new="model.layers.0.mlp.up.weight"):
-    found[new] = found.pop(name)
-
-
-def fill(value, name=LAST):
-    return tensors(lambda found: found[name][0].fill_(value))
-
-
-def link(name, target):
-    def change(folder):
-        (folder / name).unlink()
-        (folder / name).symlink_to(target)
-
-    return change
-
-
-def folder_at(name):
-    def change(folder):
-        (folder / name).unlink()
-        (folder / name).mkdir()
-
-    return change
-
-
-def pipe(name):
-    def change(folder):
-        (folder / name).unlink()
-        os.mkfifo(folder / name)
-
-    return change
 
 
 def index(edit):
