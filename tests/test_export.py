@@ -72,6 +72,7 @@ def test_pruned_models(kind, place, tmp_path):
         else record.result["tests"][corpus[0]]["perplexity"]
     )
     assert perplexity(model, windows).value == pytest.approx(told, rel=1e-6)
+    assert str(told) in (tmp_path / "out" / "README.md").read_text()
     masks = mask.load(tmp_path / "out" / "masks.safetensors")
     mask.check(model, masks)
     assert mask.sparsity(masks) == 0.5

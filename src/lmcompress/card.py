@@ -45,7 +45,8 @@ def of_record(record: Record, point: int | None, packed: bool, read_back: bool) 
     read_back: whether they are stored as they read after quantization, in 16 or 32 bits.
     """
     result = record.result if point is None else {**record.result, **record.result["points"][point]}
-    plain = {key: value for key, value in result.items() if isinstance(value, int | float | str | bool)}
+    estimates = {key: value for key, value in result.items() if isinstance(value, dict) and "value" in value}
+    plain = {key: value for key, value in result.items() if isinstance(value, int | float | str)} | estimates
     where = {key: record.provenance[key] for key in ("date", "device", "commit")}
     parts = [
         "---\nlibrary_name: transformers\ntags: [compressed, lmcompress]\n---",
