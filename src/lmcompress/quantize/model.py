@@ -173,7 +173,7 @@ def quantize_model(
             seen = block.statistics(lambda layer: Gram(layer.in_features), list(short.values()))
         for name, layer in inside.items():
             inputs = seen.pop(short[name], None)
-            compress(name, layer, inputs if inputs is not None and inputs.gram.tokens else None)
+            compress(name, layer, inputs if inputs is not None and inputs.tokens else None)
         return {name: asdict(layers[name]) for name in inside}
 
     files = None
