@@ -45,6 +45,8 @@ def refuse_misfits(model: nn.Module, recipe: Recipe, chosen: dict[str, Bits], ma
     masked: whether the model comes with masks.
     """
     layers = block_linears(model)
+    if not layers:  # GPT-2 has Conv1D in their place
+        raise ParameterError("model", type(model).__name__, "a model with Linears in its blocks")
     if recipe.prune:
         pattern = parse_pattern(recipe.prune.pattern)
         for name, layer in block_linears(model, recipe.prune.layers).items():
