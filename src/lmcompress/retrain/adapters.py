@@ -53,6 +53,14 @@ def effective_weight(
     return low.add_(weight) if mask is None else torch.addcmul(weight, low, mask, out=low)
 
 
+def expression(weight: Tensor, a: Tensor, b: Tensor, mask: Tensor | None, scale: float | None) -> Tensor:
+    """:func:`effective_weight` as plain differentiable operations, for a compiler; ``mask`` is bool."""
+    low = torch.mm(b.to(weight.dtype), a.to(weight.dtype))
+    if scale is None:
+        return weight * low
+    return weight + scale * (low if mask is None else low * mask)
+
+
 def low_rank_gradients(
     product: Tensor, weight: Tensor, a: Tensor, b: Tensor, mask: Tensor | None, scale: float | None
 ) -> tuple[Tensor, Tensor]:
@@ -146,6 +154,11 @@ class AdaptedLinear(nn.Linear):
             low = F.linear(F.linear(x, self.a.to(x.dtype)), self.b.to(x.dtype))
             return torch.add(F.linear(x, self.weight, self.bias), low, alpha=self.scale)
         kept = self.kept if self.kind in MASKED else None
+        if torch.compiler.is_compiling():  # which fuses the plain expression
+            weight = expression(
+                self.weight, self.a, self.b, fused.unpacked(kept, self.in_features), self.scale
+            )
+            return F.linear(x, weight, self.bias)
         return RebuiltLinear.apply(x, self.weight, self.bias, self.a, self.b, kept, self.scale)
 
     @property

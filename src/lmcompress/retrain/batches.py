@@ -25,6 +25,14 @@ class Batches:
         self.per_pass = len(data) // self.size
         self._order: tuple[int, Tensor] | None = None
 
+    @property
+    def one_shape(self) -> bool:
+        """Whether every batch has the same shapes."""
+        return (
+            isinstance(self.data, Tensor)
+            or len({tuple((key, value.shape) for key, value in batch.items()) for batch in self.data}) == 1
+        )
+
     def __getitem__(self, number: int) -> Batch:
         """The batch at position ``number`` (from 0) of the endless sequence."""
         turn, place = divmod(number, self.per_pass)

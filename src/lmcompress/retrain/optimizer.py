@@ -23,8 +23,11 @@ class MaskedAdamW:
     """Optimizer of named parameters; half-precision ones are updated through fp32 copies ("masters").
 
     Gradients are accumulated in fp32 as well (:meth:`collect` after every backward pass). A parameter called
-    ``<layer>.weight`` with a mask under ``<layer>`` has its gradient masked, so that dropped weights take no
-    part in the clipping norm, and the mask is applied again after the update.
+    ``<layer>.weight`` with a mask under ``<layer>`` has its gradient masked: dropped weights, zero at the
+    start, take no part in the clipping norm and stay zero.
+
+    On a GPU :meth:`update` never waits for the device, so that it can be captured in a CUDA graph: learning
+    rate, gradient norm and the flag to change nothing more are tensors there.
     """
 
     def __init__(
@@ -47,47 +50,82 @@ class MaskedAdamW:
             name: nn.Parameter(value.detach().float()) if value.dtype in HALF else value
             for name, value in parameters.items()
         }
-        self.adam = torch.optim.AdamW(self.masters.values(), lr=lr, weight_decay=0.0)
+        device = next(iter(self.masters.values())).device
+        self.rate = torch.tensor(float(lr), device=device) if device.type == "cuda" else lr
+        self.stopped = torch.zeros((), device=device)  # 1 as soon as a norm was not finite
+        fast = {"fused": True, "capturable": True} if device.type == "cuda" else {}
+        self.adam = torch.optim.AdamW(self.masters.values(), lr=self.rate, weight_decay=0.0, **fast)
 
+    @torch.no_grad()
     def collect(self) -> None:
-        """Move the gradients of half-precision parameters to their fp32 copies, adding to what is there."""
+        """Mask the gradients, and move those of half-precision parameters to their fp32 copies, adding to
+        what is there.
+        """
         for name, parameter in self.parameters.items():
-            master = self.masters[name]
-            if master is not parameter and parameter.grad is not None:
-                gradient = parameter.grad.float()
+            if parameter.grad is None:
+                continue
+            master, gradient = self.masters[name], parameter.grad
+            if name in self.masks:
+                gradient.mul_(self.masks[name])
+            if master is not parameter:
+                gradient = gradient.float()
                 master.grad = gradient if master.grad is None else master.grad.add_(gradient)
                 parameter.grad = None
 
-    @torch.no_grad()
     def step(self, step: int) -> float:
         """One update with the collected gradients at ``step`` of ``steps``; returns their norm before
         clipping.
 
-        With a norm that is not finite nothing is changed. The gradients are cleared either way.
+        With a norm that is not finite nothing is changed, now or later. The gradients are cleared either way.
         """
-        for name, kept in self.masks.items():
-            if self.masters[name].grad is not None:
-                self.masters[name].grad.mul_(kept)
+        self.at(step)
+        return float(self.update())
+
+    def at(self, step: int) -> None:
+        """Set the learning rate to that of ``step``."""
+        rate = self.lr * schedule(step, self.steps, self.warmup)
+        for group in self.adam.param_groups:
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
+    @torch.no_grad()
+    def update(self) -> Tensor:
+        """:meth:`step` at the rate that is set; the norm stays on the device."""
         gradients = [master.grad for master in self.masters.values() if master.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if torch.isfinite(norm):
+        torch.maximum(self.stopped, (~torch.isfinite(norm)).to(self.stopped), out=self.stopped)
+        on_gpu = self.stopped.is_cuda
+        if on_gpu or not self.stopped:
             if self.clip is not None:
                 torch.nn.utils.clip_grads_with_norm_(self.masters.values(), self.clip, norm)
-            for group in self.adam.param_groups:
-                group["lr"] = self.lr * schedule(step, self.steps, self.warmup)
-            self.adam.step()
-            for name, kept in self.masks.items():
-                self.masters[name].masked_fill_(~kept, 0)
+            if on_gpu:
+                self.adam.found_inf = self.stopped  # torch's own switch: the kernel then changes nothing
+            self.adam.step()  # without weight decay a gradient that was always zero leaves a zero alone
             self.publish()
         self.adam.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm
+
+    @torch.no_grad()
+    def prepare(self) -> None:
+        """Allocate the state of AdamW, which a captured step must find; a state that is there stays."""
+        if self.adam.state:
+            return
+        for master in self.masters.values():
+            master.grad = torch.zeros_like(master)
+        self.adam.step()  # gradients of zero move nothing
+        self.adam.zero_grad(set_to_none=True)
+        for state in self.adam.state.values():
+            state["step"].zero_()
 
     @torch.no_grad()
     def publish(self) -> None:
         """Write the fp32 copies, rounded, into the parameters of the model."""
-        for name, parameter in self.parameters.items():
-            if self.masters[name] is not parameter:
-                parameter.copy_(self.masters[name])
+        pairs = [(value, self.masters[name]) for name, value in self.parameters.items()]
+        pairs = [(value, master) for value, master in pairs if master is not value]
+        if pairs:
+            torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
 
     def state(self) -> dict:
         """Everything that a later :meth:`restore` needs, as tensors and plain values."""
@@ -102,4 +140,6 @@ class MaskedAdamW:
         for name, value in state["masters"].items():
             self.masters[name].copy_(value)
         self.adam.load_state_dict(state["adam"])
+        for group in self.adam.param_groups:
+            group["lr"] = self.rate
         self.publish()

@@ -1,0 +1,78 @@
+"""A computation of fixed shapes recorded once as a CUDA graph and replayed without Python.
+
+A step of a small model is thousands of kernels of a few microseconds each, and the processor needs longer to
+launch one than the GPU to run it. A replayed graph launches all of them at once.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+WARM_UP = 2  # calls before the recording: they compile, allocate and choose kernels
+COMPILATIONS = 256  # of one piece of code in a process: one a shape, dtype and set of trained parameters
+
+
+def recordable(model: nn.Module) -> bool:
+    """Whether all parameters of ``model`` are on one GPU."""
+    devices = {parameter.device for parameter in model.parameters()}
+    return len(devices) == 1 and devices.pop().type == "cuda"
+
+
+@contextmanager
+def compiled(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """The modules compiled by ``torch.compile`` inside: equal ones share a compilation, also of a later call.
+
+    What the compiler cannot do runs as it is.
+    """
+    modules = list(modules)
+    for module in modules:
+        module.compile(dynamic=False)
+    try:
+        with torch._dynamo.config.patch(
+            recompile_limit=COMPILATIONS, accumulated_recompile_limit=COMPILATIONS, suppress_errors=True
+        ):
+            yield
+    finally:
+        for module in modules:
+            module._compiled_call_impl = None
+
+
+class Recorded:
+    """``function(batches)``, recorded for the shapes of ``batches`` (a list of dicts of tensors).
+
+    Called with other batches of the same shapes it returns what ``function`` returns for them, in the same
+    tensors every time: the next call overwrites them. ``function`` must not wait for the device, and what it
+    changes (parameters, say) it must change in place. ``warm_up(batches)`` is called in its place before the
+    recording (default: ``function``); torch's random state is put back after it. ``blocks`` are compiled.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[list[dict[str, Tensor]]], Tensor],
+        batches: list[dict[str, Tensor]],
+        device: torch.device,
+        *,
+        warm_up: Callable[[list[dict[str, Tensor]]], object] | None = None,
+        blocks: Iterable[nn.Module] = (),
+    ):
+        self.batches = [{key: value.to(device, copy=True) for key, value in each.items()} for each in batches]
+        with torch.cuda.device(device), compiled(blocks):
+            random, beside = torch.cuda.get_rng_state(), torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                for _ in range(WARM_UP):
+                    (warm_up or function)(self.batches)
+            torch.cuda.current_stream().wait_stream(beside)
+            torch.cuda.set_rng_state(random)
+            self.graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self.graph):
+                self.result = function(self.batches)
+
+    def __call__(self, batches: list[dict[str, Tensor]]) -> Tensor:
+        for own, given in zip(self.batches, batches, strict=True):
+            for key, value in own.items():
+                value.copy_(given[key], non_blocking=True)
+        self.graph.replay()
+        return self.result
