@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from lmcompress.errors import ParameterError
+from lmcompress.graphs import unread_masks
 
 _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
@@ -182,7 +183,7 @@ def flops(config: PretrainedConfig, batch: int, length: int, trained: str | None
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise ParameterError("trained", trained, "a regular expression that matches some parameter")
     model.config.use_cache = False
-    with FlopCounterMode(display=False) as forward:
+    with unread_masks(), FlopCounterMode(display=False) as forward:
         loss = model(input_ids=tokens, labels=tokens).loss
     with FlopCounterMode(display=False) as backward:
         loss.backward()

@@ -6,9 +6,11 @@ launch one than the GPU to run it. A replayed graph launches all of them at once
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from transformers import masking_utils
 
 WARM_UP = 2  # calls before the recording: they compile, allocate and choose kernels
 COMPILATIONS = 256  # of one piece of code in a process: one a shape, dtype and set of trained parameters
@@ -39,6 +41,20 @@ def compiled(modules: Iterable[nn.Module]) -> Iterator[None]:
             module._compiled_call_impl = None
 
 
+@contextmanager
+def unread_masks() -> Iterator[None]:
+    """transformers looks at the values of a mask and of the positions to leave a mask out where it does nothing.
+
+    A recording cannot wait for them, nor may it find another answer than the calls before it. Inside, given
+    masks are always used, and positions are taken to be those of one text a window.
+    """
+    with (
+        patch.object(masking_utils, "is_tracing", lambda *_: True),
+        patch.object(masking_utils, "find_packed_sequence_indices", lambda _positions: None),
+    ):
+        yield
+
+
 class Recorded:
     """``function(batches)``, recorded for the shapes of ``batches`` (a list of dicts of tensors).
 
@@ -58,7 +74,7 @@ class Recorded:
         blocks: Iterable[nn.Module] = (),
     ):
         self.batches = [{key: value.to(device, copy=True) for key, value in each.items()} for each in batches]
-        with torch.cuda.device(device), compiled(blocks):
+        with torch.cuda.device(device), compiled(blocks), unread_masks():
             random, beside = torch.cuda.get_rng_state(), torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):

@@ -39,6 +39,19 @@ def test_losses_are_those_of_the_plain_loop(spec):
     assert graph.losses[-1] < graph.losses[0]
 
 
+@pytest.mark.parametrize("family", ["llama", "mistral", "gpt_neox"])
+def test_other_families_are_recorded_too(family):
+    losses = []
+    for graph in (False, True):
+        model, masks = on_gpu(torch.float32, family)
+        windows = tiny_tokens(8, 24)  # longer than the sliding window of the Mistral
+        options = {"lr": 1e-3, "steps": 12, "batch_size": 4, "progress": False, "graph": graph}
+        report = train(model, windows, "norms", masks, **options)
+        assert (report.preparation > 0) == graph
+        losses.append(report.losses)
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+
+
 def test_in_fp32_the_two_agree_closely_also_with_accumulation():
     model, plain = run("biases+norms", False, torch.float32, accumulation=2)
     twin, graph = run("biases+norms", True, torch.float32, accumulation=2)

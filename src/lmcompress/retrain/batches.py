@@ -26,12 +26,12 @@ class Batches:
         self._order: tuple[int, Tensor] | None = None
 
     @property
-    def one_shape(self) -> bool:
-        """Whether every batch has the same shapes."""
-        return (
-            isinstance(self.data, Tensor)
-            or len({tuple((key, value.shape) for key, value in batch.items()) for batch in self.data}) == 1
-        )
+    def recordable(self) -> bool:
+        """Whether every batch has the same shapes and the usual positions (see ``graphs.unread_masks``)."""
+        if isinstance(self.data, Tensor):
+            return True
+        shapes = {tuple((key, value.shape) for key, value in batch.items()) for batch in self.data}
+        return len(shapes) == 1 and "position_ids" not in self.data[0]
 
     def __getitem__(self, number: int) -> Batch:
         """The batch at position ``number`` (from 0) of the endless sequence."""

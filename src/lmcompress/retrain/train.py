@@ -4,6 +4,7 @@ way.
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -120,7 +121,7 @@ def train(
         if saved and optimizer:
             saved.load(optimizer, report)
         step = _step
-        if optimizer and graph and not checkpointing and recordable(model) and batches.one_shape:
+        if optimizer and graph and not checkpointing and batches.recordable and recordable(model):
             step = _recorded(model, optimizer, [batches[number] for number in range(accumulation)], report)
         bar = tqdm(
             total=report.steps,
@@ -180,7 +181,9 @@ def _backward(model: nn.Module, batches: list[Batch], optimizer: MaskedAdamW) ->
 def _recorded(
     model: nn.Module, optimizer: MaskedAdamW, batches: list[Batch], report: TrainReport
 ) -> Callable[[nn.Module, list[Batch], MaskedAdamW], Tensor]:
-    """:func:`_step` recorded as a graph, for batches of the shapes of ``batches``."""
+    """:func:`_step` recorded as a graph, for batches of the shapes of ``batches``; as it is where a model cannot
+    be recorded.
+    """
     start = time.perf_counter()
     optimizer.prepare()
 
@@ -188,13 +191,18 @@ def _recorded(
         _backward(model, batches, optimizer)
         optimizer.adam.zero_grad(set_to_none=True)
 
-    replay = Recorded(
-        lambda batches: _step(model, batches, optimizer),
-        batches,
-        optimizer.stopped.device,
-        warm_up=warm_up,
-        blocks=blocks(model).values(),
-    )
+    try:
+        replay = Recorded(
+            lambda batches: _step(model, batches, optimizer),
+            batches,
+            optimizer.stopped.device,
+            warm_up=warm_up,
+            blocks=blocks(model).values(),
+        )
+    except RuntimeError as error:
+        warnings.warn(f"a step of {type(model).__name__} cannot be a CUDA graph: {error}", stacklevel=3)
+        optimizer.adam.zero_grad(set_to_none=True)
+        return _step
     report.preparation += time.perf_counter() - start
     return lambda _model, batches, _optimizer: replay(batches)
 
