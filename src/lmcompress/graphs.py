@@ -4,13 +4,15 @@ A step of a small model is thousands of kernels of a few microseconds each, and 
 launch one than the GPU to run it. A replayed graph launches all of them at once.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from transformers import masking_utils
+
+from lmcompress.models import blocks
 
 WARM_UP = 2  # calls before the recording: they compile, allocate and choose kernels
 COMPILATIONS = 256  # of one piece of code in a process: one a shape, dtype and set of trained parameters
@@ -23,14 +25,19 @@ def recordable(model: nn.Module) -> bool:
 
 
 @contextmanager
-def compiled(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """The modules compiled by ``torch.compile`` inside: equal ones share a compilation, also of a later call.
+def compiled(model: nn.Module) -> Iterator[None]:
+    """Blocks and loss of a transformers model compiled by ``torch.compile`` inside: equal blocks share a
+    compilation, also with those of a later model.
 
-    What the compiler cannot do runs as it is.
+    The compiled loss never holds the logits in fp32. What the compiler cannot do runs as it is.
     """
-    modules = list(modules)
+    modules = list(blocks(model).values())
     for module in modules:
         module.compile(dynamic=False)
+    whole = "_loss_function" not in vars(model)
+    loss = getattr(model, "loss_function", None)
+    if loss is not None:
+        model.loss_function = torch.compile(loss, dynamic=False)
     try:
         with torch._dynamo.config.patch(
             recompile_limit=COMPILATIONS, accumulated_recompile_limit=COMPILATIONS, suppress_errors=True
@@ -39,6 +46,10 @@ def compiled(modules: Iterable[nn.Module]) -> Iterator[None]:
     finally:
         for module in modules:
             module._compiled_call_impl = None
+        if loss is not None and whole:
+            del model._loss_function
+        elif loss is not None:
+            model.loss_function = loss
 
 
 @contextmanager
@@ -61,7 +72,8 @@ class Recorded:
     Called with other batches of the same shapes it returns what ``function`` returns for them, in the same
     tensors every time: the next call overwrites them. ``function`` must not wait for the device, and what it
     changes (parameters, say) it must change in place. ``warm_up(batches)`` is called in its place before the
-    recording (default: ``function``); torch's random state is put back after it. ``blocks`` are compiled.
+    recording (default: ``function``); torch's random state is put back after it. Blocks and loss of ``model``
+    are compiled; None leaves everything as it is.
     """
 
     def __init__(
@@ -71,10 +83,11 @@ class Recorded:
         device: torch.device,
         *,
         warm_up: Callable[[list[dict[str, Tensor]]], object] | None = None,
-        blocks: Iterable[nn.Module] = (),
+        model: nn.Module | None = None,
     ):
         self.batches = [{key: value.to(device, copy=True) for key, value in each.items()} for each in batches]
-        with torch.cuda.device(device), compiled(blocks), unread_masks():
+        fast = nullcontext() if model is None else compiled(model)
+        with torch.cuda.device(device), fast, unread_masks():
             random, beside = torch.cuda.get_rng_state(), torch.cuda.Stream()
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):

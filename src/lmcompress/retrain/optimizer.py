@@ -64,13 +64,15 @@ class MaskedAdamW:
         for name, parameter in self.parameters.items():
             if parameter.grad is None:
                 continue
-            master, gradient = self.masters[name], parameter.grad
-            if name in self.masks:
-                gradient.mul_(self.masks[name])
-            if master is not parameter:
-                gradient = gradient.float()
-                master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-                parameter.grad = None
+            master, gradient, kept = self.masters[name], parameter.grad, self.masks.get(name)
+            if master is parameter:
+                if kept is not None:
+                    gradient.mul_(kept)
+                continue
+            wide = torch.empty_like(gradient, dtype=torch.float32)
+            torch.mul(gradient, kept, out=wide) if kept is not None else wide.copy_(gradient)
+            master.grad = wide if master.grad is None else master.grad.add_(wide)
+            parameter.grad = None
 
     def step(self, step: int) -> float:
         """One update with the collected gradients at ``step`` of ``steps``; returns their norm before

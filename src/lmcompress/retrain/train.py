@@ -197,7 +197,7 @@ def _recorded(
             batches,
             optimizer.stopped.device,
             warm_up=warm_up,
-            blocks=blocks(model).values(),
+            model=model,
         )
     except RuntimeError as error:
         warnings.warn(f"a step of {type(model).__name__} cannot be a CUDA graph: {error}", stacklevel=3)
