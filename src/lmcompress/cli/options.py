@@ -54,7 +54,7 @@ def read_yaml(path: Path, what: str) -> dict:
         found = yaml.load(path.read_text(encoding="utf-8"), Yaml)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ParameterError("file", str(path), f"a YAML file of {what} ({_first_line(error)})") from None
-    if not isinstance(found or {}, dict):
+    if not isinstance(found or {}, dict) or not all(isinstance(name, str) for name in found or ()):
         raise ParameterError("file", str(path), f"a YAML file of {what}, such as 'seeds: [0, 1]'")
     return found or {}
 

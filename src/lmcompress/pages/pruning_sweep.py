@@ -1,6 +1,8 @@
 """pages.pruning_sweep"""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+from pydantic import Field
 
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.one_shot import Criterion, FewColumns, InputNorms, PrunedModel
@@ -29,7 +31,7 @@ class Study(BaseStudy):
     patterns: tuple[PatternText, ...] = ("2:4",)
     errors_at: tuple[PatternText, ...] = ("50%",)
     seeds: tuple[int, ...] = (0,)
-    share: float = 0.01
+    share: Annotated[float, Field(gt=0, le=1)] = 0.01
     spared_at: PatternText = "50%"
 
     def experiments(self) -> list[Experiment]:
