@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from lmcompress.errors import ParameterError
-from lmcompress.prune.mask import Masks, drop_ties, mask, threshold_count
+from lmcompress.prune import selection
+from lmcompress.prune.mask import Masks, mask, threshold_count
 from lmcompress.prune.pattern import Pattern, Unstructured
-
-_LARGEST = torch.finfo(torch.float32).max
 
 
 def per_matrix(weights: dict[str, Tensor], pattern: Pattern) -> Masks:
@@ -29,8 +28,7 @@ def over_model(weights: dict[str, Tensor], pattern: Pattern) -> Masks:
     """Least ``|w|`` of all matrices together are dropped; a layer's own sparsity is what comes out.
 
     Exactly ``int(total * sparsity) + 1`` weights go (see :func:`~lmcompress.prune.mask.mask`), without a copy
-    of the model: non-negative floats are ordered as their bits are, so that 31 counting passes find the
-    threshold by bisection.
+    of the model (see :mod:`~lmcompress.prune.selection`).
     Raises :class:`ParameterError` for N:M, which fixes every layer's sparsity.
     """
     if not isinstance(pattern, Unstructured):
@@ -40,21 +38,10 @@ def over_model(weights: dict[str, Tensor], pattern: Pattern) -> Masks:
     count = threshold_count(sum(weight.numel() for weight in weights.values()), pattern)
     if not count:
         return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
-    low, high = 0, _bits(torch.tensor(_LARGEST)).item()
-    while low < high:
-        middle = (low + high) // 2
-        if sum(int((_bits(weight) <= middle).sum()) for weight in weights.values()) >= count:
-            high = middle
-        else:
-            low = middle + 1
-    below = {name: _bits(weight) < low for name, weight in weights.items()}
-    wanted = count - sum(int(dropped.sum()) for dropped in below.values())
-    masks = {}
-    for name, weight in weights.items():
-        ties = drop_ties((_bits(weight) == low).flatten(), wanted).reshape(weight.shape)
-        wanted -= int(ties.sum())
-        masks[name] = ~(below[name] | ties)
-    return masks
+    kept = selection.keep_of(
+        [lambda weight=weight: selection.ordered(weight.detach().abs()) for weight in weights.values()], count
+    )
+    return dict(zip(weights, kept, strict=True))
 
 
 def at_random(weights: dict[str, Tensor], pattern: Pattern, seed: int = 0) -> Masks:
@@ -67,7 +54,3 @@ def at_random(weights: dict[str, Tensor], pattern: Pattern, seed: int = 0) -> Ma
         generator = torch.Generator().manual_seed(zlib.crc32(f"{seed}:{name}".encode()))
         masks[name] = mask(torch.rand(weight.shape, generator=generator), pattern).to(weight.device)
     return masks
-
-
-def _bits(weight: Tensor) -> Tensor:
-    return weight.detach().float().abs().view(torch.int32)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.files import atomic_path
-from lmcompress.prune import ranking
+from lmcompress.prune import ranking, selection
 from lmcompress.prune.pattern import NofM, Pattern
 
 Masks = Mapping[str, Tensor]
@@ -42,6 +42,8 @@ def mask(scores: Tensor, pattern: Pattern, per: str = "tensor") -> Tensor:
         require_divisible(scores.shape[-1], pattern)
         if ranking.usable(scores, pattern.m):
             return ranking.keep(scores, pattern.n, pattern.m)
+    if not isinstance(pattern, NofM) and per == "tensor" and _many(scores):
+        return selection.keep(scores.contiguous(), threshold_count(scores.numel(), pattern))
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     if isinstance(pattern, NofM):
         groups = scores.reshape(-1, pattern.m)
@@ -49,6 +51,10 @@ def mask(scores: Tensor, pattern: Pattern, per: str = "tensor") -> Tensor:
     if per == "row":
         return _keep(scores, int(scores.shape[-1] * pattern.sparsity))
     return _keep(scores.reshape(1, -1), threshold_count(scores.numel(), pattern)).reshape(scores.shape)
+
+
+def _many(scores: Tensor) -> bool:
+    return scores.is_cuda and scores.numel() >= selection.LARGE and scores.dtype != torch.float64
 
 
 def threshold_count(numel: int, pattern: Pattern) -> int:
@@ -62,18 +68,14 @@ def require_divisible(inputs: int, pattern: Pattern, layer: str = "weight") -> N
         raise ParameterError("pattern", str(pattern), f"an m that divides the {inputs} inputs of {layer}")
 
 
-def drop_ties(ties: Tensor, count: int | Tensor) -> Tensor:
-    """First ``count`` (a number or [..., 1]) True entries of ``ties`` along the last dimension."""
-    return ties & (ties.cumsum(-1) <= count)
-
-
 def _keep(scores: Tensor, count: int) -> Tensor:
     """Per row of ``scores``, True for all but the ``count`` least."""
     if not count:
         return torch.ones_like(scores, dtype=torch.bool)
     threshold = scores.kthvalue(count, dim=-1, keepdim=True).values
-    below = scores < threshold
-    return ~(below | drop_ties(scores == threshold, count - below.sum(-1, keepdim=True)))
+    below, ties = scores < threshold, scores == threshold
+    first = ties.cumsum(-1, dtype=torch.int32) <= count - below.sum(-1, keepdim=True)
+    return ~(below | ties & first)
 
 
 def _keep_of_few(groups: Tensor, count: int) -> Tensor:
