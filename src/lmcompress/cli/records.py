@@ -1,6 +1,8 @@
-"""``lmcompress records``: list, show, compare, redo and publish records."""
+"""``lmcompress records``: list, show, compare, redo, check, verify and publish records."""
 
 import json
+import math
+import random
 from dataclasses import asdict
 
 import click
@@ -15,15 +17,85 @@ def records() -> None:
 
 @records.command("list")
 @click.argument("kind", required=False)
-def list_records(kind: str | None) -> None:
+@click.option("--limit", type=click.IntRange(1), help="at most so many")
+@click.option("--json", "as_json", is_flag=True, help="one record a line, as JSON")
+def list_records(kind: str | None, limit: int | None, as_json: bool) -> None:
     """List all records, or those of a kind."""
     from lmcompress import records as known
 
-    for record in known.all_records():
-        if kind in (None, record.kind):
-            about = json.dumps(record.parameters, sort_keys=True)
-            where = record.provenance
-            print(f"{record.key[:12]}  {record.kind}  {where['seconds']:.1f} s  {where['device']}  {about}")
+    if kind is not None:
+        known.experiment_class(kind)
+    found = [record for record in known.all_records() if kind in (None, record.kind)]
+    if not as_json:
+        print("key  kind  where  seconds  device  parameters")
+    for record in found[:limit]:
+        if as_json:
+            print(json.dumps(asdict(record), sort_keys=True))
+            continue
+        about, run = json.dumps(record.parameters, sort_keys=True), record.provenance
+        where = "here" if record.computed_here else "published"
+        print(f"{record.key[:12]}  {record.kind}  {where}  {run['seconds']:.1f} s  {run['device']}  {about}")
+
+
+@records.command()
+def check() -> None:
+    """Name every broken line of results/; exit status 1 where there is one."""
+    from lmcompress import records as known
+
+    read = [known.read_lines(path) for path in sorted(known.results_folder().glob("*.jsonl"))]
+    broken = [error for _, errors in read for error in errors]
+    for error in broken:
+        print(error)
+    print(f"{sum(len(good) for good, _ in read)} records, {len(broken)} broken lines")
+    if broken:
+        raise SystemExit(1)
+
+
+@records.command()
+@click.argument("kind", required=False)
+@click.option("--sample", type=click.IntRange(1), help="so many, drawn at random; default: all")
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--tolerance", type=click.FloatRange(0), default=1e-6, show_default=True, help="relative")
+def verify(kind: str | None, sample: int | None, seed: int, tolerance: float) -> None:
+    """Compute published records again and compare; exit status 1 where one differs. Nothing is kept."""
+    from lmcompress import records as known
+
+    names = sorted(path.stem for path in known.results_folder().glob("*.jsonl"))
+    if kind is not None:
+        known.experiment_class(kind)
+        names = [name for name in names if name == kind]
+    found = [record for name in names for record in known.published_records(name) if not record.older]
+    found = [record for record in found if not known.experiment_class(record.kind).timed]
+    if sample is not None and sample < len(found):
+        found = random.Random(seed).sample(found, sample)
+    differ = 0
+    for old in found:
+        new = known.compute(old.again())
+        most = deviation(old.result, new.result)
+        differ += most > tolerance
+        said = "equal bits" if most == 0 else f"largest relative deviation {most:.3g}"
+        verdict = "DIFFERENT: " if most > tolerance else ""
+        runs = " / ".join(
+            f"{one.provenance['device']}, {one.provenance.get('threads')} threads" for one in (old, new)
+        )
+        print(f"{old.key[:12]}  {old.kind}  {verdict}{said}  ({runs})")
+    print(f"{len(found)} computed again, {differ} different; timings and older versions are left out")
+    if differ:
+        raise SystemExit(1)
+
+
+def deviation(old: object, new: object) -> float:
+    """The largest relative deviation between two results; infinite where they differ in anything but a number.
+    What is named seconds is a time and is left out.
+    """
+    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+        return max((deviation(old[name], new[name]) for name in old if "seconds" not in name), default=0.0)
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        return max(map(deviation, old, new), default=0.0)
+    numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (old, new))
+    if numbers and old != new:
+        return abs(old - new) / max(abs(old), abs(new))
+    return 0.0 if (type(old) is type(new) and old == new) or numbers else math.inf
 
 
 @records.command()
