@@ -98,9 +98,10 @@ def test_a_failed_notebook_says_why_and_where(project, capsys):
 def test_records_are_computed_listed_shown_compared_and_published(project, capsys):
     first, second = records.obtain([experiments.Doubling(value=3), experiments.Doubling(value=9)])
     assert cli.main(["records", "list", "doubling"]) == 0
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == sorted(
-        [first.key[:12], second.key[:12]]
-    )
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        "key",
+        *sorted([first.key[:12], second.key[:12]]),
+    ]
     assert cli.main(["records", "show", first.key[:8]]) == 0
     assert json.loads(capsys.readouterr().out)["result"] == {"doubled": 6}
     assert cli.main(["records", "diff", first.key[:8], second.key[:8]]) == 0

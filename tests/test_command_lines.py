@@ -1,5 +1,8 @@
 """Command lines that cannot work: refused at once, with what was wrong, never with a traceback."""
 
+import subprocess
+import sys
+
 import pytest
 
 from lmcompress import cli
@@ -47,6 +50,9 @@ WRONG = {
     "an action that there is not": ["records", "shw", "abc"],
     "a record that there is not": ["records", "show", "zzz"],
     "one record for two": ["records", "diff", "abc"],
+    "a page to redo that there is not": ["redo", "10_pruning_swep"],
+    "nothing to redo": ["redo", ""],
+    "a negative tolerance": ["redo", NOTEBOOK, "--tolerance", "-1"],
     "an asset that there is not": ["assets", "fetch", "smollm"],
     "an asset elsewhere": ["assets", "fetch", "../../etc"],
     "no sweep": ["sweep"],
@@ -93,3 +99,11 @@ def test_is_refused_in_words(words, folder, capsys, monkeypatch):
 def test_the_word_that_was_meant_is_named(words, meant, capsys):
     cli.main(words)
     assert meant in capsys.readouterr().err
+
+
+def test_a_refusal_needs_no_torch():
+    code = (
+        "import sys; from lmcompress import cli; assert cli.main(['run', '10', '-p', 'lenght', '5']) == 2; "
+    )
+    code += "assert cli.main(['run', '10', '--check']) == 0; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)

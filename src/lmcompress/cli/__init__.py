@@ -4,7 +4,7 @@ import sys
 
 import click
 
-from lmcompress.cli import assets, compress, compute, records, run, sweep
+from lmcompress.cli import assets, compress, compute, records, redo, run, sweep
 from lmcompress.errors import LmcompressError, ParameterError
 
 
@@ -34,6 +34,7 @@ for command in (
     compress.compress,
     compress.export,
     sweep.sweep,
+    redo.redo,
     records.records,
     assets.assets,
 ):

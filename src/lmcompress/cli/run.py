@@ -1,5 +1,8 @@
 """``lmcompress run``: execute a notebook with your parameters."""
 
+import html
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -48,4 +51,26 @@ def run(
     finally:
         made.unlink(missing_ok=True)
     partial.replace(output)
+    for line in found(json.loads(output.read_text(encoding="utf-8"))):
+        print(line)
     print(output)
+
+
+def found(notebook: dict) -> list[str]:
+    """The verdicts in an executed notebook's tables of claims, a line each: verdict, claim, evidence."""
+    from lmcompress.report.html import VERDICTS
+
+    pages = (
+        "".join(output["data"]["text/html"])
+        for cell in notebook["cells"]
+        for output in cell.get("outputs", [])
+        if "text/html" in output.get("data", {})
+    )
+    rows = (row for page in pages for row in re.findall(r"<tr.*?>(.*?)</tr>", page, re.DOTALL))
+    cells = ([_text(cell) for cell in re.findall(r"<td.*?>(.*?)</td>", row, re.DOTALL)] for row in rows)
+    marks = {f"{mark} {verdict}" for verdict, mark in VERDICTS.items()}
+    return [f"{row[1]}: {row[0]} {row[2]}" for row in cells if len(row) == 3 and row[1] in marks]
+
+
+def _text(markup: str) -> str:
+    return " ".join(html.unescape(re.sub(r"<[^>]*>", "", markup)).split())
