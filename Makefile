@@ -44,6 +44,7 @@ test: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/mypy
 
 format: $(READY)
 	$(BIN)/ruff check --fix

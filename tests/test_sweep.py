@@ -14,6 +14,7 @@ from lmcompress import cli, plan, records, sweep
 from lmcompress.errors import ParameterError
 from lmcompress.estimates import Estimate, estimate
 from lmcompress.files import project_root
+from lmcompress.report import sweep_page
 
 CONFIG = project_root() / "config" / "sweeps"
 FIXED = {"dtype": "fp32", "length": 16, "test": 2, "calibration": 2, "layer_errors": False}
@@ -138,7 +139,8 @@ def test_an_estimate_is_the_median_of_the_closest_earlier_runs():
 def test_the_table_has_a_row_a_known_run_and_goes_through_parquet(tmp_path):
     known = [experiments.Doubling(value=value) for value in (1, 4)]
     records.obtain(known)
-    (path,) = plan.gather([*known, experiments.Doubling(value=9)], tmp_path)
+    path, page = plan.gather([*known, experiments.Doubling(value=9)], tmp_path)
+    assert "<svg" in page.read_text()
     frame = pd.read_parquet(path)
     assert frame[["kind", "value", "result.doubled"]].to_numpy().tolist() == [
         ["doubling", 1, 2],
@@ -186,3 +188,19 @@ def test_a_sweep_runs_through_the_workflow(tmp_path, capfd, monkeypatch):
     assert frame.calibration.tolist() == [2, 3]
     assert cli.main(["sweep", str(path), "--dry-run"]) == 0
     assert "3 runs: 2 known, 1 to do in 1 jobs" in capfd.readouterr().out
+
+
+def test_the_page_draws_the_parameters_that_vary_and_escapes_what_it_shows():
+    rows = [
+        {"kind": "k", "model": "<b>", "pattern": pattern, "criterion": criterion, "seed": seed}
+        | {"result.perplexity.value": 10.0 + seed, "seconds": 1.0, "device": "CPU", "key": "0"}
+        for pattern in ("30%", "50%", "70%")
+        for criterion in ("wanda", "magnitude")
+        for seed in (0, 1, 2, 3)
+    ]
+    text = sweep_page.page(pd.DataFrame(rows), "a <sweep>")
+    assert "<title>a &lt;sweep&gt;</title>" in text
+    assert "a <sweep>" not in text
+    assert "24 runs." in text
+    single = pd.DataFrame(rows[:1])
+    assert "<svg" not in sweep_page.page(single, "one")

@@ -124,13 +124,19 @@ def duration(seconds: float) -> str:
 
 
 def gather(experiments: Sequence[Experiment], folder: Path) -> list[Path]:
-    """Write what is known of a sweep: ``folder/results.parquet`` (:func:`table`). Returns what was written."""
+    """Write what is known of a sweep: ``folder/results.parquet`` (:func:`table`) and ``results.html``, small multiples.
+    Returns what was written.
+    """
+    from lmcompress.report.sweep_page import page
+
     frame = table(experiments)
     if frame.empty:
         return []
     with atomic_path(folder / "results.parquet") as temporary:
         frame.to_parquet(temporary, index=False)
-    return [folder / "results.parquet"]
+    with atomic_path(folder / "results.html") as temporary:
+        temporary.write_text(page(frame, folder.name), encoding="utf-8")
+    return [folder / "results.parquet", folder / "results.html"]
 
 
 def table(experiments: Sequence[Experiment]):
