@@ -1,4 +1,5 @@
-# On a machine with Python >= 3.11 and make, two commands do everything:
+# On a machine with Python >= 3.11 and make, three commands do everything:
+#   make book     install a small part (no torch), build the book from the committed records, say where it is
 #   make report   install, fetch the embedded models and texts, run the notebooks, build the book, say where it is
 #   make test     install, run the tests
 # Settings: PYTHON=python3.12 (which Python makes .venv), CORES=4 (default: all), EXTRAS=dev,gpu (optional parts),
@@ -10,16 +11,21 @@ EXTRAS ?= dev
 ARGS ?=
 BIN := .venv/bin
 READY := .venv/.ready-$(EXTRAS)
+SMALL := .venv/.ready-to-read
 # The cores of this machine are no limit to jobs that a profile sends elsewhere.
 LIMIT := $(if $(findstring --profile,$(ARGS)),,--cores $(CORES))
 NOTEBOOKS := $(wildcard notebooks/*.md)
 
-.PHONY: help report full sweep serve test lint format notebooks pins clean
+.PHONY: help book report full sweep serve test lint format notebooks pins clean
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n 's/^#   //p' Makefile
 	@echo "also: full (the published runs, needs a GPU), sweep, serve, lint, format, notebooks, pins, clean"
+
+# Where everything is installed already, that serves as well.
+book: $(or $(wildcard $(READY)),$(SMALL))
+	@$(BIN)/python workflow/published.py --cores $(CORES)
 
 report: $(READY)
 	@$(BIN)/python workflow/report.py quick $(LIMIT) $(ARGS)
@@ -68,12 +74,14 @@ pins: $(READY)
 clean:
 	rm -rf build .snakemake .pytest_cache .ruff_cache .hypothesis .coverage*
 
-$(READY): pyproject.toml constraints.txt
+$(READY): PARTS := [run,$(EXTRAS)]
+$(SMALL) $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	  echo "lmcompress needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1)."; \
 	  echo "Name a newer one: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { rm -rf .venv; \
 	  echo "'$(PYTHON)' cannot make a virtual environment (on Debian and Ubuntu: apt-get install python3-venv)."; exit 1; }
-	@echo "Installing into .venv (some minutes, once)."
-	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@echo "Installing into .venv (a minute or some, once)."
+	@# Not compiled: Python compiles what it uses when it is first used, which is a small part.
+	@$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable ".$(PARTS)"
 	@touch $@

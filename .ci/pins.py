@@ -54,7 +54,7 @@ def main() -> None:
     keep = constraints if constraints.exists() and "--upgrade" not in sys.argv else None
     pins = closure(",".join(project["optional-dependencies"]), keep)
     constraints.write_text(HEADER + "\n".join(pins) + "\n")
-    lines = [f"      - {pin}\n" for pin in [*closure("dev", constraints), "-e ."]]
+    lines = [f"      - {pin}\n" for pin in [*closure("run,dev", constraints), "-e ."]]
     (ROOT / "environment.yml").write_text(ENVIRONMENT + "".join(lines))
     print(f"{len(pins)} packages pinned in constraints.txt and environment.yml")
 

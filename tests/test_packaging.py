@@ -46,7 +46,7 @@ def test_every_requirement_is_pinned_within_its_range(constraints):
 
 
 def test_what_is_installed_is_what_is_pinned(constraints):
-    for text in [*PROJECT["dependencies"], *EXTRAS["dev"]]:
+    for text in [*PROJECT["dependencies"], *EXTRAS["run"], *EXTRAS["dev"]]:
         name = Requirement(text).name
         assert metadata.version(name).partition("+")[0] == constraints[canonicalize_name(name)]
 
@@ -64,7 +64,7 @@ def test_conda_environment_has_the_same_pins(constraints):
     *listed, package = pip["pip"]
     assert package == "-e ."
     assert pins(listed).items() <= constraints.items()
-    for text in [*PROJECT["dependencies"], *EXTRAS["dev"]]:
+    for text in [*PROJECT["dependencies"], *EXTRAS["run"], *EXTRAS["dev"]]:
         assert canonicalize_name(Requirement(text).name) in pins(listed), text
 
 

@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from lmcompress import provenance
+from lmcompress import absent, provenance
 from lmcompress.assets import sha256_of
 from lmcompress.errors import LmcompressError, ParameterError
 from lmcompress.files import atomic_path, project_root, write_json
@@ -152,7 +152,13 @@ def obtain(experiments: Sequence[Experiment], *, progress: bool = True, force: b
     """The record of every experiment: read where its key is known, else computed and kept (``force``: computed).
 
     Two processes that want the same record do not compute it twice. What was computed before an interruption is kept.
+    Where nothing is computed (see :mod:`lmcompress.absent`) the records must be known: a notebook is given an
+    ``Absent`` in their place, whose use skips a cell, and ``NotComputed`` is raised elsewhere.
     """
+    if why := absent.reason():
+        known = [find(experiment.kind, key_of(experiment)) for experiment in experiments]
+        missing = [one.kind for one, record in zip(experiments, known, strict=True) if record is None]
+        return absent.stand_in(missing, why) if missing else known
     bar = tqdm(experiments, desc="experiments", disable=not progress or len(experiments) < 2)
     return [_obtain(experiment, force) for experiment in bar]
 

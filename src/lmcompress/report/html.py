@@ -206,6 +206,11 @@ def not_run(what: str, needs: str) -> Html:
     return Html(_note("Not run here:", f"{_inline(what)}<br><strong>Needs:</strong> {_inline(needs)}"))
 
 
+def not_computed(what: str = "") -> Html:
+    """The place of a cell that needs records of this machine where nothing is computed (:mod:`lmcompress.absent`)."""
+    return Html(_note("Not computed on this machine" + (":" if what else "."), _inline(what)))
+
+
 def _note(head: str, content: str) -> str:
     return (
         '<div class="lm-not-run" role="note" style="border-left:.25rem solid #9a7b00;padding:.4rem .8rem;'
