@@ -1,7 +1,7 @@
 """Pages on a machine that does not compute: cells that need records of this machine say so, all others run.
 
-Computing needs torch (``pip install "lmcompress[run]"``). Without it, or where the variable LMCOMPRESS_READ_ONLY is set,
-as ``make book`` does, a notebook's :func:`lmcompress.records.obtain` gives an :class:`Absent` for runs that are not known.
+Computing needs torch (``pip install "lmcompress[run]"``). Without it, or where the variable LMCOMPRESS_READ_ONLY is
+set, as ``make book`` does, ``records.obtain`` gives a notebook an :class:`Absent` for runs that are not known.
 """
 
 import ast

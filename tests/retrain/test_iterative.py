@@ -14,8 +14,8 @@ from torch import nn
 from lmcompress.errors import ParameterError
 from lmcompress.models import block_linears
 from lmcompress.prune import magnitude, mask
-from lmcompress.prune.pattern import NofM, Unstructured, parse
-from lmcompress.retrain.iterative import ladder, prune_and_retrain, split_steps
+from lmcompress.prune.pattern import NofM, Unstructured, ladder, parse
+from lmcompress.retrain.iterative import prune_and_retrain, split_steps
 
 OPTIONS = {"lr": 1e-2, "batch_size": 2, "progress": False}
 

@@ -11,8 +11,8 @@ from lmcompress.errors import LmcompressError
 from lmcompress.experiments.pruned import Evaluated, OnPruned, SubsetText
 from lmcompress.lazily import lazy
 from lmcompress.parameters import PatternText, TaskName
+from lmcompress.prune import pattern
 from lmcompress.prune.pattern import Pattern
-from lmcompress.prune.pattern import parse as parse_pattern
 from lmcompress.records import Experiment, obtain
 
 adapters = lazy("lmcompress.retrain.adapters")
@@ -148,7 +148,7 @@ class Retrain(Evaluated):
                 progress=False,
             ).masks
 
-        targets = iterative.ladder(parse_pattern(self.pattern), self.rounds)
+        targets = pattern.ladder(pattern.parse(self.pattern), self.rounds)
         masks, reports = iterative.prune_and_retrain(model, windows, self.subset, prune, targets, **options)
         return model, masks, reports
 

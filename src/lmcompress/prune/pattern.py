@@ -75,3 +75,24 @@ def parse(value: str | float | Pattern) -> Pattern:
     if math.isnan(number):
         raise ParameterError("pattern", value, VALID)
     return Unstructured(float(number))
+
+
+def ladder(pattern: Pattern, rounds: int) -> list[Pattern]:
+    """Patterns that end at ``pattern`` and grow in every round; every one of them is of its kind.
+
+    Unstructured: the same share of the remaining weights is dropped in every round, to sparsities
+    1 - (1 - sparsity)^(k / rounds) for k = 1 ... rounds, the schedule of iterative magnitude pruning (Han et al. 2015).
+    N:M: n zeros of every m are reached by whole numbers, evenly spaced; so there are at most n rounds.
+
+    Raises :class:`ParameterError` for rounds below 1, and for more than n rounds of N:M.
+    """
+    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
+        raise ParameterError("rounds", rounds, "a whole number of at least 1")
+    if isinstance(pattern, NofM):
+        if rounds > pattern.n:
+            raise ParameterError(
+                "rounds", rounds, f"at most {pattern.n} for {pattern}: one zero more a round"
+            )
+        return [NofM(-(-pattern.n * k // rounds), pattern.m) for k in range(1, rounds + 1)]
+    shares = [1 - (1 - pattern.sparsity) ** (k / rounds) for k in range(1, rounds)]
+    return [*map(Unstructured, shares), pattern]

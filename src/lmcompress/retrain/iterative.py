@@ -16,27 +16,6 @@ from lmcompress.retrain.train import TrainReport, train
 Target = TypeVar("Target")
 
 
-def ladder(pattern: Pattern, rounds: int) -> list[Pattern]:
-    """Patterns that end at ``pattern`` and grow in every round; every one of them is of its kind.
-
-    Unstructured: the same share of the remaining weights is dropped in every round, to sparsities
-    1 - (1 - sparsity)^(k / rounds) for k = 1 ... rounds, the schedule of iterative magnitude pruning (Han et al. 2015).
-    N:M: n zeros of every m are reached by whole numbers, evenly spaced; so there are at most n rounds.
-
-    Raises :class:`ParameterError` for rounds below 1, and for more than n rounds of N:M.
-    """
-    if isinstance(rounds, bool) or not isinstance(rounds, int) or rounds < 1:
-        raise ParameterError("rounds", rounds, "a whole number of at least 1")
-    if isinstance(pattern, NofM):
-        if rounds > pattern.n:
-            raise ParameterError(
-                "rounds", rounds, f"at most {pattern.n} for {pattern}: one zero more a round"
-            )
-        return [NofM(-(-pattern.n * k // rounds), pattern.m) for k in range(1, rounds + 1)]
-    shares = [1 - (1 - pattern.sparsity) ** (k / rounds) for k in range(1, rounds)]
-    return [*map(Unstructured, shares), pattern]
-
-
 def split_steps(steps: int, rounds: int) -> list[int]:
     """``steps`` in ``rounds`` shares that differ by one at most; the later rounds, at higher sparsity, get
     more.
@@ -60,9 +39,9 @@ def prune_and_retrain(
 ) -> tuple[dict[str, Tensor], list[TrainReport]]:
     """For each of ``targets`` prune the model in place, retrain ``spec`` and merge, with ``steps`` in total.
 
-    ``prune(model, target)`` prunes in place and returns the masks; ``targets``: patterns, as :func:`ladder`
-    gives them. One target is one-shot pruning: the comparison is the same call with the
-    ladder or with its last rung. Every round has its own warm-up, decay and seed; ``options`` go to
+    ``prune(model, target)`` prunes in place and returns the masks; ``targets``: patterns, as
+    :func:`lmcompress.prune.pattern.ladder` gives them. One target is one-shot pruning: the comparison is the same
+    call with the ladder or with its last rung. Every round has its own warm-up, decay and seed; ``options`` go to
     :func:`~lmcompress.retrain.train.train`. Returns the last masks and a report per round. Plain ``lora`` is
     refused for several rounds: it cannot be merged.
     """

@@ -1,11 +1,10 @@
 """Scores of layers as values, and how well a score ranks the layers as the measured truth does. No torch."""
 
 import math
-import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.stats import ConstantInputWarning, kendalltau, spearmanr
+from scipy.stats import rankdata
 
 from lmcompress.errors import NumericError, ParameterError
 
@@ -92,21 +91,36 @@ def rank_agreement(
                 name, float(side[0]), "at least two different values: constants have no ranks"
             )
     source = np.random.default_rng(seed)
-    samples = []
-    for _ in range(draws):
+    drawn = np.empty((2, draws, len(layers)))  # of each draw: the scores, and the truth
+    for draw in range(draws):
         rows = source.integers(len(layers), size=len(layers))
         windows = source.integers(increase.shape[1], size=increase.shape[1])
-        samples.append(_correlations(x[rows], increase[rows][:, windows].mean(1)))
-    value = _correlations(x, increase.mean(1))
-    low, high = np.nanpercentile(np.array(samples), [2.5, 97.5], axis=0)
-    spearman, kendall = (Correlation(float(value[i]), float(low[i]), float(high[i])) for i in range(2))
-    return Agreement(spearman, kendall, _reliability(increase, source), len(layers))
+        drawn[:, draw] = x[rows], increase[rows][:, windows].mean(1)
+    samples = [spearman(*drawn), kendall(*drawn)]
+    low, high = np.nanpercentile(samples, [2.5, 97.5], axis=1)
+    values = (float(of(x, increase.mean(1))) for of in (spearman, kendall))
+    found = [Correlation(*three) for three in zip(values, low.tolist(), high.tolist(), strict=True)]
+    return Agreement(*found, _reliability(increase, source), len(layers))
 
 
-def _correlations(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConstantInputWarning)  # gives NaN, which the percentiles leave out
-        return float(spearmanr(x, y).statistic), float(kendalltau(x, y).statistic)
+def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Spearman's rho along the last axis, of many pairs at once (scipy's takes one at a time); NaN for a constant."""
+    a, b = (rankdata(side, axis=-1) - (side.shape[-1] + 1) / 2 for side in (x, y))
+    with np.errstate(invalid="ignore"):
+        return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+
+
+def kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b along the last axis, of many pairs at once; NaN for a constant."""
+    a, b = ((2 * rankdata(side, axis=-1)).astype(np.int16) for side in (x, y))  # whole numbers, ties included
+    both, one, other = (np.zeros(x.shape[:-1], dtype=np.int64) for _ in range(3))
+    for item in range(1, x.shape[-1]):  # with all before it
+        first, second = (np.sign(ranks[..., :item] - ranks[..., item, None]) for ranks in (a, b))
+        both += (first * second).sum(-1)
+        one += (first != 0).sum(-1)
+        other += (second != 0).sum(-1)
+    with np.errstate(invalid="ignore"):
+        return both / np.sqrt(one * other)
 
 
 def _reliability(increase: np.ndarray, source: np.random.Generator, splits: int = 20) -> float | None:
@@ -117,5 +131,5 @@ def _reliability(increase: np.ndarray, source: np.random.Generator, splits: int 
     for _ in range(splits):
         order = source.permutation(count)
         halves = increase[:, order[: count // 2]].mean(1), increase[:, order[count // 2 :]].mean(1)
-        values.append(_correlations(*halves)[0])
+        values.append(spearman(*halves))
     return float(np.nanmean(values)) if not np.isnan(values).all() else None
