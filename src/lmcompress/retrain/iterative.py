@@ -7,7 +7,6 @@ from typing import TypeVar
 from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
-from lmcompress.prune.pattern import NofM, Pattern, Unstructured
 from lmcompress.retrain import adapters
 from lmcompress.retrain.batches import Batch
 from lmcompress.retrain.subsets import Subset, parse
