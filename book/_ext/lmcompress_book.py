@@ -1,8 +1,10 @@
-"""Four small things that the book needs of Sphinx.
+"""Five small things that the book needs of Sphinx.
 
 * ``{page}`10_pruning_sweep``` links to a notebook's page by its title, and says so when this build does not hold it.
   Markdown links to a notebook, such as ``[pruning](10_pruning_sweep.md)``, do the same with their own words.
 * ``{verdicts} 29_perp_claims`` is the table of a claims page without the evidence, made of the published records.
+* ``{answers}`` is the front page's two figures and six sentences, made of the published records; a missing record is an
+  error.
 * Formulas become MathML while building: they are read by screen readers, and need no network and no script.
 * Scripts of live cells, which Jupyter Book puts into every page (twice, which is an error), are left out.
 """
@@ -53,6 +55,25 @@ class Verdicts(SphinxDirective):
         )
         columns = [nodes.colspec(colwidth=width) for width in (75, 25)]
         return [nodes.table("", nodes.tgroup("", *columns, head, body, cols=2))]
+
+
+class Answers(SphinxDirective):
+    """Questions of the front page, each with a sentence made of records and a link to the page that it comes from."""
+
+    def run(self):
+        from lmcompress.report import answers
+
+        try:
+            said, pictures = answers.answers(), answers.pictures()
+        except LookupError as missing:
+            raise self.error(f"an answer of the front page lacks its records: {missing}") from missing
+        shown = []
+        for one in said:
+            source = nodes.paragraph("", "", *link(self.env, one.page, []))
+            item = nodes.definition("", nodes.paragraph(text=one.sentence), source)
+            shown.append(nodes.definition_list_item("", nodes.term(text=one.question), item))
+        drawn = [nodes.raw("", figure._repr_html_(), format="html") for figure, _ in pictures]
+        return [*drawn, nodes.definition_list("", *shown)]
 
 
 def row(*cells: str) -> nodes.row:
@@ -112,6 +133,7 @@ def without_live_cells(app: Sphinx, pagename: str, template: str, context: dict,
 def setup(app: Sphinx) -> dict:
     app.add_role("page", PageRole())
     app.add_directive("verdicts", Verdicts)
+    app.add_directive("answers", Answers)
     app.connect("doctree-read", link_notebooks)
     app.connect("html-page-context", without_live_cells, priority=900)
     app.add_html_math_renderer("mathml", (inline, None), (block, None))

@@ -1,0 +1,30 @@
+"""The front page's answers are made of records, and a missing record is an error."""
+
+import pytest
+
+from lmcompress.report import answers
+
+
+@pytest.fixture(scope="module")
+def rates():
+    return answers._of(answers.RATES)
+
+
+def test_sentences_hold_the_values_of_the_records(rates):
+    pruned, norms = (answers.level(rates, "magnitude", subset) for subset in ("nothing", "norms"))
+    sentence = answers.survives(rates).sentence
+    assert answers.shown(pruned) in sentence
+    assert answers.shown(norms) in sentence
+    assert norms[1] <= norms[0] <= norms[2] < pruned[0]
+
+
+@pytest.mark.parametrize("make", [answers.survives, answers.which_subset, answers.contender])
+def test_records_that_are_missing_fail_the_build(rates, make):
+    with pytest.raises(LookupError):
+        make([one for one in rates if one.parameters["subset"] == "full"])
+
+
+def test_the_best_allocation_of_a_score_is_neither_measured_nor_by_another_solver():
+    sentence = answers.three_bits(answers._of(answers.BITS)).sentence
+    assert "GPTQ" not in sentence
+    assert "measured" not in sentence
