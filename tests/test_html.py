@@ -148,7 +148,7 @@ def test_not_run_says_what_and_needs():
         html.not_run("OPT-30B", "")
 
 
-def test_verdicts_are_four_and_need_evidence():
+def test_verdicts_are_five_and_need_evidence():
     text = html.verdicts([("c", verdict, "e") for verdict in html.VERDICTS])
     assert text.count("<tr>") == 5
     assert "✗ does not hold here" in text
