@@ -32,6 +32,7 @@ for page in sys.argv[1:]:
         with capture_output() as shown:
             result = shell.run_cell(cell.source)
         result.raise_error()
+        print(getattr(result.result, "_repr_html_", str)())
         for piece in shown.outputs:
             print(piece.data.get("text/html", ""))
 """

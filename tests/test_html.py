@@ -150,7 +150,7 @@ def test_not_run_says_what_and_needs():
 
 def test_verdicts_are_five_and_need_evidence():
     text = html.verdicts([("c", verdict, "e") for verdict in html.VERDICTS])
-    assert text.count("<tr>") == 5
+    assert text.count("<tr>") == 6
     assert "✗ does not hold here" in text
     for claim in (("c", "maybe", "e"), ("", "holds", "e"), ("c", "holds", "")):
         with pytest.raises(ParameterError):
