@@ -87,3 +87,15 @@ def test_non_finite_names_its_layer():
     require_finite(X, "layers.0.q", "weight")
     with pytest.raises(NumericError, match=r"layer layers\.0\.q: non-finite weight"):
         require_finite(torch.tensor([1.0, float("nan")]), "layers.0.q", "weight")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_half_precision_on_a_gpu_is_summed_in_fp32():
+    x = torch.randn(4, 4096, 96).bfloat16()
+    gram = Gram(96)
+    for batch in x:
+        gram.update(batch.cuda())
+    expected = torch.einsum("bti,btj->ij", x.double(), x.double()) / x[..., 0].numel()
+    error = (gram.result().cpu().double() - expected).norm() / expected.norm()
+    assert error < 1e-5

@@ -6,6 +6,7 @@ from tiny import CAUSAL, FAMILIES, tiny_model, tiny_tokens
 
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.models import blocks, linears
+from lmcompress.stats import Gram
 from lmcompress.stream import stream
 
 
@@ -149,3 +150,21 @@ def test_no_batches_is_refused_and_the_model_is_left_as_it_was():
     stream(model, batches(), lambda block: {}, progress=False)
     assert model.config.use_cache is True
     torch.testing.assert_close(model(tiny_tokens()).logits, before)
+
+
+def test_linears_that_are_given_the_same_tensor_share_a_statistic():
+    model, found = tiny_model("llama"), []
+
+    def visit(block):
+        found.append(block.statistics(lambda linear: Gram(linear.in_features)))
+        return {}
+
+    stream(
+        model, [{"input_ids": tiny_tokens(2)}, {"input_ids": tiny_tokens(3, seed=1)}], visit, progress=False
+    )
+    for seen in found:
+        q, k, v, o, gate, up, down = seen.values()
+        assert q is k is v
+        assert gate is up
+        assert len({id(one) for one in (q, o, gate, down)}) == 4
+        assert {one.tokens for one in seen.values()} == {5 * 16}

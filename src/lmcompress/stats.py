@@ -11,6 +11,8 @@ from torch import Tensor
 
 from lmcompress.errors import NumericError, ParameterError
 
+HALF = (torch.bfloat16, torch.float16)
+
 
 class ColumnNorms:
     """Norm of each input column over all tokens, ``||X_j||_2`` of Wanda (arXiv 2306.11695, eq. 1)."""
@@ -40,8 +42,13 @@ class Gram:
 
     def update(self, x: Tensor) -> None:
         """Add the rows of ``x`` [..., in_features]. Raises :class:`ParameterError` for another width."""
-        x = _rows(x, self._sum)
-        self._sum = self._sum.to(x.device).addmm_(x.T, x)
+        self._sum = self._sum.to(x.device)
+        if x.is_cuda and x.dtype in HALF and self._sum.dtype == torch.float32:  # exact products, fp32 sums
+            x = _rows(x, self._sum, x.dtype)
+            self._sum += torch.mm(x.T, x, out_dtype=torch.float32)
+        else:
+            x = _rows(x, self._sum)
+            self._sum.addmm_(x.T, x)
         self.tokens += x.shape[0]
 
     def result(self) -> Tensor:
@@ -124,10 +131,10 @@ def require_finite(value: Tensor, layer: str, what: str) -> None:
         raise NumericError(layer, f"non-finite {what}")
 
 
-def _rows(x: Tensor, like: Tensor) -> Tensor:
+def _rows(x: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     if x.shape[-1] != like.shape[-1]:
         raise ParameterError("x", tuple(x.shape), f"a last dimension of {like.shape[-1]}")
-    return x.reshape(-1, x.shape[-1]).to(like.dtype)
+    return x.reshape(-1, x.shape[-1]).to(dtype or like.dtype)
 
 
 def _require_tokens(tokens: int) -> None:

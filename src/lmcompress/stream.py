@@ -82,19 +82,32 @@ class BlockVisit:
         """One statistic per Linear (name within the block) over the inputs it sees; padding tokens are left
         out.
 
-        ``make(linear)`` builds an empty one. Raises :class:`NumericError` with the layer's name on a
-        non-finite input.
+        ``make(linear)`` builds an empty one for inputs of its width. Linears that are always given the very same
+        tensor (query, key and value; gate and up) share one. Raises :class:`NumericError` with the layer's
+        name on a non-finite input, when all batches have been seen: nothing waits for the device before.
         """
         layers = linears(self.module)
         layers = layers if names is None else {name: layers[name] for name in names}
         found = {name: make(layer) for name, layer in layers.items()}
         current: list[Tensor | None] = [None]
+        latest: dict[
+            str, Tensor
+        ] = {}  # the input of each Linear that has a statistic of its own, in this batch
+        leader: dict[str, str | None] = {}  # whose statistic a Linear shares, None for one of its own
+        bad: dict[str, Tensor] = {}
 
         def hook(name: str) -> Callable:
             def collect(_module: nn.Module, arguments: tuple) -> None:
-                x, keep = arguments[0].detach(), current[0]
-                if not torch.isfinite(x).all():
-                    raise NumericError(f"{self.name}.{name}", "non-finite input")
+                x, keep = arguments[0], current[0]
+                if name not in leader:
+                    leader[name] = next((own for own, seen in latest.items() if seen is x), None)
+                if (own := leader[name]) is not None:
+                    if latest.get(own) is not x:
+                        raise NumericError(f"{self.name}.{name}", f"not always the input of {own}")
+                    return
+                latest[name], x = x, x.detach()
+                finite = torch.isfinite(x).all()
+                bad[name] = ~finite | bad[name] if name in bad else ~finite
                 found[name].update(x if keep is None else x.reshape(*keep.shape, -1)[keep.to(x.device)])
 
             return collect
@@ -104,11 +117,17 @@ class BlockVisit:
             with torch.no_grad():
                 for batch, hidden in enumerate(self.inputs if inputs is None else inputs):
                     current[0] = self.token_masks[batch] if self.token_masks is not None else None
+                    latest.clear()
                     self(batch, hidden)
         finally:
+            latest.clear()
             for handle in handles:
                 handle.remove()
-        return found
+        flags = torch.stack(list(bad.values())).tolist() if bad else []
+        for name, is_bad in zip(bad, flags, strict=True):
+            if is_bad:
+                raise NumericError(f"{self.name}.{name}", "non-finite input")
+        return {name: found[leader.get(name) or name] for name in found}
 
 
 @torch.no_grad()

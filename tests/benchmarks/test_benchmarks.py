@@ -153,3 +153,10 @@ def test_a_folder_is_compressed_and_loaded(tmp_path):
     assert row["loads"]
     assert row["bytes"] < row["dense_bytes"]
     assert row["peak_bytes"] > 0
+
+
+@pytest.mark.parametrize("name", ["training_step", "large_model"])
+def test_those_without_official_codes_run(tmp_path, name):
+    module = __import__(name)
+    assert module.main(["--tiny", "--device", "cpu", "--out", str(tmp_path)]).get("agrees", True)
+    record(tmp_path, name)

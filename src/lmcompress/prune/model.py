@@ -192,11 +192,19 @@ class _Inputs:
     def __init__(self, in_features: int, with_gram: bool):
         self.norms = ColumnNorms(in_features)
         self.gram = Gram(in_features) if with_gram else None
+        self._factor = None
 
     def update(self, x: Tensor) -> None:
         self.norms.update(x)
         if self.gram is not None:
             self.gram.update(x)
+
+    def factor(self, gram: Tensor, layer: str) -> tuple[Tensor, float, Tensor]:
+        """:func:`sparsegpt.inverse_factor`, once for all Linears with these inputs."""
+        if self._factor is None:
+            require_finite(gram, layer, "Gram matrix of the inputs")
+            self._factor = sparsegpt.inverse_factor(gram, layer)
+        return self._factor
 
 
 def _decided(linear: nn.Linear, kept: Tensor) -> LayerReport:
@@ -216,7 +224,9 @@ def _prune_layer(
     dense = linear.weight.clone()
     started = time.perf_counter()
     if criterion == "sparsegpt":
-        weight, kept, damping, _ = sparsegpt.prune(dense, gram, pattern, layer=name)
+        weight, kept, damping, _ = sparsegpt.prune(
+            dense, gram, pattern, layer=name, factor=inputs.factor(gram, name)
+        )
         linear.weight.copy_(weight)
     elif criterion == "wanda":
         kept = wanda.prune(dense, norms, pattern)

@@ -15,6 +15,7 @@ from lmcompress.prune.mask import mask, require_divisible
 from lmcompress.prune.pattern import NofM, Pattern
 from lmcompress.stats import require_finite
 
+INNER = 16  # columns that are updated one by one before the others of their block are, in one product
 BLOCK = 128  # columns that share one threshold and are updated before the rest; not the number of samples
 DAMPING = (0.01, 0.1, 1.0, 10.0)  # shares of the mean diagonal; the first that gives a factor is used
 
@@ -29,14 +30,21 @@ class Pruned(NamedTuple):
 
 
 def prune(
-    weight: Tensor, gram: Tensor, pattern: Pattern, *, block: int = BLOCK, layer: str = "weight"
+    weight: Tensor,
+    gram: Tensor,
+    pattern: Pattern,
+    *,
+    block: int = BLOCK,
+    layer: str = "weight",
+    factor: tuple[Tensor, float, Tensor] | None = None,
 ) -> Pruned:
     """Prune and update a weight matrix [out, in] for inputs of Gram matrix ``gram`` [in, in] (fp32 or fp64).
 
     Columns go from left to right in blocks of ``block`` (rounded to a multiple of m for N:M). Unstructured:
     one threshold for each block of columns over all rows; N:M: chosen at every m-th column, from the weights
     as updated so far. Inputs that were always zero are dead: their weights become zero. The arithmetic is in
-    the dtype of ``gram``, whose scale does not matter.
+    the dtype of ``gram``, whose scale does not matter. ``factor``: what :func:`inverse_factor` gave for
+    ``gram``, where it is at hand.
 
     Raises :class:`NumericError` naming ``layer`` for non-finite values or when no damping of the ladder
     helps, :class:`~lmcompress.errors.ParameterError` when ``m`` does not divide the inputs.
@@ -44,7 +52,7 @@ def prune(
     require_divisible(weight.shape[1], pattern, layer)
     require_finite(gram, layer, "Gram matrix of the inputs")
     require_finite(weight, layer, "weight")
-    factor, damping, dead = inverse_factor(gram, layer)
+    factor, damping, dead = factor or inverse_factor(gram, layer)
     columns = weight.detach().to(gram).T.contiguous()  # [in, out]: a column of the weight is a row in memory
     columns[dead] = 0
     kept = torch.ones_like(columns, dtype=torch.bool)
@@ -64,13 +72,17 @@ def _prune_block(columns: Tensor, kept: Tensor, factor: Tensor, pattern: Pattern
     diagonal = factor.diagonal().unsqueeze(1)
     step = pattern.m if isinstance(pattern, NofM) else len(columns)
     errors = torch.zeros_like(columns)
-    for j in range(len(columns)):
-        if j % step == 0:
-            group = slice(j, j + step)
-            scores = (columns[group] / diagonal[group]).square()
-            kept[group] = mask(scores.T, pattern).T
-        errors[j] = columns[j].masked_fill(kept[j], 0) / diagonal[j]
-        columns[j + 1 :].addr_(factor[j, j + 1 :], errors[j], alpha=-1)
+    inner = max(INNER // pattern.m, 1) * pattern.m if isinstance(pattern, NofM) else INNER
+    for start in range(0, len(columns), inner):
+        stop = min(start + inner, len(columns))
+        for j in range(start, stop):
+            if j % step == 0:
+                group = slice(j, j + step)
+                scores = (columns[group] / diagonal[group]).square()
+                kept[group] = mask(scores.T, pattern).T
+            errors[j] = columns[j].masked_fill(kept[j], 0) / diagonal[j]
+            columns[j + 1 : stop].addr_(factor[j, j + 1 : stop], errors[j], alpha=-1)
+        columns[stop:].addmm_(factor[start:stop, stop:].T, errors[start:stop], alpha=-1)
     return errors
 
 
@@ -81,19 +93,21 @@ def inverse_factor(gram: Tensor, layer: str = "weight") -> tuple[Tensor, float, 
     leaves them apart from the rest. Instead of two Cholesky factors and an inverse, one factor of the matrix
     in reversed order is enough: ``H = R R^T`` with R upper triangular gives ``U = R^-1``.
     """
-    hessian = gram.clone()
-    diagonal = hessian.diagonal()
+    reversed_ = gram.flip(0, 1)
+    diagonal = reversed_.diagonal()
     dead = diagonal == 0
     diagonal[dead] = diagonal[~dead].mean() if not dead.all() else 1.0
-    mean = diagonal.mean()
+    original, mean = diagonal.clone(), diagonal.mean()
     for damping in DAMPING:
-        damped = hessian + torch.diag_embed((damping * mean).expand(len(hessian)))
-        lower, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+        torch.add(original, damping * mean, out=diagonal)
+        lower, failed = torch.linalg.cholesky_ex(reversed_)
         if not failed:
-            identity = torch.eye(len(hessian), dtype=hessian.dtype, device=hessian.device)
-            factor = torch.linalg.solve_triangular(lower.flip(0, 1), identity, upper=True)
-            if torch.isfinite(factor).all():
-                return factor, damping, dead
+            factor = torch.zeros_like(reversed_)
+            factor.fill_diagonal_(1)
+            torch.linalg.solve_triangular(lower, factor, upper=False, out=factor)
+            del lower
+            if torch.isfinite(factor.sum()):  # of a sum that is finite no part is not
+                return factor.flip(0, 1), damping, dead.flip(0)
     raise NumericError(
         layer, f"no Cholesky factor of the Hessian, even with damping {DAMPING[-1]} x its mean diagonal"
     )
