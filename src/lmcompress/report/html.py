@@ -251,7 +251,7 @@ def require_text(field: str, value: object) -> None:
 
 
 # Only to the web and within the book: names come from users, and an address such as javascript:... runs code.
-_LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+|[\w./#-]+)\)")
+_LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+|(?!//)[\w./#-]+)\)")
 
 
 def _inline(text: str) -> str:
