@@ -5,6 +5,7 @@ skipped otherwise.
 """
 
 import os
+import types
 
 import pytest
 import torch
@@ -118,3 +119,36 @@ def test_plain_operations_take_packed_masks_too():
 
 def test_without_a_gpu_the_plain_operations_are_used():
     assert not fused.usable(torch.zeros(4, 4, dtype=torch.bfloat16), 2)
+
+
+def test_kernels_are_launched_on_the_device_of_the_weight(monkeypatch):
+    """Triton launches on the current device, whatever the arguments: here the calls are recorded, without a GPU."""
+    told = []
+
+    class Device:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+        def __enter__(self):
+            told.append(self.tensor)
+
+        def __exit__(self, *_):
+            told.append("left")
+
+    class Kernel:
+        def __getitem__(self, _grid):
+            return lambda *_arguments, **_sizes: told.append("launched")
+
+    triton = types.SimpleNamespace(cdiv=lambda a, b: -(-a // b), next_power_of_2=lambda a: a)
+    monkeypatch.setattr(fused, "triton", triton)
+    monkeypatch.setattr(fused, "_effective_weight", Kernel(), raising=False)
+    monkeypatch.setattr(fused, "_gradients", Kernel(), raising=False)
+    monkeypatch.setattr(torch.cuda, "device_of", Device)
+    weight, a, b = torch.ones(8, 16), torch.ones(2, 16), torch.ones(8, 2)
+    fused.effective_weight(weight, a, b, None, 1.0)
+    fused.gradients(weight, weight, a, b, None, 1.0)
+    assert [one if isinstance(one, str) else one.shape for one in told] == [
+        weight.shape,
+        "launched",
+        "left",
+    ] * 2

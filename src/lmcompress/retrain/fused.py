@@ -44,22 +44,23 @@ def effective_weight(
     bits = pack(mask) if mask is not None and mask.dtype == torch.bool else mask
     out = torch.empty_like(weight)
     grid = (triton.cdiv(columns, TILE[1]), triton.cdiv(rows, TILE[0]))
-    _effective_weight[grid](
-        weight.contiguous(),
-        bits if bits is not None else weight,  # never read then; a kernel cannot be given nothing
-        a.contiguous(),
-        b.contiguous(),
-        out,
-        rows,
-        columns,
-        len(a),
-        1.0 if scale is None else scale,
-        SCALING=scale is None,
-        MASKED=bits is not None,
-        RANK=_padded(len(a)),
-        ROWS=TILE[0],
-        COLUMNS=TILE[1],
-    )
+    with torch.cuda.device_of(weight):  # a kernel is launched on the current device, wherever its tensors are
+        _effective_weight[grid](
+            weight.contiguous(),
+            bits if bits is not None else weight,  # never read then; a kernel cannot be given nothing
+            a.contiguous(),
+            b.contiguous(),
+            out,
+            rows,
+            columns,
+            len(a),
+            1.0 if scale is None else scale,
+            SCALING=scale is None,
+            MASKED=bits is not None,
+            RANK=_padded(len(a)),
+            ROWS=TILE[0],
+            COLUMNS=TILE[1],
+        )
     return out
 
 
@@ -74,25 +75,28 @@ def gradients(
     spans = triton.cdiv(columns, span)
     da = torch.empty(bands, len(a), columns, dtype=torch.float32, device=product.device)
     db = torch.empty(spans, rows, len(a), dtype=torch.float32, device=product.device)
-    _gradients[(spans, bands)](
-        product,
-        weight.contiguous(),
-        bits if bits is not None else weight,
-        a.contiguous(),
-        b.contiguous(),
-        da,
-        db,
-        rows,
-        columns,
-        len(a),
-        span,
-        1.0 if scale is None else scale,
-        SCALING=scale is None,
-        MASKED=bits is not None,
-        RANK=_padded(len(a)),
-        ROWS=BAND[0],
-        COLUMNS=BAND[1],
-    )
+    with torch.cuda.device_of(
+        product
+    ):  # a kernel is launched on the current device, wherever its tensors are
+        _gradients[(spans, bands)](
+            product,
+            weight.contiguous(),
+            bits if bits is not None else weight,
+            a.contiguous(),
+            b.contiguous(),
+            da,
+            db,
+            rows,
+            columns,
+            len(a),
+            span,
+            1.0 if scale is None else scale,
+            SCALING=scale is None,
+            MASKED=bits is not None,
+            RANK=_padded(len(a)),
+            ROWS=BAND[0],
+            COLUMNS=BAND[1],
+        )
     return da.sum(0), db.sum(0)
 
 
