@@ -125,7 +125,7 @@ def test_a_killed_run_resumes_with_the_same_result(tmp_path):
     assert visits == [0, 1, "resumed", 2]
     for ours, reference in zip(model.parameters(), whole.parameters(), strict=True):
         assert torch.equal(ours, reference)
-    with pytest.raises(ParameterError, match="another model or other inputs"):
+    with pytest.raises(ParameterError, match="another model, other inputs or other settings"):
         stream(tiny_model("llama", seed=1), batches(), halve, checkpoint=tmp_path, progress=False)
     assert json.loads((tmp_path / "000.json").read_text())["name"] == "model.layers.0"
 
@@ -168,3 +168,11 @@ def test_linears_that_are_given_the_same_tensor_share_a_statistic():
         assert gate is up
         assert len({id(one) for one in (q, o, gate, down)}) == 4
         assert {one.tokens for one in seen.values()} == {5 * 16}
+
+
+def test_a_checkpoint_of_another_walk_is_refused(tmp_path):
+    stream(tiny_model("llama"), batches(), halve, checkpoint=tmp_path, progress=False)
+    with pytest.raises(ParameterError, match="checkpoint"):
+        stream(tiny_model("llama"), batches(), halve, propagate=False, checkpoint=tmp_path, progress=False)
+    with pytest.raises(ParameterError, match="checkpoint"):
+        stream(tiny_model("llama"), batches(), halve, settings=[1], checkpoint=tmp_path, progress=False)

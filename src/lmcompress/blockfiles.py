@@ -32,13 +32,13 @@ class BlockFiles:
     ):
         self.folder, self._encode, self._decode = Path(folder), encode or state_of, decode or load_state
 
-    def claim(self, model: nn.Module, hidden: list[Tensor]) -> None:
-        """Note what the files belong to: the weights before any change, and the inputs of the first block.
+    def claim(self, model: nn.Module, hidden: list[Tensor], settings: object = None) -> None:
+        """Note what the files belong to: the weights before any change, the inputs of the first block, the settings.
 
         Raises :class:`ParameterError` where there are files of something else. Blocks that are on disk are not read
         for this: whoever opened them names their content.
         """
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(json.dumps(settings).encode())
         for name, block in blocks(model).items():
             for key, weight in {} if is_streamed(model) else block.state_dict(prefix=f"{name}.").items():
                 sample = weight.flatten()[
@@ -53,7 +53,7 @@ class BlockFiles:
             raise ParameterError(
                 "checkpoint",
                 str(self.folder),
-                "a new folder: this one belongs to another model or other inputs",
+                "a new folder: this one belongs to another model, other inputs or other settings",
             )
         write_json(path, about)
 

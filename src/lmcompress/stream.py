@@ -142,6 +142,7 @@ def stream(
     device: str | torch.device | None = None,
     progress: bool = True,
     checkpoint: str | Path | BlockFiles | None = None,
+    settings: object = None,
 ) -> list[dict]:
     """Walk the blocks in order; ``visit`` changes each in place and returns a JSON-able dict. Returns those
     dicts.
@@ -151,6 +152,7 @@ def stream(
     ones; ``keep_dense`` offers both. Activations rest on ``store``; a block is moved to ``device``
     (default: where the model is) for its turn only. With ``checkpoint`` (a folder) every finished block is
     saved, and a later call with the same arguments replays the finished ones instead of visiting them.
+    ``settings`` (JSON-able): what ``visit`` depends on besides the inputs; a checkpoint of others is refused.
     ``visit`` runs without gradients unless it enables them.
 
     A model whose blocks are on disk needs a ``checkpoint``, which is where the changed blocks are; it may be
@@ -169,7 +171,7 @@ def stream(
         token_masks = [batch["attention_mask"].bool().cpu() for batch in batches]
     saved = checkpoint if isinstance(checkpoint, BlockFiles | None) else BlockFiles(checkpoint)
     if saved is not None:
-        saved.claim(model, hidden)
+        saved.claim(model, hidden, [propagate, keep_dense, settings])
     results = []
     found = blocks(model)
     for index, (name, module) in enumerate(

@@ -176,3 +176,24 @@ def test_numbers_that_went_wrong_name_their_layer():
         model.get_submodule(name).weight[0, 0] = float("nan")
     with pytest.raises(NumericError, match=name):
         quantize_model(model, uniform(model, "4bit"))
+
+
+@pytest.mark.parametrize(
+    "other", [{"method": "rtn"}, {"act_order": True}, {"formats": "8bit"}, {"masked": True}], ids=str
+)
+def test_a_checkpoint_of_other_settings_is_refused(tmp_path, other):
+    def run(method="gptq", formats="4bit", masked=False, **options):
+        model = tiny_model("llama")
+        names = list(block_linears(model))
+        masks = {}
+        if masked:
+            layer = model.get_submodule(names[0])
+            masks = {names[0]: torch.ones_like(layer.weight, dtype=torch.bool)}
+        batches = [{"input_ids": tiny_tokens(2)}]
+        options |= {"masks": masks, "progress": False, "checkpoint": tmp_path}
+        return quantize_model(model, dict.fromkeys(names, formats), method, batches, **options)
+
+    first = run()
+    assert run().layers == first.layers  # the same settings go on from what is there
+    with pytest.raises(ParameterError, match="checkpoint"):
+        run(**other)

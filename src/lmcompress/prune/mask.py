@@ -4,6 +4,7 @@ A mask is never inferred from ``W == 0``: a dense weight may be zero, and a kept
 A model's masks are a dict from the full name of a Linear to its mask.
 """
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -113,6 +114,14 @@ def sparsity(masks: Masks) -> float:
     """Share of dropped weights among all weights that the masks cover; 0 without any."""
     total = sum(kept.numel() for kept in masks.values())
     return 1 - sum(int(kept.sum()) for kept in masks.values()) / total if total else 0.0
+
+
+def digest(masks: Masks) -> str:
+    """sha256 of masks in memory; those on disk are not read for it: whoever opened them names their content."""
+    found = hashlib.sha256()
+    for name, kept in {}.items() if isinstance(masks, Saved) else masks.items():
+        found.update(name.encode() + kept.cpu().numpy().tobytes())
+    return found.hexdigest()
 
 
 def save(masks: Masks, path: str | Path) -> None:

@@ -130,7 +130,13 @@ def prune_model(
     folder = None if checkpoint is None else Path(checkpoint)
     if folder is not None:
         _claim(
-            folder, criterion=criterion, pattern=str(pattern), layers=layers, propagate=propagate, seed=seed
+            folder,
+            criterion=criterion,
+            pattern=str(pattern),
+            layers=layers,
+            propagate=propagate,
+            seed=seed,
+            output_errors=output_errors,
         )
     home = {name: "cpu" if is_streamed(model) else linear.weight.device for name, linear in targets.items()}
 

@@ -180,8 +180,16 @@ def quantize_model(
     if checkpoint is not None:
         files = compressed_tensors.block_files(checkpoint, formats, quantized, forget=on_disk)
     if streamed:
+        written = {name: str(format) for name, format in formats.items()}
         done = stream(
-            model, batches or [], visit, store=store, device=device, progress=progress, checkpoint=files
+            model,
+            batches or [],
+            visit,
+            store=store,
+            device=device,
+            progress=progress,
+            checkpoint=files,
+            settings=[method, written, act_order, str(scale_dtype), mask.digest(masks)],
         )
         layers |= {name: LayerReport(**layer) for block in done for name, layer in block.items()}
     return QuantizeReport(
