@@ -62,9 +62,15 @@ def main(argv: list[str] | None = None) -> dict:
     limit = ceilings(options.device) if on_gpu else None
     rows, losses = [], {}
     for subset in options.subsets:
+        trained = None if subset == "full" else "norm" if subset == "norms" else "layers"
+        config = LlamaConfig(**SHAPES[options.model], tie_word_embeddings=True)
+        operations = flops(config, options.batch, options.length, trained=trained).total if on_gpu else None
         for graph in (False, True, True):  # the second graph finds its compilation
-            row, losses[subset, graph] = measure(subset, graph, options, limit)
+            row, losses[subset, graph] = measure(subset, graph, options)
+            if on_gpu:
+                row["share of peak rate"] = share_of_peak(operations, row["ms a step"] / 1e3, limit)
             rows.append(row)
+            print(row, flush=True)
     differences = {
         subset: max(abs(a - b) for a, b in zip(losses[subset, False], losses[subset, True], strict=True))
         for subset in options.subsets
@@ -79,14 +85,15 @@ def main(argv: list[str] | None = None) -> dict:
     )
 
 
-def measure(subset: str, graph: bool, options, limit) -> tuple[dict, list[float]]:
+def measure(subset: str, graph: bool, options) -> tuple[dict, list[float]]:
     """One row of the table, and the losses of the steps."""
     model, masks = pruned_model(options.model, options.device)
     generator = torch.Generator().manual_seed(0)
     shape = (16 * options.batch, options.length)
     windows = torch.randint(3, model.config.vocab_size, shape, generator=generator)
     parameters = select(model, subset, masks=masks, rank=options.rank)
-    if limit is not None:
+    on_gpu = torch.device(options.device).type == "cuda"
+    if on_gpu:
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     report = train(
@@ -108,13 +115,9 @@ def measure(subset: str, graph: bool, options, limit) -> tuple[dict, list[float]
         "tokens/s": report.tokens_per_s,
         "preparation s": report.preparation,
         "whole call s": time.perf_counter() - start,
-        "peak GiB": peak_bytes(options.device) / 2**30 if limit else None,
+        "peak GiB": peak_bytes(options.device) / 2**30 if on_gpu else None,
         "share of peak rate": None,
     }
-    if limit is not None:
-        trained = None if subset == "full" else "norm" if subset == "norms" else "layers"
-        counted = flops(model.config, options.batch, options.length, trained=trained)
-        row["share of peak rate"] = share_of_peak(counted.total, seconds, limit)
     return row, report.losses
 
 
@@ -122,8 +125,8 @@ def pruned_model(name: str, device: str) -> tuple[nn.Module, dict[str, torch.Ten
     """A Llama of random weights in bf16, pruned to 50 %, and its masks."""
     torch.manual_seed(0)
     config = LlamaConfig(**SHAPES[name], tie_word_embeddings=True)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
-    model.to(device)
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16, attn_implementation="sdpa")
     masks = {
         key: mask.mask(linear.weight.abs(), parse("50%")) for key, linear in block_linears(model).items()
     }
