@@ -129,7 +129,7 @@ def test_links_between_notebooks_work_with_and_without_an_extension(built):
 
 
 def test_the_front_page_shows_every_verdict(built):
-    text = re.sub(r"<[^>]+>", " ", (built / "book" / "intro.html").read_text(encoding="utf-8"))
+    text = re.sub(r"<[^>]+>", "", (built / "book" / "intro.html").read_text(encoding="utf-8"))
     for page in ("perp_claims", "cptquant_claims"):
         claims = importlib.import_module(f"lmcompress.pages.{page}").claims([])
         assert [claim for claim, *_ in claims if escape(claim, quote=False) not in text] == []
@@ -179,3 +179,18 @@ def test_an_unknown_formula_is_a_warning_that_names_it():
     logger.filters.clear()
     assert text == r"<code>\nosuch &lt; 1</code>"
     assert r"\\nosuch" in seen[0]
+
+
+def linked_terms(path: Path) -> list[str]:
+    """What a page links to the glossary, in order."""
+    return re.findall(r'href="[^"]*glossary\.html#term-([\w.-]+)"', path.read_text(encoding="utf-8"))
+
+
+def test_each_page_links_a_term_where_it_uses_it_first(built, pages):
+    for path in pages:
+        if "book" in path.parts:
+            found = linked_terms(path)
+            assert len(found) == len(set(found)), path.name
+    text = (built / "book" / "concepts" / "sparsegpt.html").read_text(encoding="utf-8")
+    assert text.index("#term-magnitude") < text.index("#term-GPTQ")
+    assert set(linked_terms(built / "book" / "concepts" / "sensitivity.html")) >= {"Fisher", "HAWQ-V2", "CCA"}
