@@ -23,7 +23,7 @@ class ColumnNorms:
 
     def update(self, x: Tensor) -> None:
         """Add the rows of ``x`` [..., in_features]. Raises :class:`ParameterError` for another width."""
-        x = _rows(x, self._squares)
+        x = _rows(x, len(self._squares), self._squares.dtype)
         self._squares = self._squares.to(x.device) + x.square().sum(0)
         self.tokens += x.shape[0]
 
@@ -37,24 +37,37 @@ class Gram:
     """Mean outer product of the inputs, ``X^T X / tokens``: half the Hessian of a layer's squared error."""
 
     def __init__(self, in_features: int, dtype: torch.dtype = torch.float32):
-        self._sum = torch.zeros(in_features, in_features, dtype=dtype)
+        self._width, self._dtype = in_features, dtype
+        self._sum: Tensor | None = None  # 3 GB for 28,672 inputs: made where the first inputs are
+        self._divided = False
         self.tokens = 0
 
     def update(self, x: Tensor) -> None:
         """Add the rows of ``x`` [..., in_features]. Raises :class:`ParameterError` for another width."""
+        half = x.is_cuda and x.dtype in HALF and self._dtype == torch.float32
+        x = _rows(x, self._width, x.dtype if half else self._dtype)
+        if self._sum is None:
+            self._sum = torch.zeros(self._width, self._width, dtype=self._dtype, device=x.device)
+        if self._divided:
+            self._sum *= self.tokens
+            self._divided = False
         self._sum = self._sum.to(x.device)
-        if x.is_cuda and x.dtype in HALF and self._sum.dtype == torch.float32:  # exact products, fp32 sums
-            x = _rows(x, self._sum, x.dtype)
-            self._sum += torch.mm(x.T, x, out_dtype=torch.float32)
+        if half:  # exact products, fp32 sums
+            torch.addmm(self._sum, x.T, x, out_dtype=torch.float32, out=self._sum)
         else:
-            x = _rows(x, self._sum)
             self._sum.addmm_(x.T, x)
         self.tokens += x.shape[0]
 
     def result(self) -> Tensor:
-        """Gram matrix [in_features, in_features]. Raises :class:`ParameterError` when no token was seen."""
+        """Gram matrix [in_features, in_features] in the memory of the sum: a change of it changes the sum.
+
+        Raises :class:`ParameterError` when no token was seen.
+        """
         _require_tokens(self.tokens)
-        return self._sum / self.tokens
+        if not self._divided:
+            self._sum /= self.tokens
+            self._divided = True
+        return self._sum
 
 
 class Moments(NamedTuple):
@@ -87,7 +100,7 @@ class Covariance:
             raise ParameterError("y", tuple(y.shape), f"as many rows as x, of shape {tuple(x.shape)}")
         if x.shape[-1] != self._split:
             raise ParameterError("x", tuple(x.shape), f"a last dimension of {self._split}")
-        both = _rows(torch.cat([x, y.to(x)], dim=-1), self._mean)
+        both = _rows(torch.cat([x, y.to(x)], dim=-1), len(self._mean), self._mean.dtype)
         if not len(both):
             return
         self._mean, self._scatter = self._mean.to(both.device), self._scatter.to(both.device)
@@ -131,10 +144,10 @@ def require_finite(value: Tensor, layer: str, what: str) -> None:
         raise NumericError(layer, f"non-finite {what}")
 
 
-def _rows(x: Tensor, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-    if x.shape[-1] != like.shape[-1]:
-        raise ParameterError("x", tuple(x.shape), f"a last dimension of {like.shape[-1]}")
-    return x.reshape(-1, x.shape[-1]).to(dtype or like.dtype)
+def _rows(x: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    if x.shape[-1] != width:
+        raise ParameterError("x", tuple(x.shape), f"a last dimension of {width}")
+    return x.reshape(-1, width).to(dtype)
 
 
 def _require_tokens(tokens: int) -> None:

@@ -1,4 +1,4 @@
-"""The bisection on bits drops what a stable sort drops."""
+"""The sort and the bisection on bits drop what a stable sort drops."""
 
 import pytest
 import torch
@@ -15,9 +15,11 @@ def by_sorting(scores, count):
     return kept.view(scores.shape)
 
 
+@pytest.mark.parametrize("most", [0, selection.SORTED])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("count", [0, 1, 100, 512, 1023, 1024])
-def test_any_count_of_scores_with_many_ties_and_both_signs(dtype, count):
+def test_any_count_of_scores_with_many_ties_and_both_signs(dtype, count, most, monkeypatch):
+    monkeypatch.setattr(selection, "SORTED", most)
     generator = torch.Generator().manual_seed(count)
     scores = (torch.randn(16, 64, generator=generator) * 8).round().div(8).to(dtype)
     assert torch.equal(selection.keep(scores, count), by_sorting(scores, count))

@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmcompress.errors import NumericError, ParameterError
+from lmcompress.prune import sparsegpt
 from lmcompress.prune.magnitude import per_matrix
 from lmcompress.prune.pattern import NofM, Unstructured
 from lmcompress.prune.sparsegpt import DAMPING, inverse_factor, prune
@@ -143,6 +144,33 @@ def test_dead_columns_become_zero_and_change_nothing_else():
     nothing = prune(weight, torch.zeros(16, 16), Unstructured(0.5))
     assert nothing.dead == 16
     assert not nothing.weight.any()
+
+
+@pytest.mark.parametrize("panel", [1, 5, 16, 24, 100])
+def test_panels_of_any_width_give_the_inverse_in_place(panel, monkeypatch):
+    _, gram = correlated(1, 24)
+    monkeypatch.setattr(sparsegpt, "PANEL", panel)
+    hessian = gram + 0.01 * gram.diagonal().mean() * torch.eye(24, dtype=torch.float64)
+    given = gram.clone()
+    factor, _, _ = inverse_factor(given, overwrite=True)
+    assert factor.data_ptr() == given.data_ptr()
+    assert torch.equal(factor, factor.triu())
+    torch.testing.assert_close(factor.T @ factor, torch.linalg.inv(hessian), rtol=1e-8, atol=1e-12)
+    assert torch.equal(gram, correlated(1, 24)[1])
+    given = gram.clone()
+    assert inverse_factor(given)[0].data_ptr() != given.data_ptr()
+    assert torch.equal(given, gram)
+
+
+@pytest.mark.parametrize("panel", [5, 16])
+def test_a_second_damping_starts_from_the_same_matrix(panel, monkeypatch):
+    _, gram = correlated(1, 16)
+    shifted = gram - 0.05 * gram.diagonal().mean() * torch.eye(16)
+    whole, damping, _ = inverse_factor(shifted)
+    monkeypatch.setattr(sparsegpt, "PANEL", panel)
+    factor, same, _ = inverse_factor(shifted.clone(), overwrite=True)
+    assert same == damping > DAMPING[0]
+    torch.testing.assert_close(factor, whole, rtol=1e-7, atol=1e-10)
 
 
 def test_damping_ladder_is_climbed_and_reported():

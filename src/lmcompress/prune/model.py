@@ -159,7 +159,7 @@ def prune_model(
             if unseen and kept is None:
                 kept = DATA_FREE["magnitude"]({full: linear.weight}, pattern, seed)[full]
             if inputs is not None and not unseen:
-                kept, result = _prune_layer(full, linear, criterion, pattern, inputs, kept)
+                kept, result = _prune_layer(full, linear, criterion, pattern, inputs, kept, output_errors)
             else:
                 result = replace(_decided(linear, kept), unseen=unseen)
             masks[full], results[full] = kept.to(home[full]), asdict(result)
@@ -205,11 +205,12 @@ class _Inputs:
         if self.gram is not None:
             self.gram.update(x)
 
-    def factor(self, gram: Tensor, layer: str) -> tuple[Tensor, float, Tensor]:
-        """:func:`sparsegpt.inverse_factor`, once for all Linears with these inputs."""
+    def factor(self, layer: str, overwrite: bool) -> tuple[Tensor, float, Tensor]:
+        """:func:`sparsegpt.inverse_factor`, once for all Linears with these inputs, perhaps over the Gram matrix."""
         if self._factor is None:
+            gram = self.gram.result()
             require_finite(gram, layer, "Gram matrix of the inputs")
-            self._factor = sparsegpt.inverse_factor(gram, layer)
+            self._factor = sparsegpt.inverse_factor(gram, layer, overwrite=overwrite)
         return self._factor
 
 
@@ -221,18 +222,22 @@ def _decided(linear: nn.Linear, kept: Tensor) -> LayerReport:
 
 
 def _prune_layer(
-    name: str, linear: nn.Linear, criterion: str, pattern: Pattern, inputs: _Inputs, kept: Tensor | None
+    name: str,
+    linear: nn.Linear,
+    criterion: str,
+    pattern: Pattern,
+    inputs: _Inputs,
+    kept: Tensor | None,
+    output_error: bool,
 ) -> tuple[Tensor, LayerReport]:
     """Mask and report of one Linear, pruned in place; ``kept`` is the mask where it needed no data."""
-    norms, damping = inputs.norms.result(), None
+    norms, damping, error = inputs.norms.result(), None, None
     require_finite(norms, name, "norms of the inputs")
-    gram = inputs.gram.result() if inputs.gram is not None else None
     dense = linear.weight.clone()
     started = time.perf_counter()
     if criterion == "sparsegpt":
-        weight, kept, damping, _ = sparsegpt.prune(
-            dense, gram, pattern, layer=name, factor=inputs.factor(gram, name)
-        )
+        factor = inputs.factor(name, overwrite=not output_error)
+        weight, kept, damping, _ = sparsegpt.prune(dense, factor[0], pattern, layer=name, factor=factor)
         linear.weight.copy_(weight)
     elif criterion == "wanda":
         kept = wanda.prune(dense, norms, pattern)
@@ -240,7 +245,8 @@ def _prune_layer(
     linear.weight.masked_fill_(~kept, 0)
     share = mask.sparsity({name: kept})  # waits for the device, so that the clock below is right on a GPU
     seconds = time.perf_counter() - started
-    error = relative_output_error(dense, linear.weight, gram) if gram is not None else None
+    if output_error:
+        error = relative_output_error(dense, linear.weight, inputs.gram.result())
     return kept, LayerReport(share, error, damping, int((norms == 0).sum()), seconds)
 
 

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-LARGE = 1 << 16  # scores from which the passes beat kthvalue on a GPU
+LARGE = 1 << 16  # scores from which sorting or passes beat kthvalue on a GPU
+SORTED = 1 << 23  # scores up to which one sort is faster than the passes, each of which waits for the device
 
 
 def ordered(scores: Tensor) -> Tensor:
@@ -20,7 +21,13 @@ def ordered(scores: Tensor) -> Tensor:
 
 def keep(scores: Tensor, count: int) -> Tensor:
     """Bool mask of any shape that drops the ``count`` least; of equals the first in row-major order goes."""
-    return keep_of([lambda: ordered(scores)], count)[0]
+    if scores.numel() > SORTED or not count:
+        return keep_of([lambda: ordered(scores)], count)[0]
+    bits = ordered(scores)
+    threshold = bits.flatten().sort().values[count - 1]
+    below, ties = bits < threshold, bits == threshold
+    first = ties.flatten().cumsum(0, dtype=torch.int32).view_as(bits) <= count - below.sum()
+    return ~(below | ties & first)
 
 
 def keep_of(parts: Sequence[Callable[[], Tensor]], count: int) -> list[Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lmcompress.errors import ParameterError
+from lmcompress.prune import columns as kernel
 from lmcompress.prune.sparsegpt import BLOCK, inverse_factor
 from lmcompress.quantize import rtn
 from lmcompress.quantize.formats import Bits
@@ -36,6 +37,7 @@ def quantize(
     act_order: bool = False,
     kept: Tensor | None = None,
     layer: str = "weight",
+    factor: tuple[Tensor, float, Tensor] | None = None,
 ) -> Rounded:
     """Quantize ``weight`` [out, in] for inputs of Gram matrix ``gram`` [in, in] (fp32 or fp64, any scale).
 
@@ -44,7 +46,8 @@ def quantize(
     weights as updated so far; with ``act_order``, where the columns of a group are not neighbours in time,
     and for one scale a row or tensor, from the weights as given. ``kept`` (bool [out, in], True = kept) holds
     pruned weights at zero; the other columns make up for that too. Inputs that were always zero (dead) are
-    rounded to nearest. The arithmetic is in the dtype of ``gram``.
+    rounded to nearest. The arithmetic is in the dtype of ``gram``. ``factor``: what
+    :func:`~lmcompress.prune.sparsegpt.inverse_factor` gave for ``gram``, where it is at hand; not with ``act_order``.
 
     Raises :class:`~lmcompress.errors.NumericError` naming ``layer`` for non-finite values, a scale that fp16
     cannot hold, or when no damping helps; :class:`ParameterError` for shapes that do not fit.
@@ -59,33 +62,37 @@ def quantize(
     require_finite(gram, layer, "Gram matrix of the inputs")
     require_finite(weight, layer, "weight")
 
-    order = (
-        gram.diagonal().argsort(descending=True) if act_order else torch.arange(inputs, device=gram.device)
-    )
-    factor, damping, dead = inverse_factor(gram[order][:, order], layer)
+    renewed = not act_order and isinstance(format.group, int)  # scales are taken on the way
+    order = torch.arange(inputs, device=gram.device)
+    if act_order:
+        order = gram.diagonal().argsort(descending=True)
+        gram = gram[order[:, None], order]
+    factor, damping, dead = factor or inverse_factor(gram, layer, overwrite=act_order)
     columns = weight.detach().to(gram).T[order].contiguous()  # [in, out]: a column is a row in memory
-    dropped = None if kept is None else ~kept.to(gram.device).T[order]
+    held = None if kept is None else kept.to(gram.device).T[order].contiguous()
     scales, zeros = grid(weight.detach().to(gram), format, layer=layer)
-    size = format.group if isinstance(format.group, int) else inputs  # inputs that share a scale
+    size = min(format.group, inputs) if isinstance(format.group, int) else inputs  # inputs that share a scale
     codes = torch.empty_like(columns, dtype=torch.uint8)
 
-    renewed = not act_order and isinstance(format.group, int)
-    block = max(BLOCK // size, 1) * size if renewed else BLOCK  # a group is never cut by the end of a block
-    places = (order // size).tolist()
-    for start in range(0, inputs, block):
-        stop = min(start + block, inputs)
-        errors = torch.zeros_like(columns[start:stop])
-        for j in range(start, stop):
-            if renewed and j % size == 0:
-                scale, zero = grid(columns[j : j + size].T, replace(format, group="row"), layer=layer)
-                scales[:, places[j]], zeros[:, places[j]] = scale[:, 0], zero[:, 0]
-            scale, zero = scales[:, places[j]], zeros[:, places[j]]
-            codes[j] = nearest(columns[j], scale, zero, format.bits)
-            if dropped is not None:
-                codes[j] = torch.where(dropped[j], zero, codes[j])
-            errors[j - start] = (columns[j] - values_of(codes[j], scale, zero)) / factor[j, j]
-            columns[j + 1 : stop].addr_(factor[j, j + 1 : stop], errors[j - start], alpha=-1)
-        columns[stop:].addmm_(factor[start:stop, stop:].T, errors, alpha=-1)
+    places = order // size
+    for start, stop in _blocks(inputs, size if renewed else inputs):
+        inside = slice(start, stop)
+        if renewed and start % size == 0:
+            group = columns[start : start + size].T
+            scale, zero = grid(group, replace(format, group="row"), layer=layer)
+            scales[:, start // size], zeros[:, start // size] = scale[:, 0], zero[:, 0]
+        own = places[start : start + 1] if renewed or size == inputs else places[inside]
+        shape = (len(own), columns.shape[1])
+        errors = _round_block(
+            columns[inside],
+            factor[inside, inside],
+            scales[:, own].T.expand(shape),
+            zeros[:, own].T.expand(shape),
+            codes[inside],
+            format.bits,
+            None if held is None else held[inside],
+        )
+        columns[stop:].addmm_(factor[inside, stop:].T, errors, alpha=-1)
 
     found = torch.empty_like(codes)
     found[order] = codes
@@ -93,3 +100,35 @@ def quantize(
         found.T.contiguous(), scales, None if format.symmetric else zeros, format, weight.dtype
     )
     return Rounded(quantized, damping, int(dead.sum()))
+
+
+def _blocks(inputs: int, size: int) -> list[tuple[int, int]]:
+    """Columns that are updated before the rest, (start, stop): of one group of ``size``, and no more than BLOCK."""
+    return [
+        (start, min(start + BLOCK, first + size, inputs))
+        for first in range(0, inputs, size)
+        for start in range(first, min(first + size, inputs), BLOCK)
+    ]
+
+
+def _round_block(
+    columns: Tensor,
+    factor: Tensor,
+    scales: Tensor,
+    zeros: Tensor,
+    codes: Tensor,
+    bits: int,
+    kept: Tensor | None,
+) -> Tensor:
+    """Write the codes [b, out] of columns [b, out], which are updated in place; returns the errors [b, out]."""
+    if kernel.usable(columns):
+        return kernel.quantize(columns, factor, scales, zeros, codes, bits, kept)
+    errors = torch.zeros_like(columns)
+    for j in range(len(columns)):
+        scale, zero = (value[min(j, len(value) - 1)] for value in (scales, zeros))
+        codes[j] = nearest(columns[j], scale, zero, bits)
+        if kept is not None:
+            codes[j] = torch.where(kept[j], codes[j], zero)
+        errors[j] = (columns[j] - values_of(codes[j], scale, zero)) / factor[j, j]
+        columns[j + 1 :].addr_(factor[j, j + 1 :], errors[j], alpha=-1)
+    return errors

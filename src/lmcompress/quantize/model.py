@@ -12,6 +12,7 @@ from lmcompress.errors import ParameterError
 from lmcompress.models import block_linears, linears
 from lmcompress.prune import mask
 from lmcompress.prune.mask import Masks
+from lmcompress.prune.sparsegpt import inverse_factor
 from lmcompress.quantize import compressed_tensors, gptq, rtn
 from lmcompress.quantize.formats import Bits, parse, stored_bytes
 from lmcompress.quantize.rtn import Quantized, dequantize, to_half
@@ -127,6 +128,7 @@ def quantize_model(
     home = {name: "cpu" if on_disk else module.weight.device for name, module in targets.items()}
     quantized: dict[str, Quantized] = {}
     layers: dict[str, LayerReport] = {}
+    factors: dict[Gram, tuple] = {}  # of the block that is worked on; query, key and value share theirs
 
     def compress(name: str, module: nn.Module, inputs: Gram | None) -> None:
         original, format, kept = module.weight.clone(), formats[name], masks.get(name)
@@ -134,8 +136,12 @@ def quantize_model(
         by = "rtn" if inputs is None else method
         begun = time.perf_counter()
         if by == "gptq":
+            if not act_order and format.bits < 16 and inputs not in factors:
+                factors.clear()
+                require_finite(gram, name, "Gram matrix of the inputs")
+                factors[inputs] = inverse_factor(gram, name)
             result, damping, _ = gptq.quantize(
-                original, gram, format, act_order=act_order, kept=kept, layer=name
+                original, gram, format, act_order=act_order, kept=kept, layer=name, factor=factors.get(inputs)
             )
         else:
             result, damping = rtn.quantize(original, format, layer=name), None
@@ -174,6 +180,7 @@ def quantize_model(
         for name, layer in inside.items():
             inputs = seen.pop(short[name], None)
             compress(name, layer, inputs if inputs is not None and inputs.tokens else None)
+        factors.clear()
         return {name: asdict(layers[name]) for name in inside}
 
     files = None
