@@ -1,13 +1,18 @@
 """Verdicts follow their rules on records made by hand; the released replacement of layers does nothing."""
 
+import math
 from dataclasses import replace
 
+import numpy as np
+import pandas as pd
 import pytest
 from cptquant_tiny import tiny  # noqa: F401
 
 from lmcompress.pages import cptquant_claims
-from lmcompress.records import Record, obtain
-from lmcompress.report import html
+from lmcompress.records import Record, obtain, published
+from lmcompress.report import cptquant_evidence, cptquant_facts, depth, frontier, html
+from lmcompress.report.cptquant_evidence import Evidence
+from lmcompress.sensitivity.agreement import ceiling
 
 
 def test_quick_experiments_are_those_of_the_other_notebooks():
@@ -16,104 +21,213 @@ def test_quick_experiments_are_those_of_the_other_notebooks():
 
 
 def record(kind, result, **parameters):
-    return Record("key", kind, 1, parameters, {}, result, {"device": "a GPU"})
-
-
-def packed(ratio, increase, score="TDMPQ"):
-    about = {"task": "classification", "average": 4.0, "score": score, "method": "rtn", "embeddings": "8bit"}
-    result = {"block_bits": 4.0, "file_bytes": 1, "over_fp16": ratio, "over_fp32": 2 * ratio, "same": True}
-    result |= {"loss": 1.0, "right": 0.9, "right_low": 0.8, "right_high": 1.0}
-    return record("packed", result | {"increase": increase, "low": increase, "high": increase}, **about)
-
-
-@pytest.mark.parametrize(
-    ("ratio", "increase", "verdict"),
-    [(4.1, 0.0, html.HOLDS), (2.5, 0.0, html.PART), (1.5, 0.0, html.FAILS)],
-)
-def test_compression_counts_from_fp16(ratio, increase, verdict):
-    claim = cptquant_claims.claims([packed(ratio, increase)])[0]
-    assert claim[1] == verdict
-    assert f"{ratio:.2f} times FP16" in claim[2]
-
-
-def speed(kernel, decode):
-    result = {
-        "decode": decode,
-        "decode_low": decode,
-        "decode_high": decode,
-        "prefill": 1.0,
-        "bandwidth_share": 0.5,
-        "loss": 1.0,
-        "weight_bytes": 1,
-        "refused": None,
-    }
-    return record("speed", result, model="tiny", kernel=kernel, batch=1)
-
-
-@pytest.mark.parametrize(("decode", "verdict"), [(250.0, html.HOLDS), (90.0, html.FAILS)])
-def test_efficiency_is_timed(decode, verdict):
-    claim = cptquant_claims.claims([speed("bf16", 100.0), speed("int8", decode)])[1]
-    assert claim[1] == verdict
-    assert "Not timed on a GPU: int4, 2:4." in claim[2]
-
-
-def test_speeds_of_two_devices_are_not_mixed():
-    slow = [replace(speed(*one), provenance={"device": "a CPU"}) for one in (("bf16", 10.0), ("int4", 25.0))]
-    claim = cptquant_claims.claims([speed("bf16", 100.0), *slow])[1]
-    assert claim[1] == html.HOLDS
-    assert "at best 2.50 (2.50 to 2.50): int4, tiny, batch 1." in claim[2]
-    assert "a CPU, tiny: int4 2.50 at batch 1. Not timed on a GPU: int8, int4, 2:4." in claim[2]
-
-
-@pytest.mark.parametrize(("ends", "verdict"), [(0.3, html.HOLDS), (0.1, html.FAILS)])
-def test_the_ends_must_cost_more_beyond_the_interval(ends, verdict):
-    cost = [*[ends] * 4, *[0.1] * 4, *[ends] * 4]  # of blocks 0 to 11, whose names do not sort by depth
-    losses = {f"layers.{i}": {"3": [1 + value, 1 + value + 0.01 * (-1) ** i]} for i, value in enumerate(cost)}
-    truth = {"base": [1.0, 1.0], "losses": losses, "seconds": 1.0}
-    about = {"task": "language", "per": "block", "widths": [3]}
-    claim = cptquant_claims.claims([record("truth", truth, **about)])[4]
-    assert claim[1] == verdict
-    assert f"{ends - 0.1:+.4f} nats" in claim[2]
-
-
-def frontier(score, increase):
-    point = {"budget": "uniform 3 bits", "bits": 3.0, "bytes": 1, "model_bytes": 2, "loss": 1.0, "right": 0.5}
-    points = [point | {"increase": increase, "low": increase, "high": increase}]
-    about = {"task": "classification", "score": score, "method": "rtn", "widths": [3]}
-    return record("frontier", {"points": points}, **about)
-
-
-def uniform(increase):
-    return replace(
-        frontier("", increase),
-        kind="uniform_format",
-        parameters={"task": "classification", "method": "rtn", "widths": [3], "group": 128},
+    return Record(
+        "key", kind, 1, {"data": "texts", "model": "tiny"} | parameters, {}, result, {"device": "a GPU"}
     )
 
 
-def band(values):
-    point = {"budget": "uniform 3 bits", "bits": 3.0, "bytes": 1, "model_bytes": 2, "loss": 1.0, "right": 0.5}
-    points = [point | {"increase": value, "low": value, "high": value} for value in values]
-    return record("random_band", {"points": points}, task="classification", widths=[3])
+def verdicts(records):
+    return {one.claim.id: one for one in cptquant_claims.judged(records)}
 
 
-@pytest.mark.parametrize(("pmpq", "verdict"), [(0.05, html.HOLDS), (0.25, html.PART), (0.6, html.FAILS)])
-def test_the_best_score_must_beat_random_too(pmpq, verdict):
-    others = [
-        frontier("CMPQ", 0.4),
-        frontier("TDMPQ", 0.5),
-        uniform(0.3),
-        band([0.1 * step for step in range(2, 8)]),
+def packed(ratio, increase, low=None, high=None):
+    about = {
+        "task": "classification",
+        "average": 4.0,
+        "score": "TDMPQ",
+        "method": "rtn",
+        "embeddings": "8bit",
+    }
+    result = {"block_bits": 4.0, "file_bytes": 1, "over_fp16": ratio, "over_fp32": 2 * ratio, "same": True}
+    result |= {"loss": 1.0, "right": 0.9, "right_low": 0.8, "right_high": 1.0, "increase": increase}
+    return record("packed", result | {"low": low or increase, "high": high or increase}, **about)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "from_16", "from_32"),
+    [(4.1, html.HOLDS, html.HOLDS), (2.5, html.FAILS, html.HOLDS), (1.5, html.FAILS, html.FAILS)],
+)
+def test_compression_is_counted_from_fp16_and_from_fp32(ratio, from_16, from_32):
+    found = verdicts([packed(ratio, 0.0)])
+    assert (found["compression"].verdict, found["compression-fp32"].verdict) == (from_16, from_32)
+
+
+def test_a_file_that_may_or_may_not_be_harmless_leaves_compression_open():
+    case = Evidence([packed(1.0, 0.0), packed(4.5, 0.03, 0.01, 0.06)]).compression(0.95, "fp16", 0.05)[0]
+    assert (case.value, case.low, case.high) == (4.5, 1.0, 4.5)
+
+
+def speed(kernel, decode, device="a GPU"):
+    result = {"decode": decode, "decode_low": decode, "decode_high": decode, "prefill": 1.0}
+    result |= {"bandwidth_share": 0.5, "loss": 1.0, "weight_bytes": 1, "refused": None}
+    found = record("speed", result, kernel=kernel, batch=1)
+    return replace(found, provenance={"device": device})
+
+
+@pytest.mark.parametrize(("decode", "verdict"), [(250.0, html.HOLDS), (90.0, html.FAILS)])
+def test_efficiency_is_timed_and_the_kernels_are_named(decode, verdict):
+    found = verdicts([speed("bf16", 100.0), speed("int8", decode)])["efficiency"]
+    assert found.verdict == verdict
+    assert "torchao's weight-only int8" in found.evidence
+    assert "seed" not in found.evidence
+
+
+def test_speeds_of_two_devices_are_not_mixed():
+    slow = [speed("bf16", 10.0, "a CPU"), speed("int4", 25.0, "a CPU")]
+    cases = Evidence([speed("bf16", 100.0), *slow]).efficiency(0.95)
+    assert [(case.setting, case.value) for case in cases] == [("int4, tiny, batch 1, a CPU", 2.5)]
+
+
+def truth(costs, noise=0.0, prefix="model.layers", kinds=("",), task="language"):
+    """A truth whose layers cost ``costs`` at 3 bits, in two windows that differ by ``noise``."""
+    names = [f"{prefix}.{block}{kind}" for block in range(len(costs) // len(kinds)) for kind in kinds]
+    losses = {
+        name: {"3": [1 + cost - noise, 1 + cost + noise]} for name, cost in zip(names, costs, strict=True)
+    }
+    about = {"task": task, "per": "linear" if any(kinds) else "block", "widths": [3]}
+    return record("truth", {"base": [1.0, 1.0], "losses": losses, "seconds": 1.0}, **about)
+
+
+def test_ends_are_judged_by_permutations():
+    costs = [0.1 + 0.001 * block for block in range(20)]
+    apart = verdicts([truth([0.9] * 6 + costs[:8] + [0.9] * 6)])
+    assert apart["ends"].verdict == html.HOLDS
+    one = verdicts([truth([0.9, *costs[:18], 0.9])])  # two outliers say nothing of the 30 % beside them
+    assert one["ends"].verdict == html.OPEN
+    assert one["outermost"].verdict == html.HOLDS
+    assert verdicts([truth(costs)])["ends"].verdict == html.OPEN
+
+
+def test_the_p_value_is_the_share_of_all_orders():
+    found = depth.placed(
+        np.array([[3.0], [0.0], [1.0], [2.0]]), 1
+    )  # contrasts of pairs: sums 1 to 5, each as likely
+    assert found.value == pytest.approx(2.5 - 0.5)
+    assert found.p == pytest.approx(2 / 6, abs=0.02)
+    assert found.low <= found.value <= found.high
+
+
+def test_without_the_outermost_two_is_what_is_left():
+    row = depth.ends_table([truth([5.0, *[0.2] * 5, *[0.1] * 8, *[0.2] * 5, 5.0])]).iloc[0]
+    assert row["without the outermost two"] == pytest.approx(0.1)
+    assert row["the outermost two minus all others"] == pytest.approx(5 - np.mean([0.2] * 10 + [0.1] * 8))
+
+
+def curve(score, losses, seed=0, task="language", kind="frontier", spread=0.0):
+    points = [
+        {"budget": f"uniform {bits} bits", "bits": float(bits), "bytes": bits, "model_bytes": 2, "loss": 1.0}
+        | {"right": 0.5, "increase": loss, "low": loss - spread, "high": loss + spread}
+        for bits, loss in losses.items()
     ]
-    claims = cptquant_claims.claims([frontier("PMPQ", pmpq), *others])
-    assert claims[2][1] == verdict
-    assert claims[3][1] == html.NOT_RUN  # nothing on language modelling
+    about = {
+        "task": task,
+        "score": score,
+        "method": "rtn",
+        "widths": list(losses),
+        "seed": seed,
+        "group": 128,
+    }
+    return record(kind, {"points": points}, **about)
+
+
+def test_bits_at_equal_loss_lie_between_budgets_by_the_logarithm_of_the_loss():
+    assert frontier.bits_at([2, 4], [0.5, 0.005], 0.05) == pytest.approx(3)
+    assert frontier.bits_at([4, 2], [-0.1, 0.1], 0.05) == pytest.approx(2.5)  # no logarithm: a straight line
+    assert frontier.bits_at([2, 3, 4], [0.01, 0.09, 0.01], 0.05) > 3  # from where on it stays below
+    assert frontier.bits_at([2, 4], [0.01, 0.005], 0.05) == 0
+    assert frontier.bits_at([2, 4], [0.5, 0.1], 0.05) == math.inf
+
+
+def test_seeds_that_differ_widen_the_bits_at_equal_loss():
+    alike = [curve("PMPQ", {2: 0.5, 4: 0.005}, seed) for seed in range(3)]
+    apart = [curve("PMPQ", {2: 0.5 * 10**seed, 4: 0.005 * 10**seed}, seed) for seed in (-0.3, 0, 0.3)]
+    rows = [frontier.equal_loss(frontier.seed_points(found), 0.05).iloc[0] for found in (alike, apart)]
+    assert [row["bits"] for row in rows] == pytest.approx([3, 3], abs=0.15)
+    assert rows[0]["low"] == pytest.approx(3)
+    assert rows[1]["low"] < 2.5 < 3.5 < rows[1]["high"]
+
+
+@pytest.mark.parametrize(
+    ("tdmpq", "verdict"), [({2: 0.05, 4: 0.001}, html.HOLDS), ({2: 0.5, 4: 0.005}, html.FAILS)]
+)
+def test_thirty_percent_is_bits_at_equal_loss_in_each_form_of_tdmpq(tdmpq, verdict):
+    others = [curve("CMPQ", {2: 0.5, 4: 0.005}), curve("PMPQ", {2: 0.5, 4: 0.005})]
+    found = verdicts([curve("TDMPQ", {1: 0.5} | tdmpq, spread=1e-4), *others])
+    assert found["tdmpq-30-taylor"].verdict == verdict
+    assert found["tdmpq-30-input"].verdict == html.NOT_RUN
+    assert found["pmpq-11"].verdict == html.NOT_RUN  # nothing on classification
+
+
+def test_at_equal_bytes_the_interval_must_exclude_no_difference():
+    uniform = curve("", {3: 0.3}, kind="uniform_format", spread=0.01)
+    assert verdicts([curve("PMPQ", {3: 0.1}, spread=0.01), uniform])["pmpq-uniform"].verdict == html.HOLDS
+    assert verdicts([curve("PMPQ", {3: 0.29}, spread=0.01), uniform])["pmpq-uniform"].verdict == html.OPEN
+    seeds = [curve("PMPQ", {3: loss}, seed) for seed, loss in enumerate((0.1, 0.2, 0.3))]
+    assert verdicts([*seeds, uniform])["pmpq-uniform"].verdict == html.OPEN
+
+
+def test_widths_are_permuted_among_linears_of_a_kind():
+    kinds = (".self_attn.q_proj", ".mlp.up_proj")
+    table = {2: np.array([9.0, 1.0, 1.0, 2.0]), 4: np.zeros(4)}
+    of = np.array([kind.strip(".") for kind in kinds * 2])
+    drawn = cptquant_evidence.permutations(table, of, [4, 4, 2, 2])
+    assert set(drawn) == {2.0, 3.0, 10.0, 11.0}  # one of 9 and 1, and one of 1 and 2
+    assert cptquant_evidence.added(table, [4, 4, 2, 2]) == 3.0
+    names = [
+        f"model.layers.{block}.{kind}" for block in (10, 2) for kind in ("mlp.up_proj", "self_attn.q_proj")
+    ]
+    assert [name.split(".", 2)[2] for name in cptquant_evidence.in_order(names)] == [
+        *("2.self_attn.q_proj", "2.mlp.up_proj", "10.self_attn.q_proj", "10.mlp.up_proj")
+    ]
+
+
+def test_widths_in_published_records_are_read_in_the_order_of_the_model():
+    """What the solver promised for the measured costs is the sum of these costs at the widths that it chose."""
+    records = published("34_bit_allocation")
+    for found in cptquant_claims.published_evidence():
+        if found.kind == "truth" and found.parameters["per"] == "linear":
+            table = cptquant_evidence.costs(found)
+            chosen = [
+                point
+                for one in records
+                if one.kind == "frontier" and one.parameters["score"] == "measured truth"
+                if one.parameters["data"] == found.parameters["data"] and one.parameters["method"] == "rtn"
+                for point in one.result["points"]
+            ]
+            added = [cptquant_evidence.added(table, point["choice"]) for point in chosen]
+            assert added == pytest.approx([point["predicted"] for point in chosen], abs=1e-6)
+
+
+def test_a_perfect_score_correlates_with_half_a_truth_as_spearman_and_brown_say():
+    source = np.random.default_rng(0)
+    clean = source.normal(size=20_000)
+    one, two = (clean + source.normal(size=20_000) for _ in range(2))
+    halves = np.corrcoef(one, two)[0, 1]
+    assert ceiling(halves) == pytest.approx(np.corrcoef(clean, one + two)[0, 1], abs=0.01)
+    assert ceiling(0.71) == pytest.approx(0.91, abs=0.002)
+
+
+def test_headlines_are_made_of_records():
+    found = [
+        curve("CMPQ", {3: 0.5}),
+        curve("measured truth", {3: 0.4}),
+        curve("", {3: 0.3}, kind="uniform_format"),
+        truth([0.1] * 4),
+        record(
+            "score", {"seconds": 2.0, "per_layer": {}}, task="language", per="block", score="PMPQ", widths=[3]
+        ),
+    ]
+    for one in found[:2]:
+        one.result["points"][0]["choice"] = [2, 3, 4]
+    told = cptquant_facts.headlines(found)
+    assert "beats every score (the best, CMPQ: +0.500) and the measured truth (+0.400)" in told[0]
+    assert "PMPQ takes more seconds than the truth itself: 2 for one score a block, 1 to measure" in told[1]
+    assert not cptquant_facts.headlines(found[:2])
 
 
 def test_without_records_nothing_is_claimed():
-    claims = cptquant_claims.claims([])
-    assert {verdict for _, verdict, _ in claims} == {html.NOT_RUN}
-    assert "not run here" in cptquant_claims.pieces([])[-1]
+    assert {one.verdict for one in cptquant_claims.judged([])} == {html.NOT_RUN}
+    assert "not run here" in cptquant_claims.pieces([])[1]
 
 
 def test_replacing_by_a_dotted_name_changes_nothing(tiny):  # noqa: F811
@@ -122,3 +236,4 @@ def test_replacing_by_a_dotted_name_changes_nothing(tiny):  # noqa: F811
         assert found.result["untouched"]
         assert found.result["in_place"]["increase"] != 0
     assert len(cptquant_claims.dotted_table(records)) == 2
+    assert isinstance(cptquant_facts.caveats(records), pd.DataFrame)

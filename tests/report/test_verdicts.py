@@ -59,11 +59,12 @@ def test_the_level_is_shared_among_the_cases_and_few_seeds_are_said():
     assert "1 seed a case: says nothing of other seeds" in judged.evidence
 
 
-def test_every_claim_of_the_book_is_well_formed_and_an_unknown_measure_is_refused():
-    found = verdicts.read("perp")
+@pytest.mark.parametrize("paper", ["perp", "cptquant"])
+def test_every_claim_of_the_book_is_well_formed_and_an_unknown_measure_is_refused(paper):
+    found = verdicts.read(paper)
     assert len({one.id for one in found}) == len(found) > 15
     with pytest.raises(ParameterError, match="measure"):
-        verdicts.judge_all("perp", {})
+        verdicts.judge_all(paper, {})
 
 
 def test_with_three_seeds_the_interval_is_students_t_where_that_is_wider():
@@ -91,3 +92,10 @@ def test_a_share_is_the_ratio_of_means_and_a_higher_level_is_never_narrower(seed
     _, lower, higher = interval(part, (1 + level) / 2, over=whole)
     assert lower <= low
     assert high <= higher
+
+
+def test_an_interval_at_another_level_is_that_of_a_normal_distribution():
+    low, high = verdicts.widened(1.0, 0.0, 3.0, 0.99)
+    wider = stats.norm.ppf(0.995) / stats.norm.ppf(0.975)
+    assert (low, high) == pytest.approx((1 - wider, 1 + 2 * wider))
+    assert verdicts.widened(1.0, 0.0, 3.0, 0.95) == pytest.approx((0.0, 3.0))

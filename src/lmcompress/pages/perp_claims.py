@@ -11,8 +11,8 @@ from lmcompress.experiments.pruned import Criterion, SubsetText
 from lmcompress.experiments.tuned import RATES, Tuned
 from lmcompress.parameters import CorpusName, ModelName, Parameters, PatternText, TaskName
 from lmcompress.records import Experiment, Record, profile, study_class
+from lmcompress.report import verdicts
 from lmcompress.report.perp_evidence import Evidence, state
-from lmcompress.report.verdicts import Judged, judge_all
 
 NOTEBOOKS = ("20_retrain_subsets", "21_reconstruction", "22_iterative_or_one_shot", "23_cost_of_retraining")
 
@@ -103,14 +103,14 @@ class Study(PerpStudy):
         return Tuned(**on | about, steps=0 if nothing else steps, rates=() if nothing else RATES[subset])
 
 
-def judged(records: Sequence[Record]) -> list[Judged]:
+def judged(records: Sequence[Record]) -> list[verdicts.Judged]:
     """The verdict on every claim of ``claims/perp.yaml``; ``records``: of this notebook's study."""
-    return judge_all("perp", Evidence(records).measures())
+    return verdicts.judge_all("perp", Evidence(records).measures())
 
 
 def claims(records: Sequence[Record]) -> list[tuple[str, str, str]]:
     """``(claim, verdict, evidence)`` of every claim."""
-    return [(f"{one.claim.claim} ({one.claim.origin})", one.verdict, one.evidence) for one in judged(records)]
+    return verdicts.claim_rows(judged(records))
 
 
 def zero_shot_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -134,17 +134,4 @@ def zero_shot_table(records: Sequence[Record]) -> pd.DataFrame:
 
 def cases_table(records: Sequence[Record]) -> pd.DataFrame:
     """Every case behind the verdicts: one row a claim and setting."""
-    rows = [
-        {
-            "claim": one.claim.id,
-            "setting": case.setting,
-            "value": case.value,
-            "low": case.low,
-            "high": case.high,
-            "seeds": case.seeds,
-            "the rule": one.claim.rule.says(case),
-        }
-        for one in judged(records)
-        for case in one.cases
-    ]
-    return pd.DataFrame(rows)
+    return verdicts.cases_table(judged(records))

@@ -1,11 +1,12 @@
 """CMPQ and the truth over depth: what distance alone explains, and whether the ends are costlier."""
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 
+from lmcompress.errors import ParameterError
 from lmcompress.intervals import bootstrap
 from lmcompress.records import Record
 from lmcompress.report.words import by_depth, of_kind, readable
@@ -59,6 +60,88 @@ def null_table(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
+def increases(truth: Record, bits: int) -> np.ndarray:
+    """Measured loss increase [layers in order of depth, windows] (nats) of a record of kind ``truth``."""
+    losses = np.float32([tried[str(bits)] for tried in by_depth(truth.result["losses"]).values()])
+    return losses.astype(float) - np.float32(truth.result["base"]).astype(float)
+
+
+def block_truths(records: Sequence[Record]) -> list[tuple[str, Record]]:
+    """``(name, truth)`` of every model and data whose blocks were quantized one at a time."""
+    return [
+        (f"{one.parameters['model']} on {one.parameters['data']}", one)
+        for one in of_kind(records, "truth")
+        if one.parameters["per"] == "block"
+    ]
+
+
+@dataclass(frozen=True)
+class Placed:
+    """Mean cost of the first and last ``count`` layers minus that of the others, in nats.
+
+    ``low``, ``high``: where the permutations put it (see :func:`placed`). ``p``: share of the permutations of the
+    layers whose contrast is at least as far from 0.
+    """
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+def placed(increase: np.ndarray, count: int, level: float = 0.95, draws: int = 10_000) -> Placed:
+    """Are the first and last ``count`` layers costlier than the others? By permutation of the layers.
+
+    increase: [layers, windows] nats. Were depth without meaning, every order of the layers would be as likely: the
+    contrasts of ``draws`` random orders, moved to the measured one, give the interval, or that over windows (bootstrap)
+    where it is wider. Raises :class:`ParameterError` where no layer is left in the middle.
+    """
+    cost = increase.mean(1)
+    if not 0 < 2 * count < len(cost):
+        raise ParameterError("count", count, f"at least 1, and fewer than half of {len(cost)} layers")
+    ends = np.r_[:count, len(cost) - count : len(cost)]
+
+    def contrast(values: np.ndarray) -> np.ndarray:
+        return values[..., ends].mean(-1) - np.delete(values, ends, -1).mean(-1)
+
+    source, value = np.random.default_rng(0), float(contrast(cost))
+    orders = contrast(source.permuted(np.tile(cost, (draws, 1)), axis=1))
+    tails = [(1 + level) / 2, (1 - level) / 2]
+    windows = source.integers(increase.shape[1], size=(1000, increase.shape[1]))
+    drawn = contrast(increase[:, windows].mean(-1).T)
+    low, high = value - np.quantile(orders, tails)
+    least, most = np.quantile(drawn, tails[::-1])
+    p = float((np.abs(orders) >= abs(value) - 1e-12).mean())
+    return Placed(value, float(min(low, least)), float(max(high, most)), p)
+
+
+def ends_table(records: Sequence[Record]) -> pd.DataFrame:
+    """The first and last 30 % of the blocks against the middle, with and without the outermost two, and these two
+    against all others: contrasts in nats with the p-values of permutations.
+    """
+    rows = []
+    for name, truth in block_truths(records):
+        for bits in truth.parameters["widths"]:
+            increase = increases(truth, bits)
+            third = max(1, round(0.3 * len(increase)))
+            whole, outer = placed(increase, third), placed(increase, 1)
+            inner = placed(increase[1:-1], third - 1) if third > 1 else None
+            rows.append(
+                {
+                    "model": name,
+                    "blocks": len(increase),
+                    "bits": bits,
+                    CONTRAST: whole.value,
+                    "p": whole.p,
+                    "without the outermost two": inner.value if inner else None,
+                    "p of that": inner.p if inner else None,
+                    "the outermost two minus all others": outer.value,
+                    "p of these": outer.p,
+                }
+            )
+    return pd.DataFrame(rows)
+
+
 def contrasts(records: Sequence[Record], bits: int = 3) -> pd.DataFrame:
     """Are the ends really costlier? One row a task: the measured cost of quantizing one of the first and last
     30 % of the layers over that of one in the middle, with its 95 % interval over windows, and the mean of all.
@@ -70,8 +153,7 @@ def contrasts(records: Sequence[Record], bits: int = 3) -> pd.DataFrame:
     for record in sorted(of_kind(records, "truth"), key=lambda one: one.parameters["per"] == "block"):
         widths, task = record.parameters["widths"], readable(record.parameters["task"])
         width = bits if bits in widths else min(widths)
-        losses = np.float32([tried[str(width)] for tried in by_depth(record.result["losses"]).values()])
-        increase = losses.astype(float) - np.float32(record.result["base"]).astype(float)  # [layers, windows]
+        increase = increases(record, width)
         each = np.float32([ends_contrast(column) for column in increase.T.tolist()]).astype(float)
         ends = bootstrap(each)
         found[task] = (task, width, float(each.mean()), *ends, float(increase.mean()))

@@ -1,5 +1,6 @@
 """The frontier of loss over bytes: one row for each way to choose widths."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ import pandas as pd
 from lmcompress.experiments.allocated import MEASURED
 from lmcompress.records import Record
 from lmcompress.report import figures
+from lmcompress.report.verdicts import over_seeds, widened
 from lmcompress.report.words import perplexity, readable
 
 RANDOM = "random allocations"
@@ -34,12 +36,9 @@ def _name(record: Record) -> str:
     return about["score"] + (", GPTQ" if about["method"] == "gptq" else "")
 
 
-def points_table(records: Sequence[Record]) -> pd.DataFrame:
-    """One row for each way to choose widths and budget: real bytes and what they cost in loss on the test
-    split.
-
-    Several seeds are averaged. For random allocations ``loss increase`` is the mean over the draws and
-    ``low`` and ``high`` hold nine tenths of them; elsewhere they are the 95 % interval over test windows.
+def seed_points(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each way to choose widths, budget and seed: real bytes and what they cost in loss on the test split,
+    with the 95 % interval over test windows.
     """
     rows = []
     for record in records:
@@ -56,6 +55,7 @@ def points_table(records: Sequence[Record]) -> pd.DataFrame:
                     "kind": record.kind,
                     "how": _name(record),
                     "budget": f"uniform {width} bits" if width else point.get("budget", f"clusters {index}"),
+                    "seed": about.get("seed", 0),
                     "bits": point["bits"],
                     "MB": point["bytes"] / 1e6,
                     "model MB": point["model_bytes"] / 1e6,
@@ -66,14 +66,75 @@ def points_table(records: Sequence[Record]) -> pd.DataFrame:
                     "right": point["right"],
                 }
             )
-    frame = pd.DataFrame(rows)
-    keys = ["task", "kind", "how", "budget"]
-    mean = frame.groupby(keys, sort=False, as_index=False).mean()
-    for (task, budget), drawn in frame[frame["how"] == RANDOM].groupby(["task", "budget"]):
-        low, high = np.quantile(drawn["loss increase (nats)"], [0.05, 0.95])
-        here = (mean["task"] == task) & (mean["budget"] == budget) & (mean["how"] == RANDOM)
-        mean.loc[here, ["low", "high"]] = [low, high]
-    return mean.sort_values(["task", "how", "bits"], ignore_index=True)
+    return pd.DataFrame(rows)
+
+
+def points_table(records: Sequence[Record]) -> pd.DataFrame:
+    """:func:`seed_points`, averaged over the seeds of the calibration windows.
+
+    ``low`` and ``high`` are the wider of the 95 % interval over test windows and, with three seeds, Student's t over
+    the seeds. For random allocations they hold nine tenths of the draws, of which ``loss increase`` is the mean.
+    """
+    frame = seed_points(records)
+    rows = []
+    for names, group in frame.groupby(["task", "kind", "how", "budget"], sort=False):
+        drawn = group["loss increase (nats)"]
+        row = dict(zip(["task", "kind", "how", "budget"], names, strict=True))
+        row |= group[
+            ["bits", "MB", "model MB", "loss", "loss increase (nats)", "low", "high", "right"]
+        ].mean()
+        if row["how"] == RANDOM:
+            row["low"], row["high"] = np.quantile(drawn, [0.05, 0.95])
+        else:
+            low, high = over_seeds(drawn)
+            row["low"], row["high"] = min(row["low"], low), max(row["high"], high)
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values(["task", "how", "bits"], ignore_index=True)
+
+
+def bits_at(bits: Sequence[float], losses: Sequence[float], at: float) -> float:
+    """Fewest bits from which on the loss stays at ``at`` or below, between points by the logarithm of the loss (in a
+    straight line where that has none). 0 when it is below everywhere, infinite when the last point is above.
+    """
+    order = np.argsort(bits, kind="stable")
+    x, y = np.asarray(bits, dtype=float)[order], np.asarray(losses, dtype=float)[order]
+    above = np.flatnonzero(y > at)
+    if not len(above):
+        return 0.0
+    last = above[-1]
+    if last == len(y) - 1:
+        return math.inf
+    first, second = y[last], y[last + 1]
+    share = math.log(first / at) / math.log(first / second) if second > 0 else (first - at) / (first - second)
+    return float(x[last] + (x[last + 1] - x[last]) * share)
+
+
+def equal_loss(points: pd.DataFrame, at: float, level: float = 0.95) -> pd.DataFrame:
+    """Bits a weight, scales counted, at which each way to choose widths costs ``at`` nats on one task.
+
+    points: of :func:`seed_points`. One row a way: how, bits, low, high, seeds, and ``each``, the bits of every seed.
+    The interval is the wider of where the ends of the intervals over windows cross, and Student's t over the seeds.
+    Ways that cross nowhere between their points are left out.
+    """
+    budgets = points[points["kind"].isin(["frontier", "uniform_format"])]
+    rows = []
+    for how, group in budgets.groupby("how", sort=False):
+        mean = group.groupby("budget")[["bits", "loss increase (nats)", "low", "high"]].mean()
+        middle = mean["loss increase (nats)"]
+        ends = widened(middle, mean["low"], mean["high"], level)
+        value, low, high = (bits_at(mean["bits"], losses, at) for losses in (middle, *ends))
+        if not 0 < value < math.inf:
+            continue
+        each = {
+            seed: bits_at(own["bits"], own["loss increase (nats)"], at) for seed, own in group.groupby("seed")
+        }
+        drawn = min(each.values()), max(each.values())  # a seed that crosses nowhere leaves that end open
+        if drawn[0] > 0 and drawn[1] < math.inf:
+            drawn = over_seeds(list(each.values()), level)
+        least, most = min(low, drawn[0]), max(high, drawn[1])
+        rows.append({"how": how, "bits": value, "low": least, "high": most, "seeds": len(each), "each": each})
+    frame = pd.DataFrame(rows, columns=["how", "bits", "low", "high", "seeds", "each"])
+    return frame.sort_values("bits", ignore_index=True)
 
 
 def verdict(records: Sequence[Record]) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Record, results_folder
 from lmcompress.report.perp_tables import corpora, exp
-from lmcompress.report.verdicts import SEEDS, Case, interval
+from lmcompress.report.verdicts import Case, interval
 
 PAPER_MODELS = ("OPT-2.7B", "OPT-6.7B", "OPT-13B", "OPT-30B")
 Losses = dict[int, np.ndarray]  # seed -> loss of every test window, or hit of every text
@@ -168,7 +168,7 @@ class Evidence:
         runs = [*self.language, *self.retrained]
         found = [record for record in runs if names & set(record.parameters["subset"].split("+"))]
         share = float(np.mean([record.result["merged"] for record in found])) if found else 0.0
-        return [Case(f"{len(found)} runs", share, share, share, SEEDS)] if found else []
+        return [Case(f"{len(found)} runs", share, share, share, None)] if found else []
 
     def _reconstructions(self, corpus: str) -> dict[tuple[str, str], dict[str, Losses]]:
         """Pruning -> granularity -> losses after reconstruction with MaskLoRA towards the sparse stream."""
@@ -262,7 +262,7 @@ class Evidence:
     def memory(self, _level: Level) -> list[Case]:
         """Peak memory of retraining biases and norms over the 16 bytes a parameter of AdamW on all, at size."""
         return [
-            Case(row["model"], *[row["memory_share"]] * 3, SEEDS)
+            Case(row["model"], *[row["memory_share"]] * 3, None)
             for row in at_size()
             if row.get("memory_share")
         ]
@@ -270,7 +270,7 @@ class Evidence:
     def minutes(self, _level: Level) -> list[Case]:
         """Minutes for 1,000 steps of retraining biases and norms at the shapes of OPT-30B."""
         return [
-            Case(f"{row['model']}, {row['device']}", *[row["minutes"]] * 3, SEEDS)
+            Case(f"{row['model']}, {row['device']}", *[row["minutes"]] * 3, None)
             for row in at_size()
             if row.get("minutes") and row["model"] == "OPT-30B"
         ]
@@ -284,7 +284,7 @@ class Evidence:
                     if found := record.result["subsets"].get(subset):
                         percent = found["percent"]
                         name = f"{record.parameters['architecture']}, {subset}"
-                        cases.append(Case(name, percent, percent, percent, SEEDS))
+                        cases.append(Case(name, percent, percent, percent, None))
         return cases
 
 

@@ -17,6 +17,7 @@ from importlib import resources
 from typing import Literal
 
 import numpy as np
+import pandas as pd
 import yaml
 from pydantic import Field
 from scipy import stats
@@ -31,13 +32,15 @@ SEEDS = 3  # so many seeds are needed before one can say how much they differ
 
 @dataclass(frozen=True)
 class Case:
-    """One setting of a claim: what it is, the value that was measured, its interval, over how many seeds."""
+    """One setting of a claim: what it is, the value that was measured, its interval, over how many seeds (None where
+    nothing is drawn).
+    """
 
     setting: str
     value: float
     low: float
     high: float
-    seeds: int = 1
+    seeds: int | None = 1
 
 
 class Rule(Parameters):
@@ -101,7 +104,7 @@ class Judged:
         else:
             ends = [min(self.cases, key=lambda one: one.value), max(self.cases, key=lambda one: one.value)]
             measured = " to ".join(f"{written(one)} ({one.setting})" for one in ends)
-        few = sorted({case.seeds for case in self.cases if case.seeds < SEEDS})
+        few = sorted({case.seeds for case in self.cases if (case.seeds or SEEDS) < SEEDS})
         seeds = f"; {' or '.join(map(str, few))} seed a case: says nothing of other seeds" if few else ""
         limits = f". {self.claim.limits}" if self.claim.limits else ""
         return f"{self.claim.quantity}: {measured}; rule: {self.claim.rule}, {counts} of {len(words)}{seeds}{limits}"
@@ -147,6 +150,44 @@ def judge_all(name: str, measures: Mapping[str, Callable[..., Sequence[Case]]]) 
     return found
 
 
+def claim_rows(judged: Sequence[Judged]) -> list[tuple[str, str, str]]:
+    """``(claim, verdict, evidence)`` of every claim, for :func:`lmcompress.report.html.verdicts`."""
+    return [(f"{one.claim.claim} ({one.claim.origin})", one.verdict, one.evidence) for one in judged]
+
+
+def cases_table(judged: Sequence[Judged]) -> pd.DataFrame:
+    """Every case behind the verdicts: one row a claim and setting."""
+    rows = [
+        {
+            "claim": one.claim.id,
+            "setting": case.setting,
+            "value": case.value,
+            "low": case.low,
+            "high": case.high,
+            "seeds": case.seeds,
+            "the rule": one.claim.rule.says(case),
+        }
+        for one in judged
+        for case in one.cases
+    ]
+    return pd.DataFrame(rows)
+
+
+def widened(value: float, low: float, high: float, level: float) -> tuple[float, float]:
+    """Ends of an interval at ``level`` from those at 95 %, each moved as a normal distribution's would be."""
+    factor = stats.norm.ppf((1 + level) / 2) / stats.norm.ppf(0.975)
+    return value - (value - low) * factor, value + (high - value) * factor
+
+
+def over_seeds(values: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Student's t interval of the mean of one value a seed; no width with fewer than :data:`SEEDS` seeds."""
+    each = np.asarray(values, dtype=float)
+    if len(each) < SEEDS:
+        return float(each.mean()), float(each.mean())
+    reach = stats.t.ppf((1 + level) / 2, len(each) - 1) * each.std(ddof=1) / len(each) ** 0.5
+    return float(each.mean() - reach), float(each.mean() + reach)
+
+
 def interval(
     values: np.ndarray,
     level: float = 0.95,
@@ -169,7 +210,6 @@ def interval(
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     value = share(values.mean(), whole.mean())
     if len(values) >= SEEDS:
-        each = share(values.mean(1), whole.mean(1))
-        reach = stats.t.ppf((1 + level) / 2, len(each) - 1) * each.std(ddof=1) / len(each) ** 0.5
-        low, high = min(low, each.mean() - reach), max(high, each.mean() + reach)
+        least, most = over_seeds(share(values.mean(1), whole.mean(1)), level)
+        low, high = min(low, least), max(high, most)
     return transform(float(value)), transform(float(low)), transform(float(high))

@@ -63,6 +63,16 @@ class Agreement:
     layers: int
 
 
+def ceiling(halves: float) -> float:
+    """The rank correlation that a perfect score would reach with a noisy truth, about.
+
+    halves: r, the correlation of the truth on one half of the windows with the other half, 0 to 1. By Spearman and
+    Brown the truth on all windows has the reliability 2 r / (1 + r); what is free of noise correlates with it as the
+    square root of that.
+    """
+    return math.sqrt(2 * halves / (1 + halves))
+
+
 def rank_agreement(
     scores: Scores, truth: Scores, bits: int, *, draws: int = 1000, seed: int = 0
 ) -> Agreement:
