@@ -107,6 +107,17 @@ def draw_panels(data: pd.DataFrame, draw: Draw, layout: Layout, title: str, alt:
         return _svg(canvas, title, alt)
 
 
+def drawing(
+    draw: Callable[[Canvas], None], height: float, title: str, alt: str, width: float = WIDTH
+) -> str:
+    """Have ``draw`` fill an empty canvas of ``height`` inches in the style of all figures, and return the SVG."""
+    salt = hashlib.sha256(f"{title}\n{alt}".encode()).hexdigest()
+    with matplotlib.rc_context(STYLE | {"svg.hashsalt": salt}):
+        canvas = Canvas(figsize=(width, height), layout="constrained")
+        draw(canvas)
+        return _svg(canvas, title, alt)
+
+
 def levels(column: pd.Series) -> list:
     """The values of a column in order: a categorical's categories, numbers by size, others as they come."""
     if isinstance(column.dtype, pd.CategoricalDtype):
