@@ -107,9 +107,7 @@ def draw_panels(data: pd.DataFrame, draw: Draw, layout: Layout, title: str, alt:
         return _svg(canvas, title, alt)
 
 
-def drawing(
-    draw: Callable[[Canvas], None], height: float, title: str, alt: str, width: float = WIDTH
-) -> str:
+def drawing(draw: Callable[[Canvas], None], height: float, title: str, alt: str, width: float = WIDTH) -> str:
     """Have ``draw`` fill an empty canvas of ``height`` inches in the style of all figures, and return the SVG."""
     salt = hashlib.sha256(f"{title}\n{alt}".encode()).hexdigest()
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": salt}):
