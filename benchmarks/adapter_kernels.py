@@ -12,6 +12,7 @@ import bench
 import torch
 
 from lmcompress.cost import paired
+from lmcompress.prune.bits import pack
 from lmcompress.retrain import adapters, fused
 
 SHAPES = ((2048, 2048), (8192, 2048), (4096, 4096), (16384, 4096), (4096, 16384))
@@ -43,7 +44,7 @@ def compare(rows: int, columns: int, scaling: bool, options, limit: dict) -> lis
     product = bench.seeded((rows, columns), 2, options.device, half)
     a, b = bench.seeded((RANK, columns), 3, options.device), bench.seeded((rows, RANK), 4, options.device)
     kept, scale = (None, None) if scaling else (mask, SCALE)
-    packed = None if scaling else fused.pack(mask)
+    packed = None if scaling else pack(mask)
     low = b.to(half).double() @ a.to(half).double()
     wide = weight.double()
     exact_weight = wide * low if scaling else wide + SCALE * mask * low

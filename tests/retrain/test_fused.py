@@ -10,6 +10,7 @@ import types
 import pytest
 import torch
 
+from lmcompress.prune.bits import pack, unpacked
 from lmcompress.retrain import adapters, fused
 
 GPU, INTERPRETED = torch.cuda.is_available(), os.environ.get("TRITON_INTERPRET") == "1"
@@ -44,7 +45,7 @@ def test_kernels_equal_the_formulas(kind, rows, columns, rank, dtype):
     if INTERPRETED and dtype is torch.bfloat16:
         pytest.skip("Triton's interpreter multiplies the bits of bf16 as whole numbers")
     weight, mask, a, b, product, scale = case(rows, columns, rank, dtype, kind == "scaling")
-    kept = fused.pack(mask) if kind == "masked" else None
+    kept = pack(mask) if kind == "masked" else None
     low = b.to(dtype).double() @ a.to(dtype).double()
     wide, share = weight.double(), 1.0 if kept is None else mask.double()
     exact = wide * low if scale is None else wide + scale * share * low
@@ -96,12 +97,12 @@ def test_an_adapted_layer_uses_the_kernels_and_merges_exactly(kind):
 def test_packed_masks_are_a_bit_a_weight_and_come_back(columns):
     torch.manual_seed(columns)
     mask = torch.rand(5, columns) < 0.5
-    bits = fused.pack(mask)
+    bits = pack(mask)
     assert bits.dtype == torch.uint8
     assert bits.shape == (5, -(-columns // 8))
-    assert torch.equal(fused.unpacked(bits, columns), mask)
-    assert fused.unpacked(mask, columns) is mask
-    assert fused.unpacked(None, columns) is None
+    assert torch.equal(unpacked(bits, columns), mask)
+    assert unpacked(mask, columns) is mask
+    assert unpacked(None, columns) is None
 
 
 def test_plain_operations_take_packed_masks_too():
@@ -111,7 +112,7 @@ def test_plain_operations_take_packed_masks_too():
     for function, first in ((adapters.effective_weight, ()), (adapters.low_rank_gradients, (product,))):
         bools, bits = (
             function(*(value.clone() for value in first), weight, a, b, kept, scale)
-            for kept in (mask, fused.pack(mask))
+            for kept in (mask, pack(mask))
         )
         for mine, other in zip(bools, bits, strict=True):
             assert torch.equal(mine, other)

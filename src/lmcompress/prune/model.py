@@ -13,6 +13,7 @@ from lmcompress.errors import ParameterError
 from lmcompress.files import write_json
 from lmcompress.models import block_linears, coverage, linears
 from lmcompress.prune import magnitude, mask, sparsegpt, wanda
+from lmcompress.prune.bits import Packed
 from lmcompress.prune.mask import Masks
 from lmcompress.prune.pattern import Pattern, parse
 from lmcompress.shards import is_streamed
@@ -51,7 +52,7 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class PruneReport:
-    """``masks`` by full Linear name (True = kept), ``layers`` by the same names; ``seconds`` of wall time
+    """``masks`` by full Linear name (True = kept, held as bits), ``layers`` by the same names; ``seconds`` of wall time
     in all. ``coverage``: share of the weights in the blocks' matrices that the layers hold; ``left``: the others.
     """
 
@@ -119,10 +120,12 @@ def prune_model(
         raise ParameterError("criterion", criterion, "one that decides block by block, for a model on disk")
 
     batches = [] if criterion in DATA_FREE and not output_errors else batches or []
-    chosen: dict[str, Tensor] = {}
+    chosen = Packed()
     if criterion in DATA_FREE and not is_streamed(model):
         weights = {name: linear.weight for name, linear in targets.items()}
-        chosen = DATA_FREE[criterion](weights, pattern, seed)
+        parts = [weights] if criterion == "magnitude-global" else [{one: weights[one]} for one in weights]
+        for part in parts:
+            chosen.update(DATA_FREE[criterion](part, pattern, seed))
     if not batches and not is_streamed(model):
         found = {name: _decided(linear, chosen[name]) for name, linear in targets.items()}
         return PruneReport(criterion, pattern, chosen, found, time.perf_counter() - started, *reached)
@@ -182,13 +185,13 @@ def prune_model(
     for index, block in enumerate(found if not is_streamed(model) else ()):
         if not chosen.keys() >= block.keys():  # a block that an earlier call has finished
             saved = mask.load(_mask_path(folder, index))
-            chosen |= {name: kept.to(home[name]) for name, kept in saved.items()}
+            chosen.update({name: kept.to(home[name]) for name, kept in saved.items()})
     results = {name: result for block in found for name, result in block.items()}
     reports = {name: LayerReport(**results[name]) for name in targets}
     if is_streamed(model):
         masks = mask.Saved(_mask_path(folder, index) for index in range(len(found)))
     else:
-        masks = {name: chosen[name] for name in targets}
+        masks = chosen.in_order(targets)
     return PruneReport(criterion, pattern, masks, reports, time.perf_counter() - started, *reached)
 
 

@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from lmcompress.errors import ParameterError
 from lmcompress.models import block_linears
+from lmcompress.prune.bits import pack, unpacked
 from lmcompress.retrain import fused
 from lmcompress.retrain.names import ADAPTERS, ADDITIVE, MASKED, SCALING
 
@@ -40,12 +41,12 @@ def effective_weight(
     """A new tensor [out, in] in the weight's dtype: W + scale BA (times ``mask``), or W * (BA) when ``scale``
     is None.
 
-    ``mask``: bool, or packed by ``fused.pack``. Where the kernels of ``fused.py`` serve they do the same in
+    ``mask``: bool, or packed by ``bits.pack``. Where the kernels of ``fused.py`` serve they do the same in
     one pass. Not differentiable: see :class:`RebuiltWeight` and :class:`RebuiltLinear`.
     """
     if fused.usable(weight, len(a)):
         return fused.effective_weight(weight, a, b, mask, scale)
-    mask = fused.unpacked(mask, weight.shape[1])
+    mask = unpacked(mask, weight.shape[1])
     a, b = a.to(weight.dtype), b.to(weight.dtype)
     if scale is None:
         return torch.mm(b, a).mul_(weight)
@@ -71,7 +72,7 @@ def low_rank_gradients(
     if fused.usable(weight, len(a)):
         da, db = fused.gradients(product, weight, a, b, mask, scale)
         return da.to(a.dtype), db.to(b.dtype)
-    mask = fused.unpacked(mask, weight.shape[1])
+    mask = unpacked(mask, weight.shape[1])
     h = product.mul_(weight) if scale is None else product if mask is None else product.mul_(mask)
     few = 1.0 if scale is None else scale  # on the small factors, not on H
     da = torch.mm((b * few).to(h.dtype).t(), h).to(a.dtype)
@@ -140,7 +141,7 @@ class AdaptedLinear(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.kind, self.scale = kind, None if kind in SCALING else alpha / rank
         if mask is not None and fused.usable(self.weight, rank):
-            mask = fused.pack(mask)
+            mask = pack(mask)
         self.register_buffer("kept", mask, persistent=False)
         a, b = _start(kind, rank, self.in_features, self.out_features, generator)
         to = {
@@ -155,16 +156,14 @@ class AdaptedLinear(nn.Linear):
             return torch.add(F.linear(x, self.weight, self.bias), low, alpha=self.scale)
         kept = self.kept if self.kind in MASKED else None
         if torch.compiler.is_compiling():  # which fuses the plain expression
-            weight = expression(
-                self.weight, self.a, self.b, fused.unpacked(kept, self.in_features), self.scale
-            )
+            weight = expression(self.weight, self.a, self.b, unpacked(kept, self.in_features), self.scale)
             return F.linear(x, weight, self.bias)
         return RebuiltLinear.apply(x, self.weight, self.bias, self.a, self.b, kept, self.scale)
 
     @property
     def mask(self) -> Tensor | None:
         """The mask [out, in], bool, True = kept, or None."""
-        return fused.unpacked(self.kept, self.in_features)
+        return unpacked(self.kept, self.in_features)
 
     def trained_weight(self) -> Tensor:
         """The weight [out, in] that the layer applies in training, differentiable in ``a`` and ``b``."""
@@ -254,7 +253,7 @@ def _refuse(name: str, layer: nn.Module, kind: str, mask: Tensor | None) -> None
     if mask.dtype != torch.bool or mask.shape != layer.weight.shape:
         valid = f"bool of shape {tuple(layer.weight.shape)}"
         raise ParameterError(f"mask of {name}", f"{mask.dtype} {tuple(mask.shape)}", valid)
-    if bool((layer.weight.detach()[~mask.to(layer.weight.device)] != 0).any()):
+    if bool(((layer.weight.detach() != 0) & ~mask.to(layer.weight.device)).any()):
         raise ParameterError(
             f"mask of {name}", "a mask that drops non-zero weights", "masks applied to the weights"
         )

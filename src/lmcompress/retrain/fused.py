@@ -14,6 +14,8 @@ same bits.
 import torch
 from torch import Tensor
 
+from lmcompress.prune.bits import pack
+
 try:
     import triton
     import triton.language as tl
@@ -103,24 +105,6 @@ def gradients(
 def _padded(rank: int) -> int:
     """The matrix units take no fewer than 16."""
     return max(16, triton.next_power_of_2(rank))
-
-
-def pack(mask: Tensor) -> Tensor:
-    """A bool mask [out, in] as bits: uint8 [out, ceil(in / 8)], the first input in the lowest bit."""
-    padded = torch.nn.functional.pad(mask, (0, -mask.shape[1] % 8)).reshape(len(mask), -1, 8)
-    packed = torch.zeros(padded.shape[:2], dtype=torch.uint8, device=mask.device)
-    for place in range(8):
-        packed |= padded[..., place].to(torch.uint8) << place
-    return packed
-
-
-def unpacked(mask: Tensor | None, columns: int) -> Tensor | None:
-    """The bool mask [out, columns] that :func:`pack` was given; a bool mask or None as it is."""
-    if mask is None or mask.dtype == torch.bool:
-        return mask
-    places = torch.arange(8, dtype=torch.uint8, device=mask.device)
-    bits = (mask.unsqueeze(-1) >> places) & 1
-    return bits.reshape(len(mask), -1)[:, :columns].bool()
 
 
 if triton is not None:

@@ -6,14 +6,12 @@ import math
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from tqdm.auto import tqdm
 
 from lmcompress.errors import ParameterError
@@ -22,7 +20,9 @@ from lmcompress.models import blocks
 from lmcompress.prune import mask
 from lmcompress.retrain.batches import Batch, Batches, in_order, tokens
 from lmcompress.retrain.checkpoint import Checkpoint, fingerprint
+from lmcompress.retrain.loss import chunked
 from lmcompress.retrain.optimizer import MaskedAdamW
+from lmcompress.retrain.recompute import Recomputed, require_mode
 from lmcompress.retrain.subsets import Subset, select
 
 RECENT = 10  # steps whose mean loss is compared with the start
@@ -37,7 +37,7 @@ class TrainReport:
     ``tokens_per_s``: real tokens trained on per second, evaluation excluded; ``seconds`` of the steps alone,
     and ``preparation`` before them (compiling and recording a step as a graph);
     ``trainable``: number of trained values; ``diverged``: stopped early because a loss or gradient was not
-    finite, or because the mean of the last losses rose above the first.
+    finite, or because the mean of the last losses rose above the first; ``recomputed``: number of checkpointed blocks.
     """
 
     lr: float
@@ -49,6 +49,7 @@ class TrainReport:
     seconds: float = 0.0
     preparation: float = 0.0
     diverged: bool = False
+    recomputed: int = 0
 
     @property
     def tokens_per_s(self) -> float:
@@ -67,7 +68,7 @@ def train(
     accumulation: int = 1,
     warmup: float = 0.1,
     clip: float | None = 1.0,
-    checkpointing: bool = False,
+    checkpointing: bool | str = False,
     seed: int = 0,
     evaluate: Callable[[nn.Module], float] | None = None,
     evaluate_every: int | None = None,
@@ -92,15 +93,19 @@ def train(
     kill, on a model prepared in the same way, continues there and gives the same result as an uninterrupted
     run on the same machine.
 
-    On a GPU, where all batches have one shape and nothing is recomputed (``checkpointing``), the whole step
-    is one CUDA graph with compiled blocks, and losses are read every :data:`RECENT` steps; with ``graph=False``
-    the same step runs from Python. The losses of the two differ by rounding only.
+    ``checkpointing``: the activations of each block are recomputed in the backward pass; ``"auto"``: of as many
+    blocks as memory needs, found in the first step. The gradients are the same.
+
+    On a GPU, where all batches have one shape and nothing is recomputed, the whole step is one CUDA graph with
+    compiled blocks, and losses are read every :data:`RECENT` steps; with ``graph=False`` the same step runs from
+    Python. The losses of the two differ by rounding only.
 
     Raises :class:`ParameterError` before any work for bad parameters or a folder of another run, and
     :class:`~lmcompress.errors.NumericError` when a mask is broken. Divergence is reported, not raised.
     Recipe: PERP (arXiv 2312.15230), with packed windows instead of padded documents.
     """
     _refuse(lr=lr, steps=steps, accumulation=accumulation, warmup=warmup, save_every=save_every)
+    require_mode(checkpointing)
     if evaluate_every is not None and (evaluate is None or evaluate_every < 1):
         raise ParameterError(
             "evaluate_every", evaluate_every, "at least 1, together with an evaluate function"
@@ -115,7 +120,7 @@ def train(
     )
     settings = [lr, steps, batch_size, accumulation, warmup, clip, seed]
     devices = [model.device] if next(model.parameters()).is_cuda else []
-    with torch.random.fork_rng(devices), _training(model, checkpointing):
+    with torch.random.fork_rng(devices), _training(model, checkpointing) as recomputed, ExitStack() as using:
         torch.manual_seed(seed)
         saved = Checkpoint(folder, fingerprint(model, parameters, windows, settings)) if folder else None
         if saved and optimizer:
@@ -123,6 +128,8 @@ def train(
         step = _step
         if optimizer and graph and not checkpointing and batches.recordable and recordable(model):
             step = _recorded(model, optimizer, [batches[number] for number in range(accumulation)], report)
+        elif devices:
+            using.enter_context(chunked(model))
         bar = tqdm(
             total=report.steps,
             initial=len(report.losses),
@@ -137,6 +144,7 @@ def train(
             optimizer.at(done)
             found = step(model, chosen, optimizer)
             unread.append((found if step is _step else found.clone(), sum(map(tokens, chosen))))
+            recomputed.stepped()
             done += 1
             evaluating_now = bool(evaluate_every) and done % evaluate_every == 0 and done < steps
             saving = saved is not None and done % save_every == 0
@@ -151,6 +159,7 @@ def train(
                 _evaluate(model, masks, evaluate, report)
             if saving:
                 saved.save(optimizer, report)
+        report.recomputed = recomputed.count
         step = None  # frees the memory of the graph
         bar.close()
         mask.check(model, masks)
@@ -260,19 +269,16 @@ def evaluating(model: nn.Module):
 
 
 @contextmanager
-def _training(model: nn.Module, checkpointing: bool):
-    """Training mode without a key-value cache, and the activations of each block recomputed if asked."""
+def _training(model: nn.Module, checkpointing: bool | str):
+    """Training mode without a key-value cache, and the activations of blocks recomputed if asked."""
     before, cache = model.training, getattr(model.config, "use_cache", None)
+    recomputed = Recomputed(list(blocks(model).values()), checkpointing)
     model.train()
     model.config.use_cache = False
-    recomputed = list(blocks(model).values()) if checkpointing else []
-    for block in recomputed:
-        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
     try:
-        yield
+        yield recomputed
     finally:
-        for block in recomputed:
-            del block.forward
+        recomputed.end()
         model.config.use_cache = cache
         model.train(before)
 

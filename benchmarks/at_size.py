@@ -1,0 +1,304 @@
+"""Pruning, quantization, reconstruction and retraining at the shapes of OPT-1.3B to OPT-30B: minutes and memory on one
+device, beside what the device could do at best.
+
+Weights are random, in bf16: speed and memory do not depend on their values. A row is **measured** where the whole job
+ran, and **scaled** where a part of it did: blocks cost the same each, and so do steps. Methods that walk the blocks
+hold no more of a model than the blocks that are measured, as they do when the blocks come from disk; reading those is
+not in these times. Retraining holds the whole model. ``share of peak`` is the useful work (matrix products, a
+recomputed forward pass not counted; for magnitude the bytes of the weights, read and written once) over what the
+device does in that time at its measured ceiling.
+
+    python benchmarks/at_size.py --out records
+"""
+
+import gc
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+
+import bench
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, OPTConfig
+
+from lmcompress.cost import Ceilings, flops, measured
+from lmcompress.models import block_linears, blocks
+from lmcompress.prune.bits import Packed
+from lmcompress.prune.mask import Masks
+from lmcompress.prune.model import prune_model
+from lmcompress.quantize.model import quantize_model
+from lmcompress.retrain.local import CHECKS
+from lmcompress.retrain.reconstruct import reconstruct
+from lmcompress.retrain.subsets import existing, select
+from lmcompress.retrain.train import train
+
+SHAPES = {  # width, width of the MLP, heads, blocks
+    "1.3b": (2048, 8192, 32, 24),
+    "2.7b": (2560, 10240, 32, 32),
+    "6.7b": (4096, 16384, 32, 32),
+    "13b": (5120, 20480, 40, 40),
+    "30b": (7168, 28672, 56, 48),
+    "tiny": (32, 64, 4, 4),
+}
+WALKS = (
+    "magnitude",
+    "wanda",
+    "sparsegpt",
+    "gptq 4bit-g128",
+    "reconstruct biases+norms",
+    "reconstruct masklora",
+)
+SUBSETS = ("biases+norms", "masklora", "full")
+PLAIN = "plain transformers, biases+norms, no optimizer"
+STEPS = 1000  # of a retraining: PERP's own
+TRAINED = {  # parameters whose products a backward pass needs; adapters need those of the weights they are on
+    "biases+norms": r"\.bias$|norm", "masklora": r"layers\..*weight$", "full": "", PLAIN: r"\.bias$|norm",
+}  # fmt: skip
+GIB = 2**30
+
+
+def main(argv: list[str] | None = None) -> dict:
+    parser = bench.parser(__doc__)
+    parser.add_argument(
+        "--shapes", nargs="+", choices=SHAPES, default=[name for name in SHAPES if name != "tiny"]
+    )
+    parser.add_argument("--methods", nargs="+", default=[*WALKS, *SUBSETS, PLAIN])
+    parser.add_argument("--blocks", type=int, default=2, help="blocks of a walk that are measured")
+    parser.add_argument("--windows", type=int, default=128, help="calibration windows of a walk")
+    parser.add_argument("--length", type=int, default=2048)
+    parser.add_argument("--batch", type=int, default=2, help="windows a training step")
+    parser.add_argument("--local-steps", type=int, default=200, help="steps of reconstruction a block")
+    parser.add_argument("--train-steps", type=int, default=6, help="training steps that are measured")
+    options = parser.parse_args(argv)
+    if options.tiny:
+        options.shapes, options.windows, options.length = ["tiny"], 4, 16
+        options.local_steps, options.train_steps = 4, 2
+    on_gpu = torch.device(options.device).type == "cuda"
+    limit = Ceilings(**bench.machine(options.device)) if on_gpu else None
+    rows, failed = [], []
+    for shape in options.shapes:
+        for job in (walks, trainings):
+            for row in job(shape, options, limit):
+                failed += [row] if "error" in row else []
+                rows += [] if "error" in row else [row]
+                print(row, flush=True)
+                release()
+    card = torch.cuda.get_device_properties(options.device).total_memory / GIB if on_gpu else None
+    about = {"card GiB": card, "ceilings": vars(limit) if limit else None, "out of memory or failed": failed}
+    return bench.finish("at_size", options, rows, **about)
+
+
+def release() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def config_of(shape: str, layers: int) -> OPTConfig:
+    width, inner, heads, _ = SHAPES[shape]
+    return OPTConfig(
+        hidden_size=width,
+        ffn_dim=inner,
+        num_attention_heads=heads,
+        num_hidden_layers=layers,
+        word_embed_proj_dim=width,
+        dropout=0.0,
+        **({"vocab_size": 128} if shape == "tiny" else {}),
+    )
+
+
+def random_model(shape: str, layers: int, device: str) -> nn.Module:
+    torch.manual_seed(0)
+    with torch.device(device):
+        return AutoModelForCausalLM.from_config(config_of(shape, layers), dtype=torch.bfloat16).eval()
+
+
+def row(shape: str, method: str, options, limit: Ceilings | None, seconds: float, peak: int, **about) -> dict:
+    """One row of the record: ``seconds`` of the whole job, ``peak`` bytes; ``about``: see below."""
+    work, bound = about.pop("work"), about.pop("bound", "matrix products")
+    rate = limit and (limit.matmul_flops_per_s if bound == "matrix products" else limit.copy_bytes_per_s)
+    on_gpu = limit is not None
+    return {
+        "model": f"OPT-{shape.upper()}",
+        "parameters": parameters_of(shape),
+        "method": method,
+        "device": torch.cuda.get_device_name(options.device) if on_gpu else "CPU",
+        "minutes": seconds / 60,
+        "floor minutes": work / rate / 60 if on_gpu else None,
+        "share of peak": work / rate / seconds if on_gpu else None,
+        "bound by": bound,
+        "peak GiB": peak / GIB if on_gpu else None,
+        "share of card": peak / torch.cuda.get_device_properties(options.device).total_memory
+        if on_gpu
+        else None,
+        **about,
+    }
+
+
+def parameters_of(shape: str) -> int:
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config_of(shape, SHAPES[shape][3]))
+    return sum(value.numel() for value in model.parameters())
+
+
+# Methods that walk the blocks
+
+
+def walks(shape: str, options, limit: Ceilings | None):
+    """Rows of the methods that see one block at a time. Magnitude, which needs no data, does all blocks at once."""
+    whole = SHAPES[shape][3]
+    tokens = options.windows * options.length
+    windows = torch.randint(3, config_of(shape, 1).vocab_size, (options.windows, options.length))
+    batches = [{"input_ids": window[None]} for window in windows]
+    for method in (name for name in WALKS if name in options.methods):
+        model = random_model(shape, options.blocks, options.device)
+        layers = block_linears(model)
+        weights = sum(linear.weight.numel() for linear in layers.values())
+        inputs = {linear.in_features: linear.in_features**2 for linear in layers.values()}
+        squares = options.blocks * (
+            sum(inputs.values()) + 2 * SHAPES[shape][0] ** 2
+        )  # q, k and v share one of four
+        quiet = {"store": options.device, "progress": False}
+        masks = prune_model(model, "magnitude", "50%").masks if method.startswith("reconstruct") else None
+        done: dict[str, Callable] = {
+            "magnitude": lambda model=model: prune_model(model, "magnitude", "50%"),
+            "gptq 4bit-g128": lambda model=model, layers=layers: quantize_model(
+                model, dict.fromkeys(layers, "4bit-g128"), "gptq", batches, **quiet
+            ),
+        }
+        if method in ("wanda", "sparsegpt"):
+            run = lambda model=model, method=method: prune_model(  # noqa: E731
+                model, method, "50%", batches, output_errors=False, **quiet
+            )
+        elif masks is not None:
+            subset = method.split()[1]
+            run = lambda model=model, masks=masks, subset=subset: reconstruct(  # noqa: E731
+                model, masks, batches, subset, lr=1e-4, steps=options.local_steps, **quiet
+            )
+        else:
+            run = done[method]
+        release()
+        with measured(options.device) as cost:
+            result = run()
+        passes = 2 * tokens * weights
+        if masks is not None:
+            backward = 2 if subset == "masklora" else 1
+            local = 2 * options.local_steps * options.length * weights * (1 + backward)
+            work = passes * (CHECKS + 5) + local  # target, before and after, start and checks, outputs
+        else:
+            gram = 2 * tokens * squares if method in ("sparsegpt", "gptq 4bit-g128") else 0
+            work = 4 * weights if method == "magnitude" else 2 * passes + gram
+        scale = whole / options.blocks
+        bound = {"bound": "bandwidth"} if method == "magnitude" else {}
+        yield row(
+            shape, method, options, limit, cost[0].seconds * scale, cost[0].peak_bytes, **bound,
+            work=work * scale, tokens=0 if method == "magnitude" else tokens,
+            run="scaled", of=f"{options.blocks} of {whole} blocks", seconds=cost[0].seconds, checkpointed=None,
+        )  # fmt: skip
+        del model, layers, masks, result, run, done
+
+
+# Retraining
+
+
+def trainings(shape: str, options, limit: Ceilings | None):
+    """Rows of the subsets, retrained in a model that is whole: as fast as memory allows, and with all blocks
+    checkpointed, which takes the least memory.
+    """
+    wanted = [name for name in (*SUBSETS, PLAIN) if name in options.methods]
+    if not wanted:
+        return
+    whole = SHAPES[shape][3]
+    model = random_model(shape, whole, options.device)
+    weights = sum(linear.weight.numel() for linear in block_linears(model).values())
+    release()
+    with measured(options.device) as cost:
+        masks = prune_model(model, "magnitude", "50%").masks
+    yield row(
+        shape, "magnitude", options, limit, cost[0].seconds, cost[0].peak_bytes, bound="bandwidth", work=4 * weights,
+        tokens=0, run="measured", of="the whole model on the device", seconds=cost[0].seconds, checkpointed=None,
+    )  # fmt: skip
+    windows = torch.randint(3, model.config.vocab_size, (8 * options.batch, options.length))
+    for method in wanted:
+        operations = flops(
+            config_of(shape, whole), options.batch, options.length, trained=TRAINED[method] or None
+        ).total
+        for mode in (True,) if method == PLAIN else ("auto", True):
+            about = {"checkpointing": "all blocks" if mode is True else "as memory needs"}
+            release()
+            try:
+                seconds, peak, recomputed = step(model, masks, windows, method, mode, options)
+            except torch.OutOfMemoryError as error:
+                yield {"model": f"OPT-{shape.upper()}", "method": method, **about, "error": str(error)[:200]}
+                continue
+            finally:
+                restored(model, method)
+            yield row(
+                shape, method, options, limit, seconds * STEPS, peak, work=operations * STEPS,
+                tokens=STEPS * options.batch * options.length, run="scaled", seconds=seconds,
+                of=f"{options.train_steps} of {STEPS} steps", checkpointed=recomputed, **about,
+            )  # fmt: skip
+
+
+def step(
+    model: nn.Module, masks: Masks, windows, method: str, mode: bool | str, options
+) -> tuple[float, int, int]:
+    """Seconds of a step (the first ones left out), peak bytes, and how many blocks were checkpointed."""
+    if method == PLAIN:
+        return plain_step(model, windows, options)
+    with measured(options.device) as cost:
+        parameters = select(model, method, masks=masks)
+        few = {
+            "lr": 1e-5,
+            "batch_size": options.batch,
+            "checkpointing": mode,
+            "progress": False,
+            "graph": False,
+        }
+        first = train(model, windows, parameters, Packed(), steps=2, **few)
+        later = train(model, windows, parameters, Packed(), steps=2 + options.train_steps, **few)
+        del parameters
+    return (later.seconds - first.seconds) / options.train_steps, cost[0].peak_bytes, later.recomputed
+
+
+def plain_step(model: nn.Module, windows, options) -> tuple[float, int, int]:
+    """The same of transformers alone: its own loss, its own checkpointing of all blocks, no optimizer."""
+    model.requires_grad_(False)
+    for name in ("biases", "norms"):
+        for value in existing(model, name).values():
+            value.requires_grad_(True)
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    model.train()
+    times = []
+    with measured(options.device) as cost:
+        for start in range(2 + options.train_steps):
+            with measured_step(options.device, times):
+                batch = windows[start % 8 * options.batch :][: options.batch].to(options.device)
+                model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
+                model.zero_grad()
+    model.gradient_checkpointing_disable()
+    model.eval()
+    return sum(times[2:]) / options.train_steps, cost[0].peak_bytes, len(blocks(model))
+
+
+@contextmanager
+def measured_step(device: str, times: list[float]):
+    start = time.perf_counter()
+    yield
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+    times.append(time.perf_counter() - start)
+
+
+def restored(model: nn.Module, method: str) -> None:
+    """The model without adapters, its weights as they are."""
+    from lmcompress.retrain.adapters import adapted_layers
+
+    for name, layer in adapted_layers(model).items():
+        model.set_submodule(name, layer.bare())
+    model.zero_grad()
+    release()
+
+
+if __name__ == "__main__":
+    bench.script(main)
