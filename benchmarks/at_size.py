@@ -13,7 +13,6 @@ device does in that time at its measured ceiling.
 
 import gc
 import time
-from collections.abc import Callable
 from contextlib import contextmanager
 
 import bench
@@ -23,7 +22,6 @@ from transformers import AutoModelForCausalLM, OPTConfig
 
 from lmcompress.cost import Ceilings, flops, measured
 from lmcompress.models import block_linears, blocks
-from lmcompress.prune.bits import Packed
 from lmcompress.prune.mask import Masks
 from lmcompress.prune.model import prune_model
 from lmcompress.quantize.model import quantize_model
@@ -40,16 +38,10 @@ SHAPES = {  # width, width of the MLP, heads, blocks
     "30b": (7168, 28672, 56, 48),
     "tiny": (32, 64, 4, 4),
 }
-WALKS = (
-    "magnitude",
-    "wanda",
-    "sparsegpt",
-    "gptq 4bit-g128",
-    "reconstruct biases+norms",
-    "reconstruct masklora",
-)
+WALKS = ("wanda", "sparsegpt", "gptq 4bit-g128", "reconstruct biases+norms", "reconstruct masklora")
 SUBSETS = ("biases+norms", "masklora", "full")
 PLAIN = "plain transformers, biases+norms, no optimizer"
+METHODS = ("magnitude", *WALKS, *SUBSETS, PLAIN)
 STEPS = 1000  # of a retraining: PERP's own
 TRAINED = {  # parameters whose products a backward pass needs; adapters need those of the weights they are on
     "biases+norms": r"\.bias$|norm", "masklora": r"layers\..*weight$", "full": "", PLAIN: r"\.bias$|norm",
@@ -62,7 +54,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument(
         "--shapes", nargs="+", choices=SHAPES, default=[name for name in SHAPES if name != "tiny"]
     )
-    parser.add_argument("--methods", nargs="+", default=[*WALKS, *SUBSETS, PLAIN])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--blocks", type=int, default=2, help="blocks of a walk that are measured")
     parser.add_argument("--windows", type=int, default=128, help="calibration windows of a walk")
     parser.add_argument("--length", type=int, default=2048)
@@ -131,6 +123,8 @@ def row(shape: str, method: str, options, limit: Ceilings | None, seconds: float
         "share of card": peak / torch.cuda.get_device_properties(options.device).total_memory
         if on_gpu
         else None,
+        "checkpointing": None,
+        "checkpointed": None,
         **about,
     }
 
@@ -145,67 +139,71 @@ def parameters_of(shape: str) -> int:
 
 
 def walks(shape: str, options, limit: Ceilings | None):
-    """Rows of the methods that see one block at a time. Magnitude, which needs no data, does all blocks at once."""
+    """Rows of the methods that see one block at a time."""
     whole = SHAPES[shape][3]
-    tokens = options.windows * options.length
+    scale = whole / options.blocks
     windows = torch.randint(3, config_of(shape, 1).vocab_size, (options.windows, options.length))
     batches = [{"input_ids": window[None]} for window in windows]
     for method in (name for name in WALKS if name in options.methods):
         model = random_model(shape, options.blocks, options.device)
-        layers = block_linears(model)
-        weights = sum(linear.weight.numel() for linear in layers.values())
-        inputs = {linear.in_features: linear.in_features**2 for linear in layers.values()}
-        squares = options.blocks * (
-            sum(inputs.values()) + 2 * SHAPES[shape][0] ** 2
-        )  # q, k and v share one of four
-        quiet = {"store": options.device, "progress": False}
         masks = prune_model(model, "magnitude", "50%").masks if method.startswith("reconstruct") else None
-        done: dict[str, Callable] = {
-            "magnitude": lambda model=model: prune_model(model, "magnitude", "50%"),
-            "gptq 4bit-g128": lambda model=model, layers=layers: quantize_model(
-                model, dict.fromkeys(layers, "4bit-g128"), "gptq", batches, **quiet
-            ),
-        }
-        if method in ("wanda", "sparsegpt"):
-            run = lambda model=model, method=method: prune_model(  # noqa: E731
-                model, method, "50%", batches, output_errors=False, **quiet
-            )
-        elif masks is not None:
-            subset = method.split()[1]
-            run = lambda model=model, masks=masks, subset=subset: reconstruct(  # noqa: E731
-                model, masks, batches, subset, lr=1e-4, steps=options.local_steps, **quiet
-            )
-        else:
-            run = done[method]
         release()
         with measured(options.device) as cost:
-            result = run()
-        passes = 2 * tokens * weights
-        if masks is not None:
-            backward = 2 if subset == "masklora" else 1
-            local = 2 * options.local_steps * options.length * weights * (1 + backward)
-            work = passes * (CHECKS + 5) + local  # target, before and after, start and checks, outputs
-        else:
-            gram = 2 * tokens * squares if method in ("sparsegpt", "gptq 4bit-g128") else 0
-            work = 4 * weights if method == "magnitude" else 2 * passes + gram
-        scale = whole / options.blocks
-        bound = {"bound": "bandwidth"} if method == "magnitude" else {}
+            walk(method, model, masks, batches, options)
         yield row(
-            shape, method, options, limit, cost[0].seconds * scale, cost[0].peak_bytes, **bound,
-            work=work * scale, tokens=0 if method == "magnitude" else tokens,
-            run="scaled", of=f"{options.blocks} of {whole} blocks", seconds=cost[0].seconds, checkpointed=None,
-        )  # fmt: skip
-        del model, layers, masks, result, run, done
+            shape,
+            method,
+            options,
+            limit,
+            cost[0].seconds * scale,
+            cost[0].peak_bytes,
+            work=scale * operations(method, model, options),
+            tokens=options.windows * options.length,
+            run="scaled",
+            of=f"{options.blocks} of {whole} blocks, {cost[0].seconds:.1f} s",
+        )
+        del model, masks
+
+
+def walk(method: str, model: nn.Module, masks: Masks | None, batches: list[dict], options) -> None:
+    """The work that is measured."""
+    quiet = {"store": options.device, "progress": False}
+    if method.startswith("gptq"):
+        quantize_model(
+            model, dict.fromkeys(block_linears(model), method.split()[1]), "gptq", batches, **quiet
+        )
+    elif masks is None:
+        prune_model(model, method, "50%", batches, output_errors=False, **quiet)
+    else:
+        reconstruct(model, masks, batches, method.split()[1], lr=1e-4, steps=options.local_steps, **quiet)
+
+
+def operations(method: str, model: nn.Module, options) -> int:
+    """Useful operations in the matrix products of a walk over the blocks of ``model``."""
+    layers = block_linears(model).values()
+    weights, tokens = sum(layer.weight.numel() for layer in layers), options.windows * options.length
+    passed = 2 * tokens * weights
+    if method.startswith("reconstruct"):
+        products = (
+            3 if "masklora" in method else 2
+        )  # of a step with a weight; norms and biases need no dY^T X
+        passes = CHECKS + 5  # targets, before, start of the training, its checks, after, outputs
+        return passes * passed + 2 * products * options.local_steps * options.length * weights
+    if method == "wanda":
+        return 2 * passed
+    inputs = {(name.split(".")[-1], layer.in_features) for name, layer in block_linears(model).items()}
+    shared = sum(width**2 for name, width in inputs if name not in ("k_proj", "v_proj"))  # those of q_proj
+    return 2 * passed + 2 * tokens * shared * options.blocks
 
 
 # Retraining
 
 
 def trainings(shape: str, options, limit: Ceilings | None):
-    """Rows of the subsets, retrained in a model that is whole: as fast as memory allows, and with all blocks
-    checkpointed, which takes the least memory.
+    """Rows of magnitude pruning and of the subsets, in a model that is whole: as fast as memory allows, and with all
+    blocks checkpointed, which takes the least memory.
     """
-    wanted = [name for name in (*SUBSETS, PLAIN) if name in options.methods]
+    wanted = [name for name in ("magnitude", *SUBSETS, PLAIN) if name in options.methods]
     if not wanted:
         return
     whole = SHAPES[shape][3]
@@ -215,12 +213,21 @@ def trainings(shape: str, options, limit: Ceilings | None):
     with measured(options.device) as cost:
         masks = prune_model(model, "magnitude", "50%").masks
     yield row(
-        shape, "magnitude", options, limit, cost[0].seconds, cost[0].peak_bytes, bound="bandwidth", work=4 * weights,
-        tokens=0, run="measured", of="the whole model on the device", seconds=cost[0].seconds, checkpointed=None,
-    )  # fmt: skip
+        shape,
+        "magnitude",
+        options,
+        limit,
+        cost[0].seconds,
+        cost[0].peak_bytes,
+        bound="bandwidth",
+        work=4 * weights,
+        tokens=0,
+        run="measured",
+        of="the whole model on the device",
+    )
     windows = torch.randint(3, model.config.vocab_size, (8 * options.batch, options.length))
-    for method in wanted:
-        operations = flops(
+    for method in (name for name in wanted if name != "magnitude"):
+        once = flops(
             config_of(shape, whole), options.batch, options.length, trained=TRAINED[method] or None
         ).total
         for mode in (True,) if method == PLAIN else ("auto", True):
@@ -234,10 +241,19 @@ def trainings(shape: str, options, limit: Ceilings | None):
             finally:
                 restored(model, method)
             yield row(
-                shape, method, options, limit, seconds * STEPS, peak, work=operations * STEPS,
-                tokens=STEPS * options.batch * options.length, run="scaled", seconds=seconds,
-                of=f"{options.train_steps} of {STEPS} steps", checkpointed=recomputed, **about,
-            )  # fmt: skip
+                shape,
+                method,
+                options,
+                limit,
+                seconds * STEPS,
+                peak,
+                work=once * STEPS,
+                tokens=STEPS * options.batch * options.length,
+                run="scaled",
+                of=f"{options.train_steps} of {STEPS} steps",
+                checkpointed=recomputed,
+                **about,
+            )
 
 
 def step(
@@ -255,8 +271,8 @@ def step(
             "progress": False,
             "graph": False,
         }
-        first = train(model, windows, parameters, Packed(), steps=2, **few)
-        later = train(model, windows, parameters, Packed(), steps=2 + options.train_steps, **few)
+        first = train(model, windows, parameters, masks, steps=2, **few)
+        later = train(model, windows, parameters, masks, steps=2 + options.train_steps, **few)
         del parameters
     return (later.seconds - first.seconds) / options.train_steps, cost[0].peak_bytes, later.recomputed
 

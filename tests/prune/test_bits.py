@@ -13,6 +13,8 @@ def test_eight_weights_a_byte(columns):
     assert bits.dtype == torch.uint8
     assert bits.shape == (5, -(-columns // 8))
     assert torch.equal(unpacked(bits, columns), mask)
+    assert unpacked(mask, columns) is mask
+    assert unpacked(None, columns) is None
 
 
 def test_a_packed_dict_of_masks_is_a_mapping_of_bools():

@@ -10,7 +10,7 @@ import types
 import pytest
 import torch
 
-from lmcompress.prune.bits import pack, unpacked
+from lmcompress.prune.bits import pack
 from lmcompress.retrain import adapters, fused
 
 GPU, INTERPRETED = torch.cuda.is_available(), os.environ.get("TRITON_INTERPRET") == "1"
@@ -91,18 +91,6 @@ def test_an_adapted_layer_uses_the_kernels_and_merges_exactly(kind):
     adapters.merge(model)
     assert torch.equal(model(x), before)
     assert (model[0].weight[~mask] == 0).all()
-
-
-@pytest.mark.parametrize("columns", [1, 8, 13, 64])
-def test_packed_masks_are_a_bit_a_weight_and_come_back(columns):
-    torch.manual_seed(columns)
-    mask = torch.rand(5, columns) < 0.5
-    bits = pack(mask)
-    assert bits.dtype == torch.uint8
-    assert bits.shape == (5, -(-columns // 8))
-    assert torch.equal(unpacked(bits, columns), mask)
-    assert unpacked(mask, columns) is mask
-    assert unpacked(None, columns) is None
 
 
 def test_plain_operations_take_packed_masks_too():
