@@ -16,12 +16,12 @@ SMALL := .venv/.ready-to-read
 LIMIT := $(if $(findstring --profile,$(ARGS)),,--cores $(CORES))
 NOTEBOOKS := $(wildcard notebooks/*.md)
 
-.PHONY: help book report full sweep serve test lint format notebooks pins clean
+.PHONY: help book report full sweep handouts serve test lint format notebooks pins clean
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "also: full (the published runs, needs a GPU), sweep, serve, lint, format, notebooks, pins, clean"
+	@echo "also: full (the published runs, needs a GPU), sweep, handouts, serve, lint, format, notebooks, pins, clean"
 
 # Where everything is installed already, that serves as well.
 book: $(or $(wildcard $(READY)),$(SMALL))
@@ -37,6 +37,10 @@ full: $(READY)
 sweep: $(READY)
 	@test -n "$(SWEEP)" || { echo "Name a sweep file: make sweep SWEEP=config/sweeps/pruning.yaml"; exit 2; }
 	@$(BIN)/python workflow/sweep.py "$(SWEEP)" $(LIMIT) $(ARGS)
+
+# Exercises as notebooks, with and without solutions, and the worked examples, for a class.
+handouts: $(READY)
+	@$(BIN)/python workflow/scripts/handouts.py build/handouts
 
 # Read the built book as a browser would from a web server: http://localhost:8000
 serve: $(READY)

@@ -1,24 +1,24 @@
-"""The code that pages show is true: examples run, solutions pass their checks, and unsolved exercises fail them."""
+"""The code that pages show is true: examples run, solutions pass their checks, and a wrong answer gets a hint."""
 
+import ast
 import re
 import shlex
+import sys
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from lmcompress import cli
 from lmcompress.errors import ParameterError
 from lmcompress.prune.pattern import parse
 
-BOOK = Path(__file__).parents[2] / "book"
+sys.path.insert(0, str(Path(__file__).parents[2] / "workflow" / "scripts"))
+import handouts
+from handouts import BOOK, blocks
+
 PAGES = sorted(BOOK.rglob("*.md"))
-BLOCK = re.compile(r"^```\{code-block\} python\n:class: (\w+)\n+(.*?)^```$", re.MULTILINE | re.DOTALL)
 KINDS = ("example", "start", "check", "solution")
-
-
-def blocks(text: str) -> list[tuple[str, str]]:
-    """``(kind, code)`` of the marked code blocks, in order."""
-    return [(match[1], match[2]) for match in BLOCK.finditer(text)]
 
 
 def exercises() -> list[tuple[str, list[tuple[str, str]]]]:
@@ -60,15 +60,46 @@ def test_examples_run(page):
 
 
 @pytest.mark.parametrize(("name", "parts"), EXERCISES, ids=[name for name, _ in EXERCISES])
-def test_solution_passes_and_the_start_does_not(name, parts):
+def test_the_solution_passes_and_a_wrong_answer_gets_a_hint(name, parts):
     kinds = [kind for kind, _ in parts]
     assert kinds == ["start", "check", "solution"], (
         f"{name}: start, check, solution in this order, found {kinds}"
     )
     start, check, solution = (code for _, code in parts)
     execute([start, solution, check], name)
-    with pytest.raises((AssertionError, NotImplementedError)):
+    with pytest.raises(AssertionError, match=r"^Hint: .{20}"):
         execute([start, check], name)
+    silent = [
+        node for node in ast.walk(ast.parse(check)) if isinstance(node, ast.Assert) and node.msg is None
+    ]
+    assert not silent, f"{name}: the check has an assertion without a hint"
+
+
+def test_each_page_of_exercises_says_what_for_what_first_and_how_long():
+    for page in handouts.pages("exercises") + handouts.pages("concepts"):
+        head = page.read_text(encoding="utf-8").partition("\n## ")[0]
+        for words in ("**Afterwards you can**", "**You need**", "**Time**"):
+            assert words in head, f"{page.name} lacks {words}"
+
+
+@pytest.mark.parametrize("page", handouts.pages("exercises"), ids=lambda page: page.stem)
+def test_a_handout_holds_the_exercises_and_no_solution(page):
+    with_them, without = handouts.notebook(page, solutions=True), handouts.notebook(page)
+    nbformat.validate(without)
+    tags = [cell.metadata.tags[0] for cell in without.cells if cell.cell_type == "code"]
+    assert tags == ["start", "check"] * (len(tags) // 2)
+    prose = "\n".join(cell.source for cell in without.cells if cell.cell_type == "markdown")
+    assert "Solution" not in prose
+    assert not re.search(r"\{\w+\}`|^:::|\)=$|\]\((?!http)", prose, re.MULTILINE), (
+        "MyST that Jupyter does not know"
+    )
+    code = [cell.source for cell in with_them.cells if cell.cell_type == "code"]
+    assert code == [code.strip() for _, code in blocks(page.read_text(encoding="utf-8"))]
+
+
+def test_a_concept_page_becomes_a_notebook_whose_cells_run():
+    page = BOOK / "concepts" / "pruning.md"
+    execute([cell.source for cell in handouts.notebook(page).cells if cell.cell_type == "code"], page.name)
 
 
 @pytest.mark.parametrize(
@@ -98,6 +129,5 @@ def test_the_message_that_reproduce_shows_is_the_real_one():
     assert str(refused.value) == f"sparsity: {shown}"
 
 
-def test_there_are_exercises_for_all_three_parts():
-    pages = {name.split(":")[0] for name, _ in EXERCISES}
-    assert {"pruning", "retraining", "quantization"} <= pages
+def test_there_are_42_exercises():
+    assert len(EXERCISES) == 42
