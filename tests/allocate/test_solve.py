@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmcompress.allocate.problem import Problem
-from lmcompress.allocate.solve import budget_for, exact, frontier, greedy, random_allocations
+from lmcompress.allocate.solve import budget_for, exact, frontier, greedy, permuted, random_allocations
 from lmcompress.errors import ParameterError
 
 
@@ -34,6 +34,18 @@ def problems(draw, scale=1.0):
         cost[f"layer {layer}"] = {str(choice): price for choice, price in enumerate(prices)}
         loss[f"layer {layer}"] = {str(choice): value * scale for choice, value in enumerate(losses)}
     return Problem(cost, loss)
+
+
+def test_permuted_choices_stay_among_layers_of_equal_cost():
+    cost = {layer: {"2": size, "4": 2 * size} for layer, size in zip("abcxy", (2, 2, 2, 4, 4), strict=True)}
+    problem = Problem(cost, {layer: dict.fromkeys(offered, 0.0) for layer, offered in cost.items()})
+    choice = {"a": "4", "b": "2", "c": "2", "x": "4", "y": "2"}
+    drawn = permuted(problem, choice, draws=60)
+    assert {one.bytes for one in drawn} == {problem.allocation(choice).bytes}
+    assert {"".join(one.choice[layer] for layer in "abcxy") for one in drawn} == {
+        first + second for first in ("422", "242", "224") for second in ("42", "24")
+    }
+    assert permuted(problem, choice, draws=2) == drawn[:2]
 
 
 def least(problem: Problem) -> int:

@@ -20,7 +20,9 @@ def records(tiny):  # noqa: F811
         widths=[2, 4, 8],
         as_uniform=[4],
         draws=5,
-        language_scores=[allocated.MEASURED, "TDMPQ, Fisher", "CMPQ"],
+        permuted=["CMPQ"],
+        generations=2,
+        language_scores=[*allocated.TRUTHS, "TDMPQ, Fisher", "CMPQ"],
         classifier_scores=[allocated.MEASURED, "TDMPQ, Fisher", "CMPQ"],
         clustered=["CMPQ"],
         gptq_language=True,
@@ -43,7 +45,7 @@ def uniform_bytes(records, task, width):
 
 def test_budgets_hold_and_predictions_fall_with_more_bits(records):
     frontiers = [record for record in records if record.kind == "frontier"]
-    assert len(frontiers) == 2 * 4
+    assert len(frontiers) == 5 + 4
     for record in frontiers:
         if record.parameters["method"] == "gptq":
             (point,) = record.result["points"]
@@ -80,6 +82,32 @@ def test_random_band_and_clusters(records):
     }
     released = next(record for record in clusters if record.parameters["clusters"] == "as_released")
     assert len(released.result["points"]) == 4
+
+
+def test_permuted_widths_are_the_scores_own(records):
+    for band in (record for record in records if record.kind == "permuted_band"):
+        own = next(
+            record
+            for record in records
+            if record.kind == "frontier"
+            and (record.parameters["score"], record.parameters["task"])
+            == (band.parameters["score"], band.parameters["task"])
+        )
+        point = next(one for one in own.result["points"] if one["budget"] == "uniform 4 bits")
+        assert len(band.result["points"]) == 5
+        for drawn in band.result["points"]:
+            assert (drawn["bytes"], sorted(drawn["choice"])) == (point["bytes"], sorted(point["choice"]))
+
+
+def test_the_search_keeps_the_bytes_of_uniform_widths_and_counts_what_it_read(records):
+    searches = [record for record in records if record.kind == "evolutionary"]
+    assert len(searches) == 2
+    for record in searches:
+        (point,) = record.result["points"]
+        assert point["bytes"] <= uniform_bytes(records, record.parameters["task"], 4)
+        count = record.parameters["windows"]
+        assert point["forwards"] == 2 * (16 * min(4, count) + 5 * min(16, count))
+        assert len(point["history"]) == 2
 
 
 def test_pages_tables_and_verdict(records):

@@ -3,6 +3,7 @@
 =============  ==============================================================================================
 ``problem``    the tables (bytes and predicted loss of every choice of every layer) and an allocation
 ``solve``      the exact optimum (mixed-integer program), greedy, random draws, the frontier over budgets
+``evolve``     evolutionary search on the loss of the whole model (EvoPress)
 ``clusters``   the paper's way: cluster the scores, one bit-width a cluster; no budget
 ``predict``    how a score that does not know the bit-width becomes a table of losses
 =============  ==============================================================================================

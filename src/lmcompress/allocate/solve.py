@@ -144,6 +144,25 @@ def _random(problem: Problem, budget: int, source: random.Random) -> Allocation:
     return problem.allocation({layer: ladder[step[layer]] for layer, ladder in ladders.items()})
 
 
+def permuted(problem: Problem, choice: dict[str, str], draws: int = 20, seed: int = 0) -> list[Allocation]:
+    """``draws`` times the same choices in random order among the layers whose choices cost the same.
+
+    Bytes and the number of layers at each choice stay: what is left is whether the right layers got them.
+    """
+    alike: dict[tuple, list[str]] = {}
+    for layer, offered in problem.cost.items():
+        alike.setdefault(tuple(sorted(offered.items())), []).append(layer)
+    found = []
+    for draw in range(draws):
+        source, drawn = random.Random(f"{seed}/{draw}"), {}
+        for layers in alike.values():
+            order = [choice[layer] for layer in layers]
+            source.shuffle(order)
+            drawn |= dict(zip(layers, order, strict=True))
+        found.append(problem.allocation(drawn))
+    return found
+
+
 def budget_for(average_bits: float, weights: int) -> int:
     """Whole bytes that ``weights`` weights may take at ``average_bits`` bits each, all scales and masks
     included.

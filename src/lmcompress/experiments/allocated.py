@@ -4,17 +4,20 @@ uniformly.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal
 
 from lmcompress.allocate.clusters import as_released, by_clusters
+from lmcompress.allocate.evolve import evolve
 from lmcompress.allocate.problem import Allocation, Problem
-from lmcompress.allocate.solve import budget_for, exact, greedy, random_allocations
+from lmcompress.allocate.solve import budget_for, exact, greedy, permuted, random_allocations
 from lmcompress.experiments.scored import Per, Score, Truth, as_scores
 from lmcompress.experiments.subjects import Measured, OnModel, Palette, Subject, measure, outcome
 from lmcompress.lazily import lazy
 from lmcompress.quantize.formats import Bits
 from lmcompress.records import obtain
+from lmcompress.sensitivity.shrinkage import shrunk
 
 predict = lazy("lmcompress.allocate.predict")
 quantize_model = lazy("lmcompress.quantize.model")
@@ -22,6 +25,8 @@ rtn = lazy("lmcompress.quantize.rtn")
 sensitivity = lazy("lmcompress.sensitivity.scores")
 
 MEASURED = "measured truth"
+SHRUNK = "measured truth, shrunk"  # without the luck in it
+TRUTHS = (MEASURED, SHRUNK)
 
 
 Group = int | Literal["row", "tensor"]
@@ -42,15 +47,14 @@ class Scored(OnModel):
     test: int
 
     def scores(self) -> sensitivity.Scores:
-        """The score's record (computed first if need be); ``measured truth`` is the one of the validation
-        split.
-        """
+        """The score's record (computed first if need be); one of :data:`TRUTHS` is that of the validation split."""
         same = self.model_dump(
             include={*OnModel.model_fields, "per", "widths", "group", "symmetric", "windows"}
         )
-        measured = self.score == MEASURED
+        measured = self.score in TRUTHS
         wanted = Truth(**same) if measured else Score(**same, score=self.score, seed=self.seed)
-        return as_scores(obtain([wanted], progress=False)[0])
+        found = as_scores(obtain([wanted], progress=False)[0])
+        return shrunk(found) if self.score == SHRUNK else found
 
 
 class Frontier(Scored):
@@ -106,6 +110,89 @@ class RandomBand(OnModel):
         ]
         tried = _tried(subject, self, [widths_of(one) for _, one in drawn], palette)
         points = [{"budget": name} | point for (name, _), point in zip(drawn, tried["points"], strict=True)]
+        return {**tried, "points": points}
+
+
+class PermutedBand(Scored):
+    """The widths that a score chose at the bytes of uniform ones, in random order among layers of equal size: what a
+    score must beat to say anything about depth.
+    """
+
+    as_uniform: tuple[int, ...]
+    draws: int
+    method: Literal["rtn"] = "rtn"
+
+    def run(self) -> dict:
+        scores, subject = self.scores(), self.subject()
+        palette = Palette(subject.model, self.per, self.like)
+        problem = problem_of(palette, subject, scores, self)
+        drawn = [
+            (name, one)
+            for name, budget in _budgets(palette, (), self.as_uniform).items()
+            for one in permuted(problem, exact(problem, budget).choice, self.draws, self.seed)
+        ]
+        tried = _tried(subject, self, [widths_of(one) for _, one in drawn], palette)
+        points = [{"budget": name} | point for (name, _), point in zip(drawn, tried["points"], strict=True)]
+        return {**tried, "points": points}
+
+
+class Evolutionary(OnModel):
+    """Widths by evolutionary search within each budget, from the widest uniform ones that fit: the loss of the whole
+    model on calibration windows decides (:func:`lmcompress.allocate.evolve.evolve`).
+    """
+
+    per: Per
+    widths: tuple[int, ...]
+    group: Group
+    symmetric: bool
+    windows: int
+    seed: int
+    test: int
+    averages: tuple[float, ...]
+    as_uniform: tuple[int, ...] = ()
+    generations: int
+    offspring: int = 16
+    stages: tuple[tuple[int, int], ...] = ((4, 4), (1, 16))
+    method: Literal["rtn"] = "rtn"
+
+    def run(self) -> dict:
+        subject = self.subject()
+        palette = Palette(subject.model, self.per, self.like)
+        read = sensitivity.windows_of(subject.texts("calibration", self.windows, self.seed))
+        nothing = {layer: dict.fromkeys(map(str, self.widths), 0.0) for layer in palette.layers}
+        problem = Problem(_costs(palette, self.widths), nothing)
+
+        def fitness(choice: dict[str, str], windows: list[int]) -> float:
+            with sensitivity.changed(palette.weights({layer: int(bits) for layer, bits in choice.items()})):
+                losses = measure(subject.model, [read[window] for window in windows]).losses
+            return float(losses.mean()) if losses.isfinite().all() else math.inf
+
+        def widest(budget: int) -> dict[str, str]:
+            """The uniform widths to start from; the narrowest where none fits, which the search then refuses."""
+            uniform = [dict.fromkeys(palette.layers, str(bits)) for bits in sorted(self.widths)]
+            fit = [one for one in uniform if problem.allocation(one).bytes <= budget]
+            return (fit or uniform[:1])[-1]
+
+        found = {
+            name: evolve(
+                problem,
+                budget,
+                fitness,
+                widest(budget),
+                windows=len(read),
+                generations=self.generations,
+                offspring=self.offspring,
+                stages=self.stages,
+                seed=self.seed,
+            )
+            for name, budget in _budgets(palette, self.averages, self.as_uniform).items()
+        }
+        choices = [{layer: int(bits) for layer, bits in one.choice.items()} for one in found.values()]
+        tried = _tried(subject, self, choices, palette)
+        points = [
+            {"budget": name, "forwards": one.forwards, "history": one.history} | point
+            for (name, one), point in zip(found.items(), tried["points"], strict=True)
+        ]
         return {**tried, "points": points}
 
 

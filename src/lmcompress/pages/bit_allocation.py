@@ -10,10 +10,13 @@ import pandas as pd
 from lmcompress.allocate.clusters import METHODS
 from lmcompress.experiments.allocated import (
     MEASURED,
+    TRUTHS,
     Clustered,
+    Evolutionary,
     Frontier,
     Group,
     OriginGrid,
+    PermutedBand,
     RandomBand,
     UniformFormat,
 )
@@ -28,7 +31,9 @@ from lmcompress.report.words import of_kind, says
 
 class Study(SubjectStudy):
     """Frontiers of scores, random bands, clusters and uniform formats; by default of the classifier alone, since the
-    language model takes minutes more.
+    language model takes minutes more. ``permuted``: scores whose own widths are permuted ``draws`` times;
+    ``generations``: of an evolutionary search at ``searched`` bits a weight and the bytes of ``as_uniform`` (0 leaves
+    it out).
     """
 
     language: ModelName | Literal[""] = ""
@@ -44,6 +49,9 @@ class Study(SubjectStudy):
     as_uniform: tuple[int, ...] = (3,)
     random_averages: tuple[float, ...] = ()
     draws: int = 20
+    permuted: tuple[str, ...] = ()
+    generations: int = 0
+    searched: tuple[float, ...] = ()
     clustered: tuple[str, ...] = ("CMPQ", "PMPQ", "TDMPQ")
     cluster_widths: tuple[tuple[int, ...], ...] = ((16, 8, 4),)
     gptq_widths: tuple[int, ...] = (3,)
@@ -63,7 +71,7 @@ class Study(SubjectStudy):
         per = self.language_per if language else self.classifier_per
         names = self.language_scores if language else self.classifier_scores
         for name in names:
-            if name != MEASURED:
+            if name not in TRUTHS:
                 check_score(name)
         formats = {"group": self.group, "symmetric": self.symmetric}
         common = {**on, "per": per, "test": self.test_windows if language else self.test, **formats}
@@ -79,6 +87,15 @@ class Study(SubjectStudy):
                 if seed not in seeds_of(name, self.seeds):
                     continue
                 found.append(Frontier(**scored, score=name, **budgets))
+            if self.generations:
+                found.append(
+                    Evolutionary(
+                        **scored,
+                        averages=self.searched,
+                        as_uniform=self.as_uniform,
+                        generations=self.generations,
+                    )
+                )
         if self.gptq_widths and (self.gptq_language or not language):
             seed = self.seeds[0]
             found.append(
@@ -86,6 +103,11 @@ class Study(SubjectStudy):
             )
             scored = {**common, **windows, "widths": widths, "seed": seed, "score": names[0]}
             found.append(Frontier(**scored, averages=(), as_uniform=self.gptq_widths, method="gptq"))
+        scored = {**common, **windows, "widths": widths, "seed": self.seeds[0]}
+        found += [
+            PermutedBand(**scored, score=name, as_uniform=self.as_uniform, draws=self.draws)
+            for name in self.permuted
+        ]
         found.append(
             RandomBand(
                 **common,
@@ -97,7 +119,7 @@ class Study(SubjectStudy):
             )
         )
         if not language:
-            found += self._clusters({**common, **windows, "widths": widths, "seed": self.seeds[0]})
+            found += self._clusters(scored)
         elif on["model"] == "smollm2-135m":
             found.append(OriginGrid(**on, test=2))
         return found

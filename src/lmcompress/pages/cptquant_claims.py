@@ -7,7 +7,7 @@ import pandas as pd
 from lmcompress.experiments.released import DottedName
 from lmcompress.experiments.score_study import SubjectStudy
 from lmcompress.records import Experiment, Record, profile, published, study_class
-from lmcompress.report import cptquant_facts, depth, figures, verdicts
+from lmcompress.report import cptquant_facts, depth, figures, reported, verdicts
 from lmcompress.report.cptquant_evidence import Evidence
 from lmcompress.report.html import VERDICTS
 from lmcompress.report.words import of_kind, readable, says, started
@@ -92,6 +92,10 @@ def pieces(records: Sequence[Record]) -> list:
     counts = {word: sum(one.verdict == word for one in found) for word in VERDICTS}
     parts = [f"{word}: {count}" for word, count in counts.items()]
     tables = {
+        "Paper beside here: every number of the paper, its logs and its code that can be cited": (
+            reported.beside("cptquant", found)
+        ),
+        "The scores that the authors released: do they put the ends first?": reported.released_scores(),
         "How far chance, the noise of the truth and adding up carry": cptquant_facts.caveats(records),
         "Are the ends costlier? Mean measured cost (nats), with p-values of permutations of the blocks": (
             depth.ends_table(records)

@@ -130,8 +130,3 @@ def zero_shot_table(records: Sequence[Record]) -> pd.DataFrame:
         for task, found in record.result["tasks"].items()
     ]
     return pd.DataFrame(rows)
-
-
-def cases_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Every case behind the verdicts: one row a claim and setting."""
-    return verdicts.cases_table(judged(records))

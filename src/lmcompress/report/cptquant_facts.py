@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from lmcompress.experiments.allocated import MEASURED
+from lmcompress.experiments.allocated import MEASURED, TRUTHS
 from lmcompress.records import Record
 from lmcompress.report import figures, frontier
 from lmcompress.report.agreement import agreement_table
@@ -35,13 +35,12 @@ def _told(records: Sequence[Record], tellers: Sequence) -> list[str]:
 def beaten_by_uniform(data: str, records: Sequence[Record]) -> Iterator[str]:
     """Budgets at which rounding all layers to one width beats every score and the measured costs."""
     points = frontier.points_table(records) if of_kind(records, "frontier") else pd.DataFrame()
+    points = points[points["kind"].isin(["frontier", "uniform_format"])] if len(points) else points
     for budget in sorted(set(points["budget"])) if len(points) else ():
         here = points[points["budget"] == budget].set_index("how")[INCREASE]
-        scores = here.drop(
-            [frontier.RANDOM, *(name for name in here.index if _no_score(name))], errors="ignore"
-        )
+        scores = here.drop([name for name in here.index if _no_score(name)])
         if frontier.UNIFORM in here and len(scores) > 1 and here[frontier.UNIFORM] < scores.min():
-            best = scores.drop(MEASURED, errors="ignore").idxmin()
+            best = scores.drop(list(TRUTHS), errors="ignore").idxmin()
             yield (
                 f"On {data}, at the bytes of {budget}, uniform rounding to nearest ({here[frontier.UNIFORM]:+.3f} "
                 f"nats) beats every score (the best, {best}: {scores[best]:+.3f})"

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lmcompress.experiments.allocated import MEASURED
+from lmcompress.experiments.allocated import MEASURED, TRUTHS
 from lmcompress.records import Record
 from lmcompress.report import figures
 from lmcompress.report.verdicts import over_seeds, widened
@@ -16,9 +16,10 @@ RANDOM = "random allocations"
 
 
 UNIFORM = "uniform, groups"
+EVOLVED = "evolutionary search"
 
 
-PAPERS = (MEASURED, "CMPQ", "PMPQ", "TDMPQ", UNIFORM, "uniform, rows", "uniform, GPTQ", RANDOM)
+PAPERS = (*TRUTHS, "CMPQ", "PMPQ", "TDMPQ", UNIFORM, "uniform, rows", "uniform, GPTQ", RANDOM)
 
 
 def _name(record: Record) -> str:
@@ -26,6 +27,10 @@ def _name(record: Record) -> str:
     about = record.parameters
     if record.kind == "random_band":
         return RANDOM
+    if record.kind == "permuted_band":
+        return f"{about['score']}, permuted"
+    if record.kind == "evolutionary":
+        return EVOLVED
     if record.kind == "uniform_format":
         if about["method"] == "gptq":
             return "uniform, GPTQ"
@@ -73,7 +78,8 @@ def points_table(records: Sequence[Record]) -> pd.DataFrame:
     """:func:`seed_points`, averaged over the seeds of the calibration windows.
 
     ``low`` and ``high`` are the wider of the 95 % interval over test windows and, with three seeds, Student's t over
-    the seeds. For random allocations they hold nine tenths of the draws, of which ``loss increase`` is the mean.
+    the seeds. For random and permuted allocations they hold nine tenths of the draws, and ``loss increase`` is the
+    mean of all.
     """
     frame = seed_points(records)
     rows = []
@@ -83,7 +89,7 @@ def points_table(records: Sequence[Record]) -> pd.DataFrame:
         row |= group[
             ["bits", "MB", "model MB", "loss", "loss increase (nats)", "low", "high", "right"]
         ].mean()
-        if row["how"] == RANDOM:
+        if row["kind"] in ("random_band", "permuted_band"):
             row["low"], row["high"] = np.quantile(drawn, [0.05, 0.95])
         else:
             low, high = over_seeds(drawn)
@@ -149,7 +155,7 @@ def verdict(records: Sequence[Record]) -> list[str]:
     ):
         here = points[(points["task"] == task) & (points["budget"] == budget)].set_index("how")
         increase = here["loss increase (nats)"]
-        scores = increase[rows["how"]].drop(MEASURED, errors="ignore").sort_values()
+        scores = increase[rows["how"]].drop(list(TRUTHS), errors="ignore").sort_values()
         if not len(scores) or UNIFORM not in increase:
             continue
         best, better = scores.index[0], scores.index[scores < increase[UNIFORM]]

@@ -172,7 +172,7 @@ def allocation_verdict(points: pd.DataFrame) -> list[str]:
     interval is below what uniform widths cost.
     """
     scored = points[(points["kind"] == "frontier") & points["budget"].str.startswith("uniform")]
-    scored = scored[~scored["how"].str.endswith(", GPTQ") & (scored["how"] != allocated.MEASURED)]
+    scored = scored[~scored["how"].str.endswith(", GPTQ") & ~scored["how"].isin(allocated.TRUTHS)]
     same = ["budget", "texts"]
     uniform = points.loc[points["how"] == frontier.UNIFORM, [*same, "loss increase (nats)"]]
     sentences = []

@@ -91,6 +91,14 @@ class Judged:
     level: float
 
     @property
+    def measured(self) -> str:
+        """The value with its interval, or of several cases the least and the greatest with their settings."""
+        if len(self.cases) < 2:
+            return "".join(map(written, self.cases))
+        ends = [pick(self.cases, key=lambda one: one.value) for pick in (min, max)]
+        return " to ".join(f"{written(one)} ({one.setting})" for one in ends)
+
+    @property
     def evidence(self) -> str:
         """How many cases are as claimed, against and open, and the range of what was measured."""
         if not self.cases:
@@ -99,15 +107,11 @@ class Judged:
         counts = ", ".join(
             f"{words.count(word)} {word}" for word in ("as claimed", "against", "open") if word in words
         )
-        if len(self.cases) == 1:
-            measured = written(self.cases[0])
-        else:
-            ends = [min(self.cases, key=lambda one: one.value), max(self.cases, key=lambda one: one.value)]
-            measured = " to ".join(f"{written(one)} ({one.setting})" for one in ends)
         few = sorted({case.seeds for case in self.cases if (case.seeds or SEEDS) < SEEDS})
         seeds = f"; {' or '.join(map(str, few))} seed a case: says nothing of other seeds" if few else ""
         limits = f". {self.claim.limits}" if self.claim.limits else ""
-        return f"{self.claim.quantity}: {measured}; rule: {self.claim.rule}, {counts} of {len(words)}{seeds}{limits}"
+        rule = f"rule: {self.claim.rule}, {counts} of {len(words)}"
+        return f"{self.claim.quantity}: {self.measured}; {rule}{seeds}{limits}"
 
 
 def written(case: Case) -> str:
