@@ -68,7 +68,12 @@ def test_a_notebooks_parameters_can_be_varied(tmp_path, monkeypatch):
         ({"experiment": "doubling", "grid": {"value": ["x"]}}, "value: 'x'"),
         (
             {"experiment": "doubling", "fixed": {"value": 1}, "grid": {"value": [1]}},
-            "not in the grid as well",
+            "not in the grid or the runs as well",
+        ),
+        ({"experiment": "doubling", "fixed": {"value": 1}, "runs": [{"value": 1}]}, "or the runs as well"),
+        (
+            {"experiment": "doubling", "grid": {"value": [1]}, "runs": [{"log": "x"}]},
+            "either these or a grid",
         ),
         ({"experiment": "doubling", "runs_a_job": 0}, "runs_a_job: 0"),
         ({"experiment": "doubling", "runs_a_job": True}, "runs_a_job: True"),
@@ -203,4 +208,4 @@ def test_the_page_draws_the_parameters_that_vary_and_escapes_what_it_shows():
     assert "a <sweep>" not in text
     assert "24 runs." in text
     single = pd.DataFrame(rows[:1])
-    assert "<svg" not in sweep_page.page(single, "one")
+    assert "<svg xmlns" not in sweep_page.page(single, "one")

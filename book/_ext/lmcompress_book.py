@@ -1,10 +1,11 @@
-"""Five small things that the book needs of Sphinx.
+"""Six small things that the book needs of Sphinx.
 
 * ``{page}`10_pruning_sweep``` links to a notebook's page by its title, and says so when this build does not hold it.
   Markdown links to a notebook, such as ``[pruning](10_pruning_sweep.md)``, do the same with their own words.
 * ``{verdicts} 29_perp_claims`` is the table of a claims page without the evidence, made of the published records.
 * ``{answers}`` is the front page's two figures and six sentences, made of the published records; a missing record is an
   error.
+* ``{explorer}`` is the explorer of all published results; ``{explorer} 2`` of the pages whose numbers begin with 2.
 * Formulas become MathML while building: they are read by screen readers, and need no network and no script.
 * Scripts of live cells, which Jupyter Book puts into every page (twice, which is an error), are left out.
 """
@@ -76,6 +77,30 @@ class Answers(SphinxDirective):
         return [*drawn, nodes.definition_list("", *shown)]
 
 
+class Explorer(SphinxDirective):
+    """The explorer, made of the published records; its script and style are the library's, and sort every table."""
+
+    optional_arguments = 1
+
+    def run(self):
+        from lmcompress.report import explorer
+
+        options = self.config.html_theme_options
+        repository = options["repository_url"].removeprefix("https://github.com/")
+        link = f"{options['launch_buttons']['colab_url']}/github/{repository}/blob/main/notebooks/PAGE.ipynb"
+        made = explorer.of_book(self.arguments[0] if self.arguments else "", link)
+        return [nodes.raw("", made, format="html")]
+
+
+def add_scripts(app: Sphinx, config) -> None:
+    from lmcompress.report.explorer import FILES, STATIC
+
+    style, *scripts = FILES
+    config.html_static_path.append(str(STATIC))
+    config.html_css_files.append(style)
+    config.html_js_files += scripts
+
+
 def row(*cells: str) -> nodes.row:
     return nodes.row("", *(nodes.entry("", nodes.paragraph(text=cell)) for cell in cells))
 
@@ -134,6 +159,8 @@ def setup(app: Sphinx) -> dict:
     app.add_role("page", PageRole())
     app.add_directive("verdicts", Verdicts)
     app.add_directive("answers", Answers)
+    app.add_directive("explorer", Explorer)
+    app.connect("config-inited", add_scripts)
     app.connect("doctree-read", link_notebooks)
     app.connect("html-page-context", without_live_cells, priority=900)
     app.add_html_math_renderer("mathml", (inline, None), (block, None))

@@ -6,6 +6,10 @@ A YAML file names what is run and what it varies::
     fixed: {model: smollm2-135m, data: wikipedia-vital, length: 512, seed: 0}
     grid: {criterion: [magnitude, wanda], pattern: ["50%", "2:4"]}
 
+Runs that are no grid are listed, each with what it has beside the fixed parameters::
+
+    runs: [{criterion: magnitude, pattern: "50%"}, {criterion: wanda, pattern: "2:4"}]
+
 A CSV file has a row a run: a column ``experiment`` or ``notebook``, and one a parameter; an empty cell is the default.
 """
 
@@ -34,6 +38,7 @@ class Sweep(Parameters):
     notebook: the notebook whose parameters are varied, such as ``10_pruning_sweep``.
     fixed: parameters that all runs have.
     grid: parameters that vary, each with its values; all combinations are run.
+    runs: instead of a grid, the varying parameters of each run.
     runs_a_job: at most so many runs go into one job of the workflow.
     """
 
@@ -41,21 +46,26 @@ class Sweep(Parameters):
     notebook: str = ""
     fixed: dict[str, Any] = {}
     grid: dict[str, Annotated[list[Any], Field(min_length=1)]] = {}
+    runs: list[dict[str, Any]] = []
     runs_a_job: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 20
 
     @model_validator(mode="after")
     def _fits(self):
         if bool(self.experiment) == bool(self.notebook):
             raise ParameterError("experiment", self.experiment, "either this or notebook, and not both")
-        if twice := self.fixed.keys() & self.grid.keys():
-            raise ParameterError("fixed", min(twice), "a parameter that is not in the grid as well")
+        if twice := self.fixed.keys() & self.grid.keys() | self.fixed.keys() & set().union(*self.runs):
+            raise ParameterError(
+                "fixed", min(twice), "a parameter that is not in the grid or the runs as well"
+            )
+        if self.grid and self.runs:
+            raise ParameterError("runs", len(self.runs), "either these or a grid, and not both")
         if (count := math.prod(map(len, self.grid.values()))) > MOST_RUNS:
             raise ParameterError("grid", count, f"at most {MOST_RUNS:,} combinations")
         return self
 
     def experiments(self) -> list[Experiment]:
-        """Every run of the grid, each once."""
-        points = (
+        """Every run of the grid or the list, each once."""
+        points = [self.fixed | run for run in self.runs] or (
             self.fixed | dict(zip(self.grid, values, strict=True))
             for values in itertools.product(*self.grid.values())
         )

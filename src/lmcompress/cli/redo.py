@@ -12,16 +12,21 @@ from lmcompress.plan import duration
 
 
 @click.command()
-@click.argument("what", metavar="PAGE|KIND|KEY")
+@click.argument("what", metavar="PAGE|KIND|KEY...", nargs=-1, required=True)
 @click.option("--profile", default="full", show_default=True, help="The page's runs in config/PROFILE.yaml.")
 @click.option("--sample", type=click.IntRange(1), help="Only the first so many runs.")
 @click.option("--tolerance", type=click.FloatRange(0), default=0.01, show_default=True, help="Relative.")
 @click.option("--estimate", is_flag=True, help="Only say what it would take.")
 @click.option("--all", "everything", is_flag=True, help="Print every number, not only those outside.")
 def redo(
-    what: str, profile: str, sample: int | None, tolerance: float, estimate: bool, everything: bool
+    what: tuple[str, ...],
+    profile: str,
+    sample: int | None,
+    tolerance: float,
+    estimate: bool,
+    everything: bool,
 ) -> None:
-    """Compute the published runs of a page, a kind or a key again, and compare.
+    """Compute the published runs of pages, kinds or keys again, and compare.
 
     A number is the same (equal bits), within (in the published interval, or closer than the tolerance) or outside.
     Times are not compared. Exit status 1 where a number is outside.
@@ -30,7 +35,7 @@ def redo(
 
     from lmcompress import records
 
-    found = _published(what, profile)[:sample]
+    found = list({one.key: one for each in what for one in _published(each, profile)}.values())[:sample]
     seconds = sum(record.provenance["seconds"] for record in found)
     devices = ", ".join(sorted({record.provenance["device"] for record in found}))
     memory = max((record.provenance.get("peak_mb") or 0 for record in found), default=0)

@@ -25,6 +25,28 @@ from lmcompress.report.html import number
 
 PALETTE = ("#5895cd", "#e67400", "#a9388d", "#769e5f", "#673cff", "#cc0629", "#bb8490", "#a976fe")
 MARKERS = "osD^vPX*"
+# The place of a method in the palette, the same in every figure; families that never meet in one share places.
+FAMILIES = (
+    ("magnitude", "wanda", "sparsegpt", "magnitude-row", "random", "magnitude-global"),
+    (
+        *("nothing", "full", "norms", "new-biases", "masklora", "biases", "lora", "biases+norms", "head"),
+        *("head-lora", "embeddings", "lora-prune", "norms+masklora", "norms+new-biases", "scalelora"),
+    ),
+    (
+        *(
+            "measured truth",
+            "CMPQ",
+            "PMPQ",
+            "TDMPQ",
+            "HAWQ-V2",
+            "TDMPQ, Fisher",
+            "output error",
+            "weight error",
+        ),
+        *("ends high", "middle high", "uniform", "random draws", "CMPQ as released", "PMPQ as released"),
+    ),
+)
+METHODS = {name: place for family in FAMILIES for place, name in enumerate(family)}
 INK = "#010203"  # drawn in this, written out as currentColor
 WIDTH, HEIGHT = 5.0, 3.2  # inches; narrow, so that text is still readable at the width of a phone
 STYLE = {
@@ -124,8 +146,16 @@ def levels(column: pd.Series) -> list:
     return sorted(found) if pd.api.types.is_numeric_dtype(column) else found
 
 
+def slot(names: list, index: int) -> int:
+    """The place in the palette of the series at this index: its method's own, else the first that none of them has."""
+    own = [METHODS.get(name) if isinstance(name, str) else None for name in names]
+    own = [one if own.index(one) == at else None for at, one in enumerate(own)]  # two families in one figure
+    free = (one for one in range(len(names) + len(own)) if one not in own)
+    return [next(free) if one is None else one for one in own][index]
+
+
 def style(index: int) -> dict:
-    """How the series at this place in the order is drawn: the second eight dashed, with hollow markers."""
+    """How the series at this place in the palette is drawn: the second eight dashed, with hollow markers."""
     again, place = divmod(index, len(PALETTE))
     line = {"linestyle": "--", "fillstyle": "none"} if again else {"linestyle": "-"}
     return line | {"color": PALETTE[place], "marker": MARKERS[place], "capsize": 2.5}
@@ -138,7 +168,7 @@ def bar_style(index: int) -> dict:
 
 
 def split(rows: pd.DataFrame, series: str | None, names: list) -> Iterator[tuple[int, str, pd.DataFrame]]:
-    """``(place, label, rows)`` of each series that has rows."""
+    """``(index, label, rows)`` of each series that has rows."""
     for index, name in enumerate(names):
         part = rows if name is None else rows[rows[series] == name]
         if len(part):

@@ -32,6 +32,7 @@ from lmcompress.report.canvas import (
     levels,
     name_positions,
     positions,
+    slot,
     split,
     spread,
     style,
@@ -117,7 +118,7 @@ def lines(
     def draw(axes: Axes, rows: pd.DataFrame, names: list) -> None:
         for index, name, part in split(rows, series, names):
             at, error = positions(part[x], data[x]), spread(part, y, low, high)
-            axes.errorbar(at, part[y], yerr=error, label=name, **style(index))
+            axes.errorbar(at, part[y], yerr=error, label=name, **style(slot(names, index)))
         for (label, height), dashes in zip((reference or {}).items(), cycle(DASHES)):
             axes.axhline(height, color=INK, linewidth=1.1, linestyle=(0, dashes), label=label, zorder=1)
         name_positions(axes.xaxis, data[x])
@@ -155,7 +156,9 @@ def scatter(
     def draw(axes: Axes, rows: pd.DataFrame, names: list) -> None:
         for index, name, part in split(rows, series, names):
             error = spread(part, y, low, high)
-            axes.errorbar(part[x], part[y], yerr=error, label=name, **style(index) | {"linestyle": "none"})
+            axes.errorbar(
+                part[x], part[y], yerr=error, label=name, **style(slot(names, index)) | {"linestyle": "none"}
+            )
         if frontier:
             best = unbeaten(rows, x, y)
             axes.step(best[x], best[y], where="post", color=INK, linewidth=1, label="frontier", zorder=1)
@@ -198,7 +201,7 @@ def bars(
         thickness = 0.8 / len(names)
         for index, name, part in split(rows, series, names):
             at = positions(part[category], data[category], always=True) - 0.4 + thickness * (index + 0.5)
-            bar = {"height": thickness * 0.92, "label": name} | bar_style(index)
+            bar = {"height": thickness * 0.92, "label": name} | bar_style(slot(names, index))
             axes.barh(at, part[value], xerr=spread(part, value, low, high), ecolor=INK, **bar)
         name_positions(axes.yaxis, data[category], always=True)
         axes.set_ylim(len(levels(data[category])) - 0.5, -0.5)

@@ -1,10 +1,8 @@
-"""The page of a sweep: small multiples over the parameters that vary, and the table of all runs."""
-
-import html
+"""The page of a sweep: small multiples over the parameters that vary, with the explorer's filters, and all runs."""
 
 import pandas as pd
 
-from lmcompress.report import figures
+from lmcompress.report import explorer, figures
 from lmcompress.report.html import table
 
 MEASURES = (
@@ -20,37 +18,31 @@ def page(frame: pd.DataFrame, name: str) -> str:
     The parameter with the most values lies along the axis, the next makes the lines, the third the panels; runs that
     agree in these are averaged.
     """
-    parts = []
-    varied = _varied(frame)
-    if varied and (measure := _measure(frame)):
-        x, series, panels, *others = [*varied, None, None]
-        shown = frame.groupby([one for one in (x, series, panels) if one], sort=False, as_index=False)[
-            measure
-        ].mean()
-        mean = f"Mean over {', '.join(one for one in others if one)}. " if any(others) else ""
-        parts.append(
-            figures.lines(
-                shown,
-                x,
-                measure,
-                series,
-                panels=panels,
-                log_y=bool((shown[measure] > 0).all() and shown[measure].max() > 10 * shown[measure].min()),
-                title=f"{measure.removeprefix('result.').removesuffix('.value')} of the sweep {name}",
-                caption=f"{mean}{len(frame)} runs.",
-                alt=f"{measure} over {x}, from {shown[measure].min():.4g} to {shown[measure].max():.4g}.",
-            )
-        )
-    columns = [
-        *varied,
-        *(column for column in frame.columns if column.startswith("result.")),
-        "seconds",
-        "key",
-    ]
-    parts.append(table(frame[columns], f"All runs of {name}"))
-    body = "\n".join(part._repr_html_() for part in parts)
-    title = html.escape(name)
-    return f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>{body}</html>\n'
+    varied, measure = _varied(frame), _measure(frame)
+    if not varied or not measure:
+        return explorer.document(name, table(frame, f"All runs of {name}"))
+    x, series, panels, *others = [*varied, None, None]
+    shown = frame.groupby([one for one in (x, series, panels) if one], sort=False, as_index=False)[
+        measure
+    ].mean()
+    mean = f"Mean over {', '.join(one for one in others if one)}. " if any(others) else ""
+    drawn = figures.lines(
+        shown,
+        x,
+        measure,
+        series,
+        panels=panels,
+        log_y=bool((shown[measure] > 0).all() and shown[measure].max() > 10 * shown[measure].min()),
+        title=f"{measure.removeprefix('result.').removesuffix('.value')} of the sweep {name}",
+        caption=f"{mean}{len(frame)} runs.",
+        alt=f"{measure} over {x}, from {shown[measure].min():.4g} to {shown[measure].max():.4g}.",
+    )
+    measures = [measure, *(one for one in _numbers(frame) if one != measure), "seconds"]
+    listed = table(frame[[*varied, *measures, "key"]], f"All runs of {name}")
+    first = {"y": measure, "x": x, "colour": series or "", "panels": panels or ""}
+    views = {"all runs": {part: column for part, column in first.items() if column}}
+    body = explorer.piece(frame, varied, measures, views, name, drawn._repr_html_() + listed)
+    return explorer.document(name, body)
 
 
 def _varied(frame: pd.DataFrame) -> list[str]:
@@ -63,10 +55,11 @@ def _varied(frame: pd.DataFrame) -> list[str]:
     )
 
 
+def _numbers(frame: pd.DataFrame) -> list[str]:
+    found = [name for name in frame.columns if name.startswith("result.") and frame[name].dtype.kind in "fi"]
+    return [name for name in found if frame[name].notna().any()]
+
+
 def _measure(frame: pd.DataFrame) -> str | None:
-    numbers = [
-        name for name in frame.columns if name.startswith("result.") and frame[name].dtype.kind in "fi"
-    ]
-    return next(
-        (name for name in (*MEASURES, *numbers) if name in numbers and frame[name].notna().any()), None
-    )
+    numbers = _numbers(frame)
+    return next((name for name in (*MEASURES, *numbers) if name in numbers), None)
