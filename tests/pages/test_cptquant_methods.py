@@ -1,10 +1,12 @@
 """The pages on CMPQ, PMPQ and TDMPQ on tiny models: flaws show, tables follow from records."""
 
+import math
+
 import pytest
 from cptquant_tiny import tiny  # noqa: F401
 
 from lmcompress.pages import cmpq, pmpq, tdmpq
-from lmcompress.records import obtain
+from lmcompress.records import Record, obtain
 from lmcompress.report import depth
 from lmcompress.report.agreement import agreement
 from lmcompress.report.words import by_depth
@@ -58,3 +60,17 @@ def test_layers_stand_in_their_order_of_depth():
     names = [f"layers.{block}.{part}" for block in (0, 2, 10) for part in ("k", "q")]
     assert list(by_depth(dict.fromkeys(sorted(names), 0.0))) == names
     assert sorted(names) != names  # as records hold them
+
+
+def test_what_training_on_would_gain_is_read_at_the_best_rate_with_nothing_pruned():
+    def run(pattern, lr, perplexity, seed=0):
+        about = {"model": "m", "data": "c", "steps": 7, "pattern": pattern, "subset": "full", "seed": seed}
+        result = {"lr": lr, "tests": {"c": {"dense": math.exp(2.0), "perplexity": perplexity}}}
+        return Record("key", "retrain", 1, about, {}, result, {})
+
+    best = [run("0%", 0.1, math.exp(1.6), 0), run("0%", 0.1, math.exp(1.8), 1)]
+    others = [run("0%", 0.2, math.exp(1.9)), run("50%", 0.1, math.exp(1.0)), run("0%", 0.3, None)]
+    (sentence,) = tdmpq.still_to_gain([*others, *best])
+    assert "7 steps" in sentence
+    assert "by 0.30 nats" in sentence
+    assert tdmpq.still_to_gain([run("50%", 0.1, 2.0)]) == []

@@ -68,8 +68,8 @@ def verdict(records: Sequence[Record], rows: pd.DataFrame) -> list[str]:
             )
             sentence += (
                 f" Measured at {row['bits']:g} bits, the first and last 30 % {word} the middle: {row[CONTRAST]:+.4f} "
-                f"nats a block ({row['low']:+.4f} to {row['high']:+.4f}; all blocks on average "
-                f"{row['mean of all layers']:.4f})."
+                f"nats a block ({row['low']:+.4f} to {row['high']:+.4f}, p = {row['p']:.2g} by permutation of the "
+                f"blocks; all blocks on average {row['mean of all layers']:.4f})."
             )
         sentences.append(sentence)
     return sentences

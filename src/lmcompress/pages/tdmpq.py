@@ -2,6 +2,7 @@
 instead.
 """
 
+import math
 from collections.abc import Sequence
 
 import pandas as pd
@@ -107,6 +108,28 @@ def verdict(records: Sequence[Record], ranks: pd.DataFrame) -> list[str]:
             f"{row['Spearman between draws']:.2f}."
         )
     return sentences
+
+
+def still_to_gain(retrained: Sequence[Record]) -> list[str]:
+    """How far the language model is from a minimum for its texts: what training the unpruned model lowers the loss by.
+
+    retrained: records of kind ``retrain``; of these, what was trained in full with nothing pruned. Empty without any.
+    """
+    found: dict[tuple, list[float]] = {}
+    for record in of_kind(retrained, "retrain"):
+        about, tests = record.parameters, record.result["tests"]
+        whole = about["pattern"] == "0%" and about["subset"] == "full"
+        if whole and tests.get(about["data"], {}).get("perplexity"):
+            here = tests[about["data"]]
+            key = (about["model"], about["data"], about["steps"], record.result["lr"])
+            found.setdefault(key, []).append(math.log(here["dense"] / here["perplexity"]))
+    if not found:
+        return []
+    (model, corpus, steps, _), gains = max(found.items(), key=lambda item: mean(item[1]))
+    return [
+        f"{model} is at no minimum for the texts of {corpus}, so its gradient is not 0 there: {steps} steps of "
+        f"training all of it, with nothing pruned, lower its loss by {mean(gains):.2f} nats at the best rate."
+    ]
 
 
 def pieces(records: Sequence[Record]) -> list:

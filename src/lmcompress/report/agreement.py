@@ -9,9 +9,9 @@ from lmcompress.experiments.scored import as_scores
 from lmcompress.records import Record
 from lmcompress.report.html import Html, table
 from lmcompress.report.words import by_depth, estimate, of_kind, readable
-from lmcompress.sensitivity.agreement import rank_agreement
+from lmcompress.sensitivity.agreement import ceiling, rank_agreement
 
-HALVES = "truth, half against half"
+HALVES, MOST = "truth, half against half", "a perfect score"
 
 
 def agreement(records: Sequence[Record]) -> pd.DataFrame:
@@ -51,10 +51,13 @@ def agreement_tables(records: Sequence[Record], rows: pd.DataFrame) -> list[Html
         ]
         halves = {f"{bits} bits": "–" if pd.isna(value) else f"{value:.2f}" for bits, value in own.items()}
         shown.append({"score": HALVES, **halves, "seconds": seconds[0]})
+        most = {f"{bits} bits": f"{ceiling(value):.2f}" if value > 0 else "–" for bits, value in own.items()}
+        shown.append({"score": MOST, **most})
         caption = (
             f"{task.capitalize()}: Spearman's rho of each score with the measured cost of quantizing one of the "
-            f"{part['layers'].iloc[0]}, 95 % intervals over layers and windows. The last row is the agreement of the "
-            "truth with itself, about the most that a score can reach. A dash: the score is the same for all."
+            f"{part['layers'].iloc[0]}, 95 % intervals over layers and windows. The last rows: the agreement r of "
+            "one half of the windows with the other, and what a perfect score would then reach, the root of "
+            "2r / (1 + r). A dash: the score is the same for all."
         )
         found.append(table(pd.DataFrame(shown), caption))
     return found
@@ -80,7 +83,8 @@ def standing(rows: pd.DataFrame, task: str, names: Sequence[str]) -> str:
     return (
         f"{task.capitalize()}, {narrowest['layers'].iloc[0]}: Spearman with the truth at "
         f"{narrowest['bits'].iloc[0]} bits is {ranked(rows, task, names)}; {HALVES}: "
-        f"{own:.2f}."
+        f"{own:.2f}"
+        + (f", so that a perfect score would reach about {ceiling(own):.2f}." if own > 0 else ".")
     )
 
 
@@ -102,7 +106,7 @@ def agreement_table(records: Sequence[Record], bits: int, draws: int = 300) -> p
     first.
 
     Several seeds: mean of values, ends of intervals and seconds. ``truth's own``: rank correlation of the
-    truth on one half of the windows with the other half, beyond which no score can be expected to go.
+    truth on one half of the windows with the other half (see :func:`~lmcompress.sensitivity.agreement.ceiling`).
     """
     truths = {record.parameters["task"]: as_scores(record) for record in of_kind(records, "truth")}
     rows = []

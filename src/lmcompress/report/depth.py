@@ -7,10 +7,9 @@ import numpy as np
 import pandas as pd
 
 from lmcompress.errors import ParameterError
-from lmcompress.intervals import bootstrap
 from lmcompress.records import Record
 from lmcompress.report.words import by_depth, of_kind, readable
-from lmcompress.sensitivity.depth import DepthNull, depth_null, ends_contrast
+from lmcompress.sensitivity.depth import DepthNull, depth_null
 
 DISTANCE = "distance alone"
 
@@ -144,7 +143,8 @@ def ends_table(records: Sequence[Record]) -> pd.DataFrame:
 
 def contrasts(records: Sequence[Record], bits: int = 3) -> pd.DataFrame:
     """Are the ends really costlier? One row a task: the measured cost of quantizing one of the first and last
-    30 % of the layers over that of one in the middle, with its 95 % interval over windows, and the mean of all.
+    30 % of the layers over that of one in the middle, with the 95 % interval and p of :func:`placed`, and the mean of
+    all.
 
     The width is ``bits`` where it was measured, else the narrowest; the truth of blocks goes before that of
     Linears.
@@ -154,9 +154,8 @@ def contrasts(records: Sequence[Record], bits: int = 3) -> pd.DataFrame:
         widths, task = record.parameters["widths"], readable(record.parameters["task"])
         width = bits if bits in widths else min(widths)
         increase = increases(record, width)
-        each = np.float32([ends_contrast(column) for column in increase.T.tolist()]).astype(float)
-        ends = bootstrap(each)
-        found[task] = (task, width, float(each.mean()), *ends, float(increase.mean()))
+        ends = placed(increase, max(1, round(0.3 * len(increase))))
+        found[task] = (task, width, ends.value, ends.low, ends.high, ends.p, float(increase.mean()))
     return pd.DataFrame(
-        list(found.values()), columns=["task", "bits", CONTRAST, "low", "high", "mean of all layers"]
+        list(found.values()), columns=["task", "bits", CONTRAST, "low", "high", "p", "mean of all layers"]
     )
