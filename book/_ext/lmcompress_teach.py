@@ -1,5 +1,6 @@
 """What the teaching pages need of Sphinx.
 
+* ``{guide} recipes`` is a table of the decision guide (:mod:`lmcompress.report.guide`), made of the published records.
 * ``{drawing} pruning`` is the drawing of a concept page, made while building (:mod:`lmcompress.report.drawings`).
 * ``{quiz}`` is a question with answers to open: a line or more of question, then a list item for each answer,
   ``- [x] answer: why it is right`` or ``- [ ] answer: why not``, of which one is right. It needs no script.
@@ -26,6 +27,19 @@ class Drawing(SphinxDirective):
 
     def run(self):
         return [nodes.raw("", drawing(self.arguments[0])._repr_html_(), format="html")]
+
+
+class Guide(SphinxDirective):
+    required_arguments = 1
+
+    def run(self):
+        from lmcompress.report import guide
+
+        try:
+            made = getattr(guide, self.arguments[0])()
+        except LookupError as missing:
+            raise self.error(f"the guide lacks its records: {missing}") from missing
+        return [nodes.raw("", made._repr_html_(), format="html")]
 
 
 def parse_quiz(text: str) -> tuple[str, list[tuple[bool, str, str]]]:
@@ -64,5 +78,6 @@ class Quiz(SphinxDirective):
 
 def setup(app: Sphinx) -> dict:
     app.add_directive("drawing", Drawing)
+    app.add_directive("guide", Guide)
     app.add_directive("quiz", Quiz)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
