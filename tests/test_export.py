@@ -8,7 +8,7 @@ import torch
 import transformers
 from tiny_assets import tiny_corpus, tiny_model_folder
 
-from lmcompress import data, files, records
+from lmcompress import data, records
 from lmcompress.cli import main
 from lmcompress.errors import ParameterError
 from lmcompress.evaluate import perplexity
@@ -33,8 +33,7 @@ CPTQUANT = {"task": "language", "length": 32, "windows": 4, "seed": 0, "test": 4
 def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "project_root", lambda: folder)
-        patch.setattr(files, "project_root", lambda: folder)
+        patch.setenv("LMCOMPRESS_ROOT", str(folder))
         for cached in (pruned._language, pruned._windows, pruned._pruned, pruned._reference, one_shot._dense,
                        one_shot._reference):  # fmt: skip
             cached.cache_clear()

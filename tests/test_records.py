@@ -1,5 +1,6 @@
 import json
 import multiprocessing
+import os
 from dataclasses import replace
 
 import experiments_for_tests as experiments
@@ -13,7 +14,7 @@ from lmcompress.errors import ParameterError
 @pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch):
     """An empty project folder for the records of a test."""
-    monkeypatch.setattr(records, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("LMCOMPRESS_ROOT", str(tmp_path))
     return tmp_path
 
 
@@ -90,7 +91,7 @@ def test_a_result_that_is_no_number_is_refused(project, monkeypatch):
 
 
 def _obtain_in(folder, log):
-    records.project_root = lambda: folder
+    os.environ["LMCOMPRESS_ROOT"] = str(folder)
     records.obtain([Doubling(value=5, log=log)], progress=False)
 
 

@@ -13,7 +13,7 @@ from lmcompress.cli.records import records as command
 @pytest.fixture
 def published(tmp_path, monkeypatch):
     """The file of one published record; none is computed here."""
-    monkeypatch.setattr(records, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("LMCOMPRESS_ROOT", str(tmp_path))
     (tmp_path / "results").mkdir()
     return records.publish([records.compute(Doubling(value=3))])[0][0]
 

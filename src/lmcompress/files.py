@@ -34,6 +34,14 @@ def project_root() -> Path:
     return root if (root / "notebooks").is_dir() else Path.cwd()
 
 
+def carried(*parts: str) -> Path:
+    """A file or folder that the pages read: ``notebooks``, ``results``, ``config`` or ``data/paper``, and what is in
+    them. Of the checkout or the current folder; where that has none, as the installed package carries it.
+    """
+    here, packed = project_root().joinpath(*parts), Path(__file__).parent.joinpath("carried", *parts)
+    return packed if not here.exists() and packed.exists() else here
+
+
 def cache_folder() -> Path:
     """``data/cache`` of the checkout, or where the variable LMCOMPRESS_CACHE says."""
     return Path(os.environ.get("LMCOMPRESS_CACHE") or project_root() / "data" / "cache")

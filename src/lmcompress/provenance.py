@@ -30,12 +30,15 @@ def here() -> dict:
 
 @lru_cache
 def commit() -> str:
-    """Hash of the checked-out commit, with ``+changes`` when tracked files differ from it; ``unknown`` without git.
+    """Hash of the checked-out commit, with ``+changes`` when tracked files differ from it; ``unknown`` without git and
+    for a package that is installed outside its checkout.
 
     The variable LMCOMPRESS_COMMIT stands in where the files travel without their history.
     """
     if given := os.environ.get("LMCOMPRESS_COMMIT"):
         return given
+    if not Path(__file__).is_relative_to(project_root()):
+        return "unknown"
     try:
         git = ["git", "-C", str(project_root())]
         head = subprocess.run(

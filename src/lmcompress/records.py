@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from lmcompress import absent, provenance
 from lmcompress.assets import sha256_of
 from lmcompress.errors import LmcompressError, ParameterError
-from lmcompress.files import atomic_path, project_root, write_json
+from lmcompress.files import atomic_path, carried, project_root, write_json
 from lmcompress.parameters import Parameters
 
 _CLASSES: dict[str, type["Experiment"]] = {}  # kind -> class, of every experiment that was defined
@@ -203,7 +203,7 @@ def build_folder() -> Path:
 
 def results_folder() -> Path:
     """Where published records are."""
-    return project_root() / "results"
+    return carried("results")
 
 
 def find(kind: str, key: str) -> Record | None:
@@ -298,10 +298,12 @@ def by_key(start: str) -> Record:
 
 def publish(records: Iterable[Record]) -> tuple[list[Path], list[Record]]:
     """Merge records into ``results/KIND.jsonl``, one line each, sorted. Returns the files, and the records that were
-    left out because they are of an older version of their kind.
+    left out because they are of an older version of their kind. Raises :class:`ParameterError` without a checkout.
 
     Of two records of the same run (parameters, and device of a timing) one is kept: the newer version, else the later.
     """
+    if results_folder().parent != project_root():
+        raise ParameterError("publish", str(project_root()), "a checkout, which has a folder results")
     by_kind: dict[str, list[Record]] = {}
     left_out = []
     for record in records:
@@ -335,9 +337,9 @@ def profile(name: str, notebook: str) -> dict:
     """Parameters of a notebook (``NN_name``) in ``config/NAME.yaml``. Raises :class:`ParameterError` for a profile
     that there is not.
     """
-    path = project_root() / "config" / f"{name}.yaml"
+    path = carried("config", f"{name}.yaml")
     if not path.is_file():
-        there = sorted(other.stem for other in path.parent.glob("*.yaml"))
+        there = sorted(other.stem for other in carried("config").glob("*.yaml"))
         raise ParameterError("profile", name, there or "a checkout with the folder config")
     return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get(notebook) or {}
 

@@ -5,16 +5,13 @@ their own.
 import pytest
 from tiny_assets import tiny_classes, tiny_corpus, tiny_model_folder
 
-from lmcompress import files, records
-
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """Parameters of a ``SubjectStudy`` on a tiny Llama and a tiny BERT."""
     place = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "project_root", lambda: place)
-        patch.setattr(files, "project_root", lambda: place)
+        patch.setenv("LMCOMPRESS_ROOT", str(place))
         yield {
             "language": tiny_model_folder(place / "llama"),
             "corpus": tiny_corpus(place / "corpus", 400),

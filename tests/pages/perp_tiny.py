@@ -5,7 +5,6 @@ records.
 import pytest
 from tiny_assets import tiny_classes, tiny_corpus, tiny_model_folder
 
-from lmcompress import files, records
 from lmcompress.experiments import pruned
 
 
@@ -16,8 +15,7 @@ def tiny_place(tmp_path_factory):
     """
     place = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(records, "project_root", lambda: place)
-        patch.setattr(files, "project_root", lambda: place)
+        patch.setenv("LMCOMPRESS_ROOT", str(place))
         for cached in (
             pruned._language,
             pruned._classifier,

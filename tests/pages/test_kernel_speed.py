@@ -5,7 +5,6 @@ from html import escape
 import pytest
 from tiny_assets import tiny_corpus, tiny_model_folder
 
-from lmcompress import records
 from lmcompress.errors import ParameterError
 from lmcompress.experiments import speeds
 from lmcompress.experiments.speeds import ShapeSpeed, Speed
@@ -33,7 +32,7 @@ def timed(kernel, batch, speed, spread=0.0, parameters=2_000_000, **about):
 
 @pytest.fixture
 def place(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "project_root", lambda: tmp_path)
+    monkeypatch.setenv("LMCOMPRESS_ROOT", str(tmp_path))
     return tmp_path
 
 

@@ -3,7 +3,6 @@
 import pytest
 
 from lmcompress import records
-from lmcompress.files import project_root
 from lmcompress.pages import perp_claims
 from lmcompress.pages.perp_claims import Study, claims, judged
 from lmcompress.records import Record
@@ -111,7 +110,7 @@ def test_counted_shares():
 
 @pytest.mark.parametrize("profile", ["quick", "full"])
 def test_the_plans_hold_what_is_judged(profile, monkeypatch):
-    monkeypatch.setattr("lmcompress.records.project_root", project_root)  # the checkout, with its config
+    monkeypatch.delenv("LMCOMPRESS_ROOT", raising=False)  # the checkout, with its config
     study = Study(**records.profile(profile, "29_perp_claims"))
     kinds = {experiment.kind for experiment in study.experiments()}
     assert {"tuned", "retrain", "reconstruct", "share_trained", "step_cost"} <= kinds

@@ -7,7 +7,7 @@ import click
 import yaml
 
 from lmcompress.errors import ParameterError
-from lmcompress.files import project_root
+from lmcompress.files import carried
 from lmcompress.parameters import Yaml
 
 
@@ -40,7 +40,7 @@ def notebook_name(given: str) -> str:
 
     Raises :class:`ParameterError` with the closest name for one that there is not.
     """
-    there = sorted(path.stem for path in (project_root() / "notebooks").glob("*.md"))
+    there = sorted(path.stem for path in carried("notebooks").glob("*.md"))
     stem = Path(given).stem
     for name in there:
         if stem in (name, name.partition("_")[2], name.partition("_")[0]):
@@ -72,7 +72,7 @@ def study(notebook: str, parameter: Sequence[tuple[str, str]], file: Path | None
 
     name = notebook_name(notebook)
     if profile is None:  # an installed package without a checkout has no profiles
-        profile = "quick" if (project_root() / "config" / "quick.yaml").is_file() else "none"
+        profile = "quick" if carried("config", "quick.yaml").is_file() else "none"
     given = {} if profile == "none" else records.profile(profile, name)
     if file:
         given = given | read_yaml(file, "parameters")

@@ -10,7 +10,7 @@ import click
 import yaml
 
 from lmcompress.cli import options
-from lmcompress.files import project_root
+from lmcompress.files import carried, project_root
 
 
 @click.command()
@@ -34,7 +34,7 @@ def run(
     output = output or project_root() / "build" / "runs" / f"{name}.ipynb"
     output.parent.mkdir(parents=True, exist_ok=True)
     made, partial = output.with_suffix(".input.ipynb"), output.with_suffix(".partial.ipynb")
-    jupytext.write(jupytext.read(project_root() / "notebooks" / f"{name}.md"), made)
+    jupytext.write(jupytext.read(carried("notebooks", f"{name}.md")), made)
     chosen = {name: value for name, value in study.model_dump(mode="json").items() if name in given}
     try:
         papermill.execute_notebook(

@@ -14,7 +14,7 @@ from statistics import fmean
 import pandas as pd
 
 from lmcompress import records
-from lmcompress.files import project_root
+from lmcompress.files import carried
 from lmcompress.records import Record
 from lmcompress.report import canvas, figures
 from lmcompress.report.html import Html
@@ -103,7 +103,7 @@ def _run(kind: str, parameters: dict) -> str:
 def pages_of() -> dict[str, str]:
     """Kind and parameters of a run -> the first notebook that asks for it in one of :data:`PROFILES`."""
     found: dict[str, str] = {}
-    for name in sorted(path.stem for path in (project_root() / "notebooks").glob("*.md")):
+    for name in sorted(path.stem for path in carried("notebooks").glob("*.md")):
         for profile in PROFILES:
             if profile == "full" or records.profile(profile, name):
                 for one in records.planned(name, profile):

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lmcompress.files import project_root
+from lmcompress.files import carried
 from lmcompress.report import depth
 from lmcompress.report.html import number
 from lmcompress.report.verdicts import Judged
@@ -14,7 +14,7 @@ NOTHING = "–"
 
 
 def _read(name: str) -> pd.DataFrame:
-    return pd.read_csv(project_root() / "data" / "paper" / f"{name}.csv", keep_default_na=False)
+    return pd.read_csv(carried("data", "paper", f"{name}.csv"), keep_default_na=False)
 
 
 def wanda_llama2() -> pd.DataFrame:
