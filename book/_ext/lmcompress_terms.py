@@ -11,6 +11,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 
 GLOSSARY = "book/glossary"
+ANSWER = "lm-answer"  # of a quiz: a click on it opens the reason, not the glossary
 CLOSED = (
     nodes.title, nodes.reference, nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw,
     nodes.caption, nodes.term, nodes.citation, addnodes.pending_xref, addnodes.download_reference,
@@ -38,7 +39,7 @@ def first_uses(document: nodes.document, found: list[str]) -> list[tuple[nodes.T
     match, seen, uses = pattern(found), set(), []
     for text in document.findall(nodes.Text):
         above = text.parent
-        while above is not None and not isinstance(above, CLOSED):
+        while above is not None and not isinstance(above, CLOSED) and ANSWER not in above["classes"]:
             above = above.parent
         if above is not None:
             continue

@@ -163,8 +163,8 @@ def recipes() -> Html:
             "perplexity, times dense": estimate(*way.times),
             "seconds": round(way.seconds),
             "kernel": way.kernel,
-            "command": f"`lmcompress compress MODEL OUT {way.command}`",
-            "from": f"[{way.page}](../../notebooks/{way.page}.html)",
+            "options": f"`{way.command}`",
+            "from": f"[page {way.page[:2]}](../../notebooks/{way.page}.html)",
         }
         for way in ways()
     ]
