@@ -1,6 +1,7 @@
 """The errors that users see. Every message names what was wrong, the value given and what would be valid."""
 
 import difflib
+import reprlib
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,27 @@ class LmcompressError(Exception):
     """Base of all errors raised on purpose by this package."""
 
 
+def did_you_mean(given: object, names: Iterable[str]) -> str:
+    """``; did you mean NAME?`` for the name that is closest to what was given; nothing where none is close."""
+    near = difflib.get_close_matches(given[:100], names, 1) if isinstance(given, str) else []
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+class _Shown(reprlib.Repr):
+    """Values as messages show them: a line of each, however large it is."""
+
+    def __init__(self):
+        super().__init__()
+        self.maxlevel, self.maxstring, self.maxother = 4, 300, 300
+        self.maxtuple = self.maxlist = self.maxdict = 12
+
+    def repr_int(self, value: int, _level: int) -> str:
+        return repr(value) if value.bit_length() < 400 else f"an integer of {value.bit_length()} bits"
+
+
+_show = _Shown().repr
+
+
 class ParameterError(LmcompressError, ValueError):
     """A parameter was refused before any work was done.
 
@@ -17,13 +39,11 @@ class ParameterError(LmcompressError, ValueError):
     """
 
     def __init__(self, field: str, value: object, valid: str | Iterable[object]):
-        near = []
         if not isinstance(valid, str):
             names = [str(choice) for choice in valid]
-            near = difflib.get_close_matches(str(value), names, 1)
-            valid = "one of " + ", ".join(names)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        super().__init__(f"{field}: {value!r} is not valid; expected {valid}{meant}")
+            comma = "; " if any(", " in name for name in names) else ", "
+            valid = f"one of {comma.join(names)}{did_you_mean(value, names)}"
+        super().__init__(f"{field}: {_show(value)} is not valid; expected {valid}")
         self.field, self.value, self.valid = field, value, valid
 
 

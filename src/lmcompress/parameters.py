@@ -4,29 +4,62 @@ The same class serves a notebook's variables, ``papermill -p``, a YAML file and 
 not text is read as YAML, since ``papermill -p sparsities "[0.5]"`` passes the list as text.
 """
 
-import difflib
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from lmcompress import assets
-from lmcompress.errors import ParameterError
+from lmcompress.errors import ParameterError, did_you_mean
 from lmcompress.prune.pattern import parse
+from lmcompress.quantize import formats
 
 _NOT_PARAMETERS = {"In", "Out"}  # what IPython itself puts among a notebook's variables
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 
 
 class Yaml(yaml.SafeLoader):
-    """YAML where ``2:4`` is a text. YAML 1.1 takes it for a number to base 60, 124."""
+    """YAML where ``2:4`` is a text, ``1e-3`` a number and a name given twice an error. YAML 1.1 takes the first for a
+    number to base 60 (124), the second for a text, and the last of two values.
+    """
 
     yaml_implicit_resolvers: ClassVar = {
-        first: [("tag:yaml.org,2002:str", re.compile(r"\d+:\d+$")), *known]
+        first: [
+            ("tag:yaml.org,2002:str", re.compile(r"\d+:\d+$")),
+            ("tag:yaml.org,2002:float", re.compile(r"[-+]?\d+(\.\d*)?[eE][-+]?\d+$")),
+            *known,
+        ]
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        """The mapping. Raises yaml's ``ConstructorError`` for a name that it gives twice."""
+        names = [one.value for one, _ in node.value if isinstance(one, yaml.ScalarNode) and one.value != "<<"]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"{min(twice)} is given twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str) -> Any:
+    """What a YAML text says. Raises ``ValueError`` for what is no YAML, or holds no value (a date of month 13, a number
+    of 5,000 digits, 1,000 lists in each other).
+    """
+    try:
+        return yaml.load(text, Yaml)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise ValueError(" ".join(str(error).split())) from None
 
 
 def _model(name: str) -> str:
@@ -39,16 +72,87 @@ def _corpus(name: str) -> str:
     return name
 
 
+def _distinct(values: tuple) -> tuple:
+    if twice := [value for place, value in enumerate(values) if value in values[:place]]:
+        raise ParameterError("values", twice[0], "each value once")
+    return values
+
+
+def _group(value: object) -> int | str:
+    given = int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,7}", value) else value
+    return formats.Bits(8, given).group
+
+
+def _width(bits: int) -> int:
+    return formats.Bits(bits).bits
+
+
+def one_of(names: Collection[str]) -> AfterValidator:
+    """For a text that is one of ``names``, which its refusal lists."""
+
+    def check(name: str) -> str:
+        if name not in names:
+            raise ParameterError("name", name, names)
+        return name
+
+    return AfterValidator(check)
+
+
+_Item = TypeVar("_Item")
+
+Flag = Annotated[bool, Field(strict=True)]
+"""True or false, and nothing that could stand for them."""
+Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]
+"""How many: at least 1. 1.0 and true are no counts."""
+Whole = Annotated[int, Field(strict=True, ge=0, le=10**9)]
+"""How many, where none is meant too."""
+Sample = Annotated[int, Field(strict=True, ge=2, le=10**9)]
+"""How many windows or texts are measured: an interval needs two."""
+Length = Annotated[int, Field(strict=True, ge=2, le=2**20)]
+"""Tokens of a window: one is predicted from the others."""
+Rank = Annotated[int, Field(strict=True, ge=1, le=2**16)]
+"""Rank of an adapter."""
+Seed = Annotated[int, Field(strict=True, ge=0, lt=2**32)]
+"""Of a generator of random numbers."""
+Rate = Annotated[float, Field(strict=True, gt=0, lt=1)]
+"""A learning rate."""
+Share = Annotated[float, Field(strict=True, gt=0, le=1)]
+"""A part of a whole that is not empty."""
+Average = Annotated[float, Field(strict=True, gt=0, le=16)]
+"""Bits a weight, as a budget."""
+Width = Annotated[int, Field(strict=True), AfterValidator(_width)]
+"""Bits of a weight: one of :data:`lmcompress.quantize.formats.WIDTHS`."""
+Group = Annotated[int | str, BeforeValidator(_group)]
+"""Which weights share a scale: ``row``, ``tensor`` or a number of inputs, as in ``Bits``."""
+FormatText = Annotated[str, BeforeValidator(lambda value: str(formats.parse(value)))]
+"""A format of :mod:`lmcompress.quantize.formats` in its plain spelling."""
+Many = Annotated[tuple[_Item, ...], AfterValidator(_distinct)]
+"""``Many[Seed]``: values, each once, or none."""
+Some = Annotated[tuple[_Item, ...], Field(min_length=1), AfterValidator(_distinct)]
+"""``Some[Seed]``: at least one value, each once."""
+
 ModelName = Annotated[str, AfterValidator(_model)]
 """A model that :func:`lmcompress.assets.resolve` may find."""
+ModelOrNone = Annotated[str, AfterValidator(lambda name: name and _model(name))]
+"""A model, or an empty text for none."""
 CorpusName = Annotated[str, AfterValidator(_corpus)]
 """A corpus or classification set that :func:`lmcompress.assets.resolve` may find."""
+QuestionsName = Annotated[str, Field(pattern=r"^[^\x00-\x1f\x7f]{0,1000}$")]
+"""Where the questions of a task are, ``""`` for the hub. A folder that is not here is refused once it is read only:
+what was published of it is shown without it.
+"""
 TaskName = Literal[
     "boolq", "rte", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa", "piqa"
 ]
 """A zero-shot task by lm-eval's name, see :data:`lmcompress.zeroshot.TASKS`."""
 PatternText = Annotated[str, BeforeValidator(lambda value: str(parse(value)))]
 """A sparsity pattern in its plain spelling: ``0.5`` and ``"50%"`` are both ``"50%"``."""
+PatternOrNone = Annotated[str, BeforeValidator(lambda value: value if value == "" else str(parse(value)))]
+"""A pattern, or an empty text for none."""
+
+
+class _Refused(ParameterError):
+    """Of a whole class of parameters: within another one its field is named behind that of the other."""
 
 
 class Parameters(BaseModel):
@@ -75,8 +179,8 @@ class Parameters(BaseModel):
         if field is None or not isinstance(value, str) or _takes_text(field.annotation):
             return value
         try:
-            return yaml.load(value, Yaml)
-        except yaml.YAMLError:
+            return read_yaml(value)
+        except ValueError:
             return value
 
     @classmethod
@@ -106,17 +210,22 @@ def _takes_text(annotation: Any) -> bool:
 
 
 def _refusal(cls: type[Parameters], error: ValidationError) -> ParameterError:
-    """The first of pydantic's complaints as one of ours."""
-    first = error.errors()[0]
-    cause = first.get("ctx", {}).get("error")
+    """The first of pydantic's complaints as one of ours, about the field as its user wrote it: ``prune.pattern``."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in first["loc"] if part != "[key]")
+    context = first.get("ctx", {})
+    cause = context.get("error")
     if isinstance(cause, ParameterError):
-        field = ".".join(map(str, first["loc"])) or cause.field
-        return ParameterError(field, cause.value, cause.valid)
-    field = ".".join(map(str, first["loc"])) or cls.__name__
+        inner = cause.field if isinstance(cause, _Refused) or not field else ""
+        return _Refused(".".join(filter(None, (field, inner))), cause.value, cause.valid)
     if first["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(field, cls.model_fields, 1)
-        meant = f"; did you mean {near[0]}?" if near else ""
-        return ParameterError(
-            field, first["input"], f"no such parameter; they are {', '.join(cls.model_fields)}{meant}"
-        )
-    return ParameterError(field, first["input"], first["msg"][0].lower() + first["msg"][1:])
+        valid = f"no such parameter; they are {', '.join(cls.model_fields)}"
+        return _Refused(field, first["input"], valid + did_you_mean(field, cls.model_fields))
+    if first["type"] == "missing":
+        return _Refused(field, None, "a value: this parameter has no default")
+    valid = re.sub(
+        "^(Input|Tuple|Dictionary|List|String|Value error,?) (should )?(be |have )?", "", first["msg"]
+    )
+    if first["type"] == "literal_error":
+        valid += did_you_mean(first["input"], re.findall("'([^']*)'", context["expected"]))
+    return _Refused(field or cls.__name__, first["input"], valid)

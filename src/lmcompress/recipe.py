@@ -3,13 +3,23 @@
 A YAML file of it is a mapping of these names; the short way writes a step as text, ``wanda:2:4`` or ``norms:200``.
 """
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
 from lmcompress.errors import ParameterError
-from lmcompress.parameters import CorpusName, Parameters, PatternText
-from lmcompress.quantize.formats import parse as parse_format
+from lmcompress.parameters import (
+    CorpusName,
+    Count,
+    Flag,
+    FormatText,
+    Length,
+    Parameters,
+    PatternText,
+    Rate,
+    Seed,
+)
 from lmcompress.retrain.names import parse as parse_subset
 
 STEPS = ("prune", "reconstruct", "retrain", "quantize")
@@ -23,15 +33,18 @@ def _subset(text: str) -> str:
     return str(subset)
 
 
-def _format(text: str | int) -> str:
-    return str(parse_format(text))
+def _expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise ParameterError("layers", text, f"a regular expression ({error})") from None
+    return text
 
 
 SubsetText = Annotated[str, AfterValidator(_subset)]
 """A subset of :mod:`lmcompress.retrain.subsets` that leaves a model of the same architecture."""
-FormatText = Annotated[str, AfterValidator(_format)]
-"""A format of :mod:`lmcompress.quantize.formats` in its plain spelling."""
-Count = Annotated[int, Field(ge=1, le=10**9, strict=True)]
+Expression = Annotated[str, AfterValidator(_expression)]
+"""A regular expression."""
 
 
 class Prune(Parameters):
@@ -41,7 +54,7 @@ class Prune(Parameters):
         "wanda"
     )
     pattern: PatternText = "2:4"
-    layers: str | None = None
+    layers: Expression | None = None
 
 
 class Reconstruct(Parameters):
@@ -51,7 +64,7 @@ class Reconstruct(Parameters):
     steps: Count = 100
     granularity: Literal["block", "attention-and-mlp", "linear"] = "block"
     targets: Literal["sparse", "dense"] = "sparse"
-    lr: float | None = Field(None, gt=0, lt=1)
+    lr: Rate | None = None
 
 
 class Retrain(Parameters):
@@ -60,8 +73,8 @@ class Retrain(Parameters):
     subset: SubsetText = "norms"
     steps: Count = 200
     batch: Count = 8
-    lr: float | None = Field(None, gt=0, lt=1)
-    checkpointing: bool = False
+    lr: Rate | None = None
+    checkpointing: Flag = False
 
 
 class Quantize(Parameters):
@@ -70,9 +83,9 @@ class Quantize(Parameters):
     """
 
     format: FormatText = "4bit-g128"
-    layers: dict[str, FormatText] = {}
+    layers: dict[Expression, FormatText] = {}
     method: Literal["rtn", "gptq"] = "rtn"
-    act_order: bool = False
+    act_order: Flag = False
 
 
 class Recipe(Parameters):
@@ -89,13 +102,13 @@ class Recipe(Parameters):
     retrain: Retrain | None = None
     quantize: Quantize | None = None
     data: CorpusName = "wikipedia-vital"
-    length: Annotated[int, Field(ge=2, le=2**20, strict=True)] = 512
+    length: Length = 512
     calibration: Count = 32
     retraining: Count | None = None
     evaluation: Annotated[int, Field(ge=0, le=10**6, strict=True)] = 8
     batch: Count = 8
     dtype: Literal["auto", "fp32", "bf16"] = "auto"
-    seed: Annotated[int, Field(ge=0, lt=2**31, strict=True)] = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _some_step(self) -> Self:

@@ -5,7 +5,7 @@ be.
 import pytest
 from cptquant_tiny import tiny  # noqa: F401
 
-from lmcompress.experiments import allocated
+from lmcompress.experiments import scored
 from lmcompress.pages import bit_allocation
 from lmcompress.records import obtain
 from lmcompress.report import frontier, words
@@ -22,8 +22,8 @@ def records(tiny):  # noqa: F811
         draws=5,
         permuted=["CMPQ"],
         generations=2,
-        language_scores=[*allocated.TRUTHS, "TDMPQ, Fisher", "CMPQ"],
-        classifier_scores=[allocated.MEASURED, "TDMPQ, Fisher", "CMPQ"],
+        language_scores=[*scored.TRUTHS, "TDMPQ, Fisher", "CMPQ"],
+        classifier_scores=[scored.MEASURED, "TDMPQ, Fisher", "CMPQ"],
         clustered=["CMPQ"],
         gptq_language=True,
         gptq_widths=[4],

@@ -114,8 +114,8 @@ def test_weights_from_a_grid_of_sixteen_values_are_seen(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"lengths": [8, 12, 16]}, "divide 32"),
-        ({"length": 64}, "divide 32"),
+        ({"lengths": [8, 12, 16]}, "divide the span, 32"),
+        ({"length": 64}, "divide the span, 32"),
         ({"length": 4}, "one of 8, 16, 32"),
         ({"dtype": "fp16"}, "dtype"),
         ({"windows": 3}, "no such parameter"),

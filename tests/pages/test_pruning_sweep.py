@@ -214,8 +214,8 @@ def test_impossible_parameters_are_refused(given):
     ):
         with pytest.raises(ParameterError, match=message):
             pruning_sweep.Study(**{**given, **change})
-    for errors_at in ([], ["60%"]):
-        with pytest.raises(ParameterError, match="at least one of 50%, 2:4"):
+    for errors_at, valid in (([], "at least 1 item"), (["60%"], "at least one of 50%, 2:4")):
+        with pytest.raises(ParameterError, match=valid):
             pruning_sweep.Study(**{**given, "errors_at": errors_at}).experiments()
     assert pruning_sweep.Study(**{**given, "sparsities": "[0.5]"}).sparsities == ("50%",)
     assert pruning_sweep.Study(**{**given, "patterns": "[2:4, 4:8]"}).patterns == ("2:4", "4:8")

@@ -6,15 +6,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from lmcompress.allocate.clusters import as_released, by_clusters
 from lmcompress.allocate.evolve import evolve
 from lmcompress.allocate.problem import Allocation, Problem
 from lmcompress.allocate.solve import budget_for, exact, greedy, permuted, random_allocations
-from lmcompress.experiments.scored import Per, Score, Truth, as_scores
+from lmcompress.errors import ParameterError
+from lmcompress.experiments.scored import SHRUNK, TRUTHS, Per, Score, ScoreOrTruth, Truth, as_scores
 from lmcompress.experiments.subjects import Measured, OnModel, Palette, Subject, measure, outcome
 from lmcompress.lazily import lazy
+from lmcompress.parameters import Average, Count, Flag, Group, Many, Sample, Seed, Some, Width
 from lmcompress.quantize.formats import Bits
 from lmcompress.records import obtain
 from lmcompress.sensitivity.shrinkage import shrunk
@@ -24,12 +28,12 @@ quantize_model = lazy("lmcompress.quantize.model")
 rtn = lazy("lmcompress.quantize.rtn")
 sensitivity = lazy("lmcompress.sensitivity.scores")
 
-MEASURED = "measured truth"
-SHRUNK = "measured truth, shrunk"  # without the luck in it
-TRUTHS = (MEASURED, SHRUNK)
 
-
-Group = int | Literal["row", "tensor"]
+def refuse_below_least(averages: Sequence[float], widths: Sequence[int]) -> None:
+    """Raise :class:`ParameterError` for an average of bits that not even the least width can meet."""
+    if averages and min(averages) < min(widths):
+        valid = f"at least {min(widths)} bits, the least of the widths"
+        raise ParameterError("averages", min(averages), valid)
 
 
 class Scored(OnModel):
@@ -37,14 +41,14 @@ class Scored(OnModel):
     from.
     """
 
-    score: str
+    score: ScoreOrTruth
     per: Per
-    widths: tuple[int, ...]
+    widths: Some[Width]
     group: Group
-    symmetric: bool
-    windows: int
-    seed: int
-    test: int
+    symmetric: Flag
+    windows: Sample
+    seed: Seed
+    test: Sample
 
     def scores(self) -> sensitivity.Scores:
         """The score's record (computed first if need be); one of :data:`TRUTHS` is that of the validation split."""
@@ -57,6 +61,14 @@ class Scored(OnModel):
         return shrunk(found) if self.score == SHRUNK else found
 
 
+def _budgeted(run):
+    """``run``. Raises :class:`ParameterError` for no budget at all, and for one below every width."""
+    if not run.averages and not run.as_uniform:
+        raise ParameterError("averages", run.averages, "a budget here or in as_uniform")
+    refuse_below_least((*run.averages, *run.as_uniform), run.widths)
+    return run
+
+
 class Frontier(Scored):
     """Allocate by a score within each budget, quantize, measure on the test split.
 
@@ -64,10 +76,14 @@ class Frontier(Scored):
     the weights are rounded to nearest or by GPTQ.
     """
 
-    averages: tuple[float, ...]
-    as_uniform: tuple[int, ...] = ()
+    averages: Many[Average]
+    as_uniform: Many[Width] = ()
     method: Literal["rtn", "gptq"] = "rtn"
     solver: Literal["exact", "greedy"] = "exact"
+
+    @model_validator(mode="after")
+    def _has_budgets(self) -> Self:
+        return _budgeted(self)
 
     def run(self) -> dict:
         scores, subject = self.scores(), self.subject()
@@ -88,15 +104,19 @@ class RandomBand(OnModel):
     """Allocations drawn at random within each budget: the band that a score must leave to mean anything."""
 
     per: Per
-    widths: tuple[int, ...]
+    widths: Some[Width]
     group: Group
-    symmetric: bool
-    averages: tuple[float, ...]
-    as_uniform: tuple[int, ...] = ()
-    draws: int
-    seed: int
-    test: int
+    symmetric: Flag
+    averages: Many[Average]
+    as_uniform: Many[Width] = ()
+    draws: Count
+    seed: Seed
+    test: Sample
     method: Literal["rtn"] = "rtn"
+
+    @model_validator(mode="after")
+    def _has_budgets(self) -> Self:
+        return _budgeted(self)
 
     def run(self) -> dict:
         subject = self.subject()
@@ -118,8 +138,8 @@ class PermutedBand(Scored):
     score must beat to say anything about depth.
     """
 
-    as_uniform: tuple[int, ...]
-    draws: int
+    as_uniform: Some[Width]
+    draws: Count
     method: Literal["rtn"] = "rtn"
 
     def run(self) -> dict:
@@ -142,18 +162,22 @@ class Evolutionary(OnModel):
     """
 
     per: Per
-    widths: tuple[int, ...]
+    widths: Some[Width]
     group: Group
-    symmetric: bool
-    windows: int
-    seed: int
-    test: int
-    averages: tuple[float, ...]
-    as_uniform: tuple[int, ...] = ()
-    generations: int
-    offspring: int = 16
-    stages: tuple[tuple[int, int], ...] = ((4, 4), (1, 16))
+    symmetric: Flag
+    windows: Sample
+    seed: Seed
+    test: Sample
+    averages: Many[Average]
+    as_uniform: Many[Width] = ()
+    generations: Count
+    offspring: Count = 16
+    stages: Some[tuple[Count, Count]] = ((4, 4), (1, 16))
     method: Literal["rtn"] = "rtn"
+
+    @model_validator(mode="after")
+    def _has_budgets(self) -> Self:
+        return _budgeted(self)
 
     def run(self) -> dict:
         subject = self.subject()
@@ -202,8 +226,8 @@ class Clustered(Scored):
     """
 
     clusters: Literal["k_means", "k_harmonic_means", "as_released"]
-    cluster_widths: tuple[int, ...]
-    cluster_seeds: tuple[int, ...] = (0,)
+    cluster_widths: Some[Width]
+    cluster_seeds: Some[Seed] = (0,)
     method: Literal["rtn"] = "rtn"
 
     def run(self) -> dict:
@@ -220,12 +244,12 @@ class UniformFormat(OnModel):
     """The same format in all layers: what mixed widths have to beat."""
 
     method: Literal["rtn", "gptq"]
-    widths: tuple[int, ...]
+    widths: Some[Width]
     group: Group
-    symmetric: bool
-    windows: int
-    seed: int
-    test: int
+    symmetric: Flag
+    windows: Sample
+    seed: Seed
+    test: Sample
     per: Per = "block"
 
     def run(self) -> dict:
@@ -242,7 +266,7 @@ class OriginGrid(OnModel):
     GGUF's Q4_1 has groups of 32 inputs, affine, 16 values a group. Weights from such a file lie on that grid.
     """
 
-    test: int
+    test: Sample
 
     def run(self) -> dict:
         subject, rows = self.subject(), {}

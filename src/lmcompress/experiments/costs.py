@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.pruned import SubsetText
 from lmcompress.lazily import lazy
+from lmcompress.parameters import Count, Length, ModelName, Rank, Some, one_of
 from lmcompress.prune.pattern import Unstructured
 from lmcompress.records import Experiment
 
@@ -45,12 +46,16 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, int]]] = {
 """Shapes of the paper's models, as their authors publish them; nothing is downloaded to count parameters."""
 
 
+Architecture = Annotated[str, one_of(ARCHITECTURES)]
+"""One of :data:`ARCHITECTURES`."""
+
+
 class ShareTrained(Experiment):
     """How many parameters each subset trains in one of :data:`ARCHITECTURES`; None where it has none of them."""
 
-    architecture: str
-    subsets: tuple[SubsetText, ...]
-    rank: int = 16
+    architecture: Architecture
+    subsets: Some[SubsetText]
+    rank: Rank = 16
 
     def assets(self) -> list[tuple[str, str]]:
         return []
@@ -80,12 +85,12 @@ class StepCost(Experiment):
 
     timed: ClassVar[bool] = True
 
-    model: str
-    dtype: str
-    length: int
-    batch: int
+    model: ModelName
+    dtype: Literal["fp32", "bf16"]
+    length: Length
+    batch: Count
     subset: SubsetText
-    steps: int
+    steps: Count
 
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model")]

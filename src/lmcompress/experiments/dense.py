@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from lmcompress.errors import ParameterError
 from lmcompress.lazily import lazy
+from lmcompress.parameters import CorpusName, Count, Flag, Length, ModelName
 from lmcompress.records import Experiment
 
 data = lazy("lmcompress.data")
@@ -23,14 +26,22 @@ class DensePerplexity(Experiment):
     before every window, whose last token makes room for it; in our convention a tokenizer that sets one does so anyway.
     """
 
-    model: str
-    data: str
+    model: ModelName
+    data: CorpusName
     dtype: Literal["fp32", "bf16"]
     convention: Literal["ours", "GPTQ"] = "ours"
-    spans: int | None
-    span: int
-    length: int
-    bos: bool = False
+    spans: Count | None
+    span: Length
+    length: Length
+    bos: Flag = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.span % self.length:
+            raise ParameterError("length", self.length, f"a divisor of the span, {self.span}")
+        if self.spans == 1 and self.span == self.length:
+            raise ParameterError("spans", self.spans, "at least 2 windows: an interval needs two")
+        return self
 
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model"), (self.data, "data")]
@@ -67,8 +78,8 @@ class WeightGrid(Experiment):
     Weights born in floating point have 32; weights that once were stored in 4 bits have at most 16.
     """
 
-    model: str
-    rows: int = 16
+    model: ModelName
+    rows: Count = 16
 
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model")]

@@ -6,10 +6,9 @@ from typing import Literal
 
 from lmcompress.allocate.problem import Problem
 from lmcompress.allocate.solve import budget_for, exact
-from lmcompress.experiments.allocated import Group
 from lmcompress.experiments.subjects import OnModel, measure, outcome
 from lmcompress.lazily import lazy
-from lmcompress.parameters import PatternText
+from lmcompress.parameters import Average, Flag, Group, PatternText, Sample, Seed, Some, Width
 from lmcompress.prune.pattern import Unstructured, parse
 from lmcompress.quantize.formats import stored_bytes
 
@@ -40,15 +39,15 @@ class Joint(OnModel):
     or all codes where that is smaller.
     """
 
-    patterns: tuple[PatternText, ...]
-    widths: tuple[int, ...]
+    patterns: Some[PatternText]
+    widths: Some[Width]
     criterion: Literal["magnitude", "wanda"]
     group: Group
-    symmetric: bool
-    averages: tuple[float, ...]
-    windows: int
-    seed: int
-    test: int
+    symmetric: Flag
+    averages: Some[Average]
+    windows: Sample
+    seed: Seed
+    test: Sample
 
     def run(self) -> dict:
         subject = self.subject()

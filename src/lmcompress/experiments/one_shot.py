@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import re
 from functools import lru_cache
-from typing import Literal
+from typing import Literal, Self
 
-from lmcompress.errors import NumericError
+from pydantic import model_validator
+
+from lmcompress.errors import NumericError, ParameterError
 from lmcompress.lazily import lazy
-from lmcompress.parameters import PatternText
+from lmcompress.parameters import CorpusName, Count, Flag, Length, ModelName, PatternText, Sample, Seed, Share
 from lmcompress.prune.pattern import Unstructured, parse
 from lmcompress.records import Experiment
 
@@ -33,13 +35,13 @@ BATCH = 8  # windows a forward pass
 class OnDense(Experiment):
     """A model and its texts: ``test`` windows to judge on, ``calibration`` windows drawn by ``seed`` to look at."""
 
-    model: str
-    data: str
+    model: ModelName
+    data: CorpusName
     dtype: Literal["fp32", "bf16"]
-    length: int
-    test: int | None
-    calibration: int
-    seed: int
+    length: Length
+    test: Sample | None
+    calibration: Count
+    seed: Seed
 
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model"), (self.data, "data")]
@@ -91,7 +93,7 @@ class PrunedModel(OnDense):
 
     criterion: Criterion
     pattern: PatternText
-    layer_errors: bool
+    layer_errors: Flag
 
     def run(self) -> dict:
         model = self.fresh()
@@ -141,7 +143,7 @@ class InputNorms(OnDense):
     weights on these features that Wanda keeps at 50 %.
     """
 
-    share: float
+    share: Share
 
     def run(self) -> dict:
         norms = _norms(self)
@@ -166,8 +168,14 @@ class FewColumns(OnDense):
 
     action: Literal["spare", "drop"]
     columns: Literal["largest", "random"]
-    share: float
+    share: Share
     pattern: PatternText | None
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if (self.action == "spare") != bool(self.pattern):
+            raise ParameterError("pattern", self.pattern, "one for the action 'spare', and none for 'drop'")
+        return self
 
     def run(self) -> dict:
         model, norms = self.fresh(), _norms(self)

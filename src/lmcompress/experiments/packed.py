@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from typing import Literal
+from typing import Annotated, Literal, Self
+
+from pydantic import model_validator
 
 from lmcompress.allocate.solve import budget_for, exact
-from lmcompress.experiments.allocated import Scored, problem_of, widths_of
+from lmcompress.errors import ParameterError
+from lmcompress.experiments.allocated import Scored, problem_of, refuse_below_least, widths_of
+from lmcompress.experiments.scored import SCORES, TRUTHS
 from lmcompress.experiments.subjects import Measured, Palette, measure, outcome
 from lmcompress.lazily import lazy
-from lmcompress.quantize.formats import Bits, parse
+from lmcompress.parameters import Average, FormatText, one_of
+from lmcompress.quantize.formats import WIDTHS, Bits, parse
 
 models = lazy("lmcompress.models")
 nn = lazy("torch.nn")
@@ -27,9 +32,17 @@ class Packed(Scored):
     ``embeddings``: the format of embedding (and tied head), and of a head of its own.
     """
 
-    average: float
-    embeddings: str
+    score: Annotated[str, one_of((*SCORES, *TRUTHS, UNIFORM))]
+    average: Average
+    embeddings: FormatText
     method: Literal["rtn", "gptq"] = "rtn"
+
+    @model_validator(mode="after")
+    def _reaches_its_average(self) -> Self:
+        if self.score == UNIFORM and self.average not in WIDTHS:
+            raise ParameterError("average", self.average, WIDTHS)
+        refuse_below_least((self.average,) if self.score != UNIFORM else (), self.widths)
+        return self
 
     def run(self) -> dict:
         subject = self.subject()

@@ -8,7 +8,19 @@ from pydantic import Field
 from lmcompress.experiments.pruned import Criterion, SubsetText
 from lmcompress.experiments.reconstructed import Reconstruct
 from lmcompress.experiments.retrained import Retrain
-from lmcompress.parameters import CorpusName, ModelName, Parameters, PatternText
+from lmcompress.parameters import (
+    CorpusName,
+    Count,
+    Length,
+    ModelName,
+    Parameters,
+    PatternText,
+    Rate,
+    Sample,
+    Seed,
+    Some,
+    Whole,
+)
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Experiment, Study
 
@@ -16,10 +28,10 @@ from lmcompress.records import Experiment, Study
 class Grid(Parameters):
     """All combinations of its values; what is not given is taken from the notebook's own parameters."""
 
-    criteria: tuple[Criterion, ...] | None = None
-    patterns: tuple[PatternText, ...] | None = None
-    subsets: tuple[SubsetText, ...] | None = None
-    seeds: tuple[int, ...] | None = None
+    criteria: Some[Criterion] | None = None
+    patterns: Some[PatternText] | None = None
+    subsets: Some[SubsetText] | None = None
+    seeds: Some[Seed] | None = None
 
 
 class PerpStudy(Study):
@@ -34,19 +46,19 @@ class PerpStudy(Study):
 
     model: ModelName = "smollm2-135m"
     corpus: CorpusName = "wikipedia-vital"
-    tests: tuple[CorpusName, ...] = ("wikipedia-vital",)
+    tests: Some[CorpusName] = ("wikipedia-vital",)
     dtype: Literal["fp32", "bf16"] = "bf16"
-    length: int = 128
-    batch: int = 4
-    steps: int = 20
-    calibration: int = 16
-    retraining: int = 100
-    validation: int = 8
-    test: int = 24
-    rates: dict[SubsetText, float] = Field(default_factory=dict)
-    rate_patterns: tuple[PatternText, ...] = ("50%", "70%")
-    rate_steps: int = 0
-    seeds: tuple[int, ...] = (0,)
+    length: Length = 128
+    batch: Count = 4
+    steps: Count = 20
+    calibration: Count = 16
+    retraining: Count = 100
+    validation: Count = 8
+    test: Sample = 24
+    rates: dict[SubsetText, Rate] = Field(default_factory=dict)
+    rate_patterns: Some[PatternText] = ("50%", "70%")
+    rate_steps: Whole = 0
+    seeds: Some[Seed] = (0,)
 
     def on(self) -> dict:
         """The fields of ``OnPruned`` that do not depend on the run."""

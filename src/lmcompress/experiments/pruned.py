@@ -10,14 +10,14 @@ from __future__ import annotations
 import copy
 import math
 from functools import lru_cache
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, model_validator
 
-from lmcompress.errors import NumericError
+from lmcompress.errors import NumericError, ParameterError
 from lmcompress.experiments.fine_tune import classifier
 from lmcompress.lazily import lazy
-from lmcompress.parameters import PatternText
+from lmcompress.parameters import CorpusName, Count, Length, ModelName, PatternText, Sample, Seed, Some, Whole
 from lmcompress.records import Experiment
 from lmcompress.retrain.names import parse as parse_subset
 
@@ -45,19 +45,26 @@ class OnPruned(Experiment):
     calibration and retraining texts, their order, and the start of adapters.
     """
 
-    model: str
-    data: str
+    model: ModelName
+    data: CorpusName
     task: Literal["language", "classification"] = "language"
     dtype: Literal["fp32", "bf16"] = "bf16"
-    length: int
-    batch: int
-    fine_tune_steps: int = 0
+    length: Length
+    batch: Count
+    fine_tune_steps: Whole = 0
     criterion: Criterion
     pattern: PatternText
-    calibration: int
-    retraining: int
-    validation: int
-    seed: int
+    calibration: Count
+    retraining: Count
+    validation: Count
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _tuned_where_it_classifies(self) -> Self:
+        if (self.task == "classification") != bool(self.fine_tune_steps):
+            valid = "at least 1 for classification, 0 for language"
+            raise ParameterError("fine_tune_steps", self.fine_tune_steps, valid)
+        return self
 
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model"), (self.data, "data")]
@@ -134,8 +141,8 @@ def _pruned(of: OnPruned) -> tuple[mask.Masks, dict[str, torch.Tensor]]:
 class Evaluated(OnPruned):
     """A run that ends with an evaluation on the test split of ``tests`` (corpora), ``test`` windows each."""
 
-    tests: tuple[str, ...]
-    test: int
+    tests: Some[CorpusName]
+    test: Sample
 
     def assets(self) -> list[tuple[str, str]]:
         return list(dict.fromkeys([*super().assets(), *((name, "data") for name in self.tests)]))

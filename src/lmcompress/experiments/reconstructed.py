@@ -8,7 +8,7 @@ from typing import Literal
 from lmcompress.experiments.pruned import Evaluated, OnPruned, SubsetText
 from lmcompress.experiments.retrained import _finite, _rate, chosen
 from lmcompress.lazily import lazy
-from lmcompress.parameters import PatternText
+from lmcompress.parameters import Count, PatternOrNone, Rate
 
 learning_rate = lazy("lmcompress.retrain.learning_rate")
 mask = lazy("lmcompress.prune.mask")
@@ -26,9 +26,9 @@ class Reconstruct(Evaluated):
     subset: SubsetText
     granularity: Literal["block", "attention-and-mlp", "linear"]
     targets: Literal["sparse", "dense"] = "sparse"
-    steps: int
-    lr: float | None = None
-    rate_pattern: PatternText | Literal[""] = ""
+    steps: Count
+    lr: Rate | None = None
+    rate_pattern: PatternOrNone = ""
 
     def rate_run(self) -> ChooseReconstructionRate | None:
         """As in :class:`Retrain`."""
@@ -59,7 +59,7 @@ class ChooseReconstructionRate(OnPruned):
 
     subset: SubsetText
     granularity: Literal["block", "attention-and-mlp", "linear"]
-    steps: int
+    steps: Count
 
     def run(self) -> dict:
         validation = self.texts("validation", self.validation)

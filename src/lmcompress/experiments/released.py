@@ -5,6 +5,7 @@ from __future__ import annotations
 from lmcompress.experiments.scored import calibration
 from lmcompress.experiments.subjects import SIZE, OnModel, measure, outcome
 from lmcompress.lazily import lazy
+from lmcompress.parameters import Count, Sample, Seed, Some, Width
 
 cca = lazy("lmcompress.sensitivity.cca")
 data = lazy("lmcompress.data")
@@ -23,9 +24,9 @@ class CmpqFlaws(OnModel):
     ``counts``: numbers of texts. ``padding``: tokens added to every text, all masked.
     """
 
-    counts: tuple[int, ...]
-    padding: int
-    seed: int
+    counts: Some[Count]
+    padding: Count
+    seed: Seed
 
     def run(self) -> dict:
         subject = self.subject()
@@ -55,10 +56,10 @@ class CmpqChecks(OnModel):
     null).
     """
 
-    windows: int
-    held_out: int
-    null_draws: int
-    seed: int
+    windows: Sample
+    held_out: Count
+    null_draws: Count
+    seed: Seed
 
     def run(self) -> dict:
         subject = self.subject()
@@ -86,8 +87,8 @@ class RandomHead(OnModel):
     each seed.
     """
 
-    texts: int
-    seeds: tuple[int, ...]
+    texts: Count
+    seeds: Some[Seed]
 
     def run(self) -> dict:
         scores, base = [], []
@@ -107,9 +108,9 @@ class RandomHead(OnModel):
 class ReleasedDraws(OnModel):
     """The released score again and again, with other noise: nothing else changes from draw to draw."""
 
-    windows: int
-    draws: int
-    seed: int
+    windows: Count
+    draws: Count
+    seed: Seed
 
     def run(self) -> dict:
         subject = self.subject()
@@ -128,8 +129,8 @@ class DottedName(OnModel):
     no path: it registers a new child of that name, and the layer that the model runs stays what it was.
     """
 
-    bits: int
-    test: int
+    bits: Width
+    test: Sample
 
     def run(self) -> dict:
         subject = self.subject()

@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import asdict
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
 
 from lmcompress.assets import resolve
-from lmcompress.errors import LmcompressError
+from lmcompress.errors import LmcompressError, ParameterError
 from lmcompress.experiments.pruned import Evaluated, OnPruned, SubsetText
 from lmcompress.lazily import lazy
-from lmcompress.parameters import PatternText, TaskName
+from lmcompress.parameters import Count, PatternText, QuestionsName, Rate, TaskName, Whole
 from lmcompress.prune import pattern
 from lmcompress.prune.pattern import Pattern
 from lmcompress.records import Experiment, obtain
@@ -39,7 +42,7 @@ class ChooseRate(OnPruned):
     """
 
     subset: SubsetText
-    steps: int
+    steps: Count
 
     def run(self) -> dict:
         windows, validation = (
@@ -84,11 +87,18 @@ class Retrain(Evaluated):
     """
 
     subset: SubsetText
-    steps: int
-    rounds: int = 1
-    lr: float | None = None
+    steps: Count
+    rounds: Count = 1
+    lr: Rate | None = None
     rate_pattern: PatternText = "50%"
-    rate_steps: int = 0
+    rate_steps: Whole = 0
+
+    @model_validator(mode="after")
+    def _has_steps_for_its_rounds(self) -> Self:
+        if self.rounds > self.steps:
+            raise ParameterError("rounds", self.rounds, f"at most the {self.steps} steps")
+        pattern.ladder(pattern.parse(self.pattern), self.rounds)
+        return self
 
     def rate_run(self) -> ChooseRate | None:
         """The run that chooses the learning rate, or None where it is given."""
@@ -160,8 +170,10 @@ class ZeroShot(Retrain):
     the first so many of each, None for all. Pruning to 0 % without retraining is the dense model.
     """
 
-    tasks: dict[TaskName, str]
-    questions: int | None = None
+    tests: tuple[()] = ()
+    test: Literal[0] = 0
+    tasks: Annotated[dict[TaskName, QuestionsName], Field(min_length=1)]
+    questions: Count | None = None
 
     def assets(self) -> list[tuple[str, str]]:
         return [*super().assets(), *((name, "data") for name in self.tasks.values() if name)]

@@ -3,12 +3,22 @@ for.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 from lmcompress.errors import ParameterError
-from lmcompress.experiments.scored import Per, Score, Truth, check_score
+from lmcompress.experiments.scored import Per, Score, Truth
 from lmcompress.experiments.subjects import FineTuned
-from lmcompress.parameters import CorpusName, ModelName
+from lmcompress.parameters import (
+    CorpusName,
+    Count,
+    Flag,
+    Group,
+    Length,
+    ModelOrNone,
+    Sample,
+    Seed,
+    Some,
+    Width,
+)
 from lmcompress.records import Study
 
 
@@ -19,15 +29,15 @@ class SubjectStudy(Study):
     ``windows`` and ``text_count``: windows and texts for each of calibration, validation and test.
     """
 
-    language: ModelName | Literal[""] = "smollm2-135m"
+    language: ModelOrNone = "smollm2-135m"
     corpus: CorpusName = "wikipedia-vital"
-    length: int = 256
-    windows: int = 4
-    classifier: ModelName | Literal[""] = "minilm-l6"
+    length: Length = 256
+    windows: Sample = 4
+    classifier: ModelOrNone = "minilm-l6"
     texts: CorpusName = "bbc-news"
-    text_length: int = 64
-    text_count: int = 32
-    fine_tune_steps: int = 60
+    text_length: Length = 64
+    text_count: Sample = 32
+    fine_tune_steps: Count = 60
 
     def subjects(self) -> list[tuple[dict, int]]:
         """For each model: the fields of :class:`OnModel`, and how many windows or texts are used."""
@@ -58,11 +68,11 @@ class ScoreStudy(SubjectStudy):
 
     language_per: Per = "block"
     classifier_per: Per = "linear"
-    widths: tuple[int, ...] = (2, 3, 4)
-    language_widths: tuple[int, ...] = (3,)
-    group: int | Literal["row", "tensor"] = 128
-    symmetric: bool = False
-    seeds: tuple[int, ...] = (0,)
+    widths: Some[Width] = (2, 3, 4)
+    language_widths: Some[Width] = (3,)
+    group: Group = 128
+    symmetric: Flag = False
+    seeds: Some[Seed] = (0,)
 
     def truths(self) -> list[Truth]:
         """One for each model."""
@@ -73,7 +83,6 @@ class ScoreStudy(SubjectStudy):
         found = []
         for on, count in self.subjects():
             for name in language if on["task"] == "language" else classifier:
-                check_score(name)
                 about = {**on, **self.formats(on), "score": name, "windows": count}
                 found += [Score(**about, seed=seed) for seed in seeds_of(name, self.seeds)]
         return found

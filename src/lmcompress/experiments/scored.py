@@ -9,11 +9,12 @@ import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.subjects import Batches, OnModel, Subject
 from lmcompress.lazily import lazy
+from lmcompress.parameters import Count, Flag, Group, Sample, Seed, Some, Width, one_of
 from lmcompress.records import Record
 from lmcompress.sensitivity.agreement import Scores
 
@@ -40,10 +41,10 @@ class Truth(OnModel):
     """
 
     per: Per
-    widths: tuple[int, ...]
-    group: int | Literal["row", "tensor"]
-    symmetric: bool
-    windows: int
+    widths: Some[Width]
+    group: Group
+    symmetric: Flag
+    windows: Sample
 
     def run(self) -> dict:
         subject = self.subject()
@@ -130,19 +131,29 @@ SCORES: dict[str, Scoring] = {
 """Every score by name: a new one is a function in :mod:`lmcompress.sensitivity` and a line here."""
 
 
+MEASURED = "measured truth"
+SHRUNK = "measured truth, shrunk"  # without the luck in it
+TRUTHS = (MEASURED, SHRUNK)
+
+
+ScoreName = Annotated[str, one_of(SCORES)]
+"""One of :data:`SCORES`."""
+ScoreOrTruth = Annotated[str, one_of((*SCORES, *TRUTHS))]
+"""A score, or the loss increase itself (:class:`Truth`)."""
+
+
 class Score(OnModel):
     """One score of every layer, on windows of the calibration split drawn by ``seed``."""
 
-    score: str
+    score: ScoreName
     per: Per
-    widths: tuple[int, ...]
-    group: int | Literal["row", "tensor"]
-    symmetric: bool
-    windows: int
-    seed: int
+    widths: Some[Width]
+    group: Group
+    symmetric: Flag
+    windows: Count
+    seed: Seed
 
     def run(self) -> dict:
-        check_score(self.score)
         subject = self.subject()
         batches = calibration(
             subject, self.windows, self.seed, enough=SCORES[self.score].function == "cca.cmpq"
@@ -176,12 +187,6 @@ def calibration(subject: Subject, windows: int, seed: int, enough: bool) -> Batc
         except ParameterError:  # the split has no more
             return batches
     return batches
-
-
-def check_score(name: str) -> None:
-    """Refuse a name that is no score (:class:`ParameterError`)."""
-    if name not in SCORES:
-        raise ParameterError("score", name, SCORES)
 
 
 def as_scores(record: Record) -> Scores:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import AfterValidator
-
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.subjects import measure
 from lmcompress.lazily import lazy
+from lmcompress.parameters import CorpusName, Count, Flag, Length, ModelName, Sample, Whole, one_of
 from lmcompress.prune.pattern import NofM
 from lmcompress.records import Experiment
 
@@ -50,17 +49,11 @@ SHAPES = {
 }
 
 
-def _shape(name: str) -> str:
-    if name not in SHAPES:
-        raise ParameterError("shape", name, SHAPES)
-    return name
-
-
 KERNELS = ("int8", "int4", "2:4")  # beside bf16, the model as it is
 Kernel = Literal["bf16", "int8", "int4", "2:4"]
 
 
-ShapeName = Annotated[str, AfterValidator(_shape)]
+ShapeName = Annotated[str, one_of(SHAPES)]
 """One of :data:`SHAPES`."""
 
 
@@ -76,12 +69,12 @@ class Timed(Experiment):
     timed: ClassVar[bool] = True
 
     kernel: Kernel
-    batch: int
-    prompt: int
-    new_tokens: int
-    compile: bool
-    compilation: int = 0
-    group: int = 64
+    batch: Count
+    prompt: Count
+    new_tokens: Count
+    compile: Flag
+    compilation: Whole = 0
+    group: Literal[32, 64, 128] = 64
 
     def speed_of(self, model: nn.Module) -> dict:
         """Put the kernel into ``model`` and time it; the result of the run."""
@@ -121,10 +114,10 @@ class Timed(Experiment):
 class Speed(Timed):
     """A :class:`Timed` model and the loss of the very weights that were timed, on the test split of ``data``."""
 
-    model: str
-    data: str
-    length: int
-    test: int
+    model: ModelName
+    data: CorpusName
+    length: Length
+    test: Sample
 
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model"), (self.data, "data")]

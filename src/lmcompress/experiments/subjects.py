@@ -13,6 +13,7 @@ from typing import Literal
 from lmcompress.experiments.fine_tune import classifier
 from lmcompress.intervals import bootstrap
 from lmcompress.lazily import lazy
+from lmcompress.parameters import CorpusName, Length, ModelName, Sample, Whole
 from lmcompress.quantize.formats import Bits, stored_bytes
 from lmcompress.records import Experiment
 
@@ -59,11 +60,11 @@ class OnModel(Experiment):
     fine-tuning.
     """
 
-    model: str
-    data: str
+    model: ModelName
+    data: CorpusName
     task: Task
-    length: int
-    steps: int = 0
+    length: Length
+    steps: Whole = 0
 
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model"), (self.data, "data")]
@@ -89,7 +90,7 @@ class FineTuned(OnModel):
     """
 
     task: Task = "classification"
-    test: int
+    test: Sample
 
     def run(self) -> dict:
         subject = self.subject()

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from lmcompress.assets import resolve
+from lmcompress.errors import ParameterError
 from lmcompress.experiments.pruned import Evaluated, SubsetText
 from lmcompress.experiments.retrained import chosen
 from lmcompress.lazily import lazy
-from lmcompress.parameters import TaskName
+from lmcompress.parameters import Count, Many, QuestionsName, Rank, Rate, TaskName, Whole
 
 adapters = lazy("lmcompress.retrain.adapters")
 mask = lazy("lmcompress.prune.mask")
@@ -42,11 +44,19 @@ class Tuned(Evaluated):
     """
 
     subset: SubsetText
-    rank: int = 16
-    steps: int
-    rates: tuple[float, ...]
-    tasks: dict[TaskName, str] = Field(default_factory=dict)
-    questions: int | None = None
+    rank: Rank = 16
+    steps: Whole
+    rates: Many[Rate]
+    tasks: dict[TaskName, QuestionsName] = Field(default_factory=dict)
+    questions: Count | None = None
+
+    @model_validator(mode="after")
+    def _trains_unless_nothing(self) -> Self:
+        for name in ("steps", "rates"):
+            value = getattr(self, name)
+            if (self.subset == "nothing") == bool(value):
+                raise ParameterError(name, value, "at least one, and none for the subset 'nothing'")
+        return self
 
     def assets(self) -> list[tuple[str, str]]:
         return [*super().assets(), *((name, "data") for name in self.tasks.values() if name)]

@@ -3,26 +3,34 @@ beat.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import pandas as pd
 
 from lmcompress.allocate.clusters import METHODS
 from lmcompress.experiments.allocated import (
-    MEASURED,
-    TRUTHS,
     Clustered,
     Evolutionary,
     Frontier,
-    Group,
     OriginGrid,
     PermutedBand,
     RandomBand,
     UniformFormat,
 )
 from lmcompress.experiments.score_study import SubjectStudy, seeds_of
-from lmcompress.experiments.scored import Per, check_score
-from lmcompress.parameters import ModelName
+from lmcompress.experiments.scored import MEASURED, Per, ScoreOrTruth
+from lmcompress.parameters import (
+    Average,
+    Count,
+    Flag,
+    Group,
+    Many,
+    ModelOrNone,
+    Sample,
+    Seed,
+    Some,
+    Whole,
+    Width,
+)
 from lmcompress.records import Record
 from lmcompress.report import figures
 from lmcompress.report.frontier import PAPERS, UNIFORM, dense_table, frontier_figure, points_table, verdict
@@ -36,29 +44,29 @@ class Study(SubjectStudy):
     it out).
     """
 
-    language: ModelName | Literal[""] = ""
+    language: ModelOrNone = ""
     language_per: Per = "block"
-    language_scores: tuple[str, ...] = (MEASURED, "CMPQ", "PMPQ", "TDMPQ", "TDMPQ, Fisher", "ends high")
+    language_scores: Many[ScoreOrTruth] = (MEASURED, "CMPQ", "PMPQ", "TDMPQ", "TDMPQ, Fisher", "ends high")
     classifier_per: Per = "linear"
-    classifier_scores: tuple[str, ...] = (MEASURED, "CMPQ", "PMPQ", "TDMPQ", "TDMPQ, Fisher", "ends high")
-    widths: tuple[int, ...] = (2, 3, 4)
-    language_widths: tuple[int, ...] = (2, 3, 4)
+    classifier_scores: Many[ScoreOrTruth] = (MEASURED, "CMPQ", "PMPQ", "TDMPQ", "TDMPQ, Fisher", "ends high")
+    widths: Some[Width] = (2, 3, 4)
+    language_widths: Some[Width] = (2, 3, 4)
     group: Group = 128
-    symmetric: bool = False
-    averages: tuple[float, ...] = (2.5, 3.5)
-    as_uniform: tuple[int, ...] = (3,)
-    random_averages: tuple[float, ...] = ()
-    draws: int = 20
-    permuted: tuple[str, ...] = ()
-    generations: int = 0
-    searched: tuple[float, ...] = ()
-    clustered: tuple[str, ...] = ("CMPQ", "PMPQ", "TDMPQ")
-    cluster_widths: tuple[tuple[int, ...], ...] = ((16, 8, 4),)
-    gptq_widths: tuple[int, ...] = (3,)
-    gptq_language: bool = False
-    seeds: tuple[int, ...] = (0,)
-    test: int = 96
-    test_windows: int = 8
+    symmetric: Flag = False
+    averages: Many[Average] = (2.5, 3.5)
+    as_uniform: Many[Width] = (3,)
+    random_averages: Many[Average] = ()
+    draws: Count = 20
+    permuted: Many[ScoreOrTruth] = ()
+    generations: Whole = 0
+    searched: Many[Average] = ()
+    clustered: Many[ScoreOrTruth] = ("CMPQ", "PMPQ", "TDMPQ")
+    cluster_widths: Some[Some[Width]] = ((16, 8, 4),)
+    gptq_widths: Many[Width] = (3,)
+    gptq_language: Flag = False
+    seeds: Some[Seed] = (0,)
+    test: Sample = 96
+    test_windows: Sample = 8
 
     def experiments(self) -> list:
         found: list = []
@@ -70,9 +78,6 @@ class Study(SubjectStudy):
         language = on["task"] == "language"
         per = self.language_per if language else self.classifier_per
         names = self.language_scores if language else self.classifier_scores
-        for name in names:
-            if name not in TRUTHS:
-                check_score(name)
         formats = {"group": self.group, "symmetric": self.symmetric}
         common = {**on, "per": per, "test": self.test_windows if language else self.test, **formats}
         windows, widths = {"windows": count}, self.language_widths if language else self.widths
@@ -107,17 +112,19 @@ class Study(SubjectStudy):
         found += [
             PermutedBand(**scored, score=name, as_uniform=self.as_uniform, draws=self.draws)
             for name in self.permuted
+            if self.as_uniform
         ]
-        found.append(
-            RandomBand(
-                **common,
-                widths=widths,
-                averages=self.random_averages,
-                as_uniform=self.as_uniform,
-                draws=self.draws,
-                seed=0,
+        if self.random_averages or self.as_uniform:
+            found.append(
+                RandomBand(
+                    **common,
+                    widths=widths,
+                    averages=self.random_averages,
+                    as_uniform=self.as_uniform,
+                    draws=self.draws,
+                    seed=0,
+                )
             )
-        )
         if not language:
             found += self._clusters(scored)
         elif on["model"] == "smollm2-135m":

@@ -8,7 +8,8 @@ import pandas as pd
 
 from lmcompress.experiments.released import CmpqChecks, CmpqFlaws
 from lmcompress.experiments.score_study import ScoreStudy
-from lmcompress.experiments.scored import Per
+from lmcompress.experiments.scored import Per, ScoreName
+from lmcompress.parameters import Count, Many, Some
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.agreement import agreement, agreement_tables, ranked, truth_table
@@ -29,12 +30,12 @@ class Study(ScoreStudy):
     """CMPQ by four measures and as released, its nulls, and the truth, block by block."""
 
     classifier_per: Per = "block"
-    measures: tuple[str, ...] = MEASURES
-    language_measures: tuple[str, ...] = ("CMPQ", "CMPQ, CKA")
-    counts: tuple[int, ...] = (64, 800)
-    padding: int = 32
-    held_out: int = 8
-    null_draws: int = 3
+    measures: Many[ScoreName] = MEASURES
+    language_measures: Many[ScoreName] = ("CMPQ", "CMPQ, CKA")
+    counts: Some[Count] = (64, 800)
+    padding: Count = 32
+    held_out: Count = 8
+    null_draws: Count = 3
 
     def experiments(self) -> list[Experiment]:
         released = ("CMPQ as released",)

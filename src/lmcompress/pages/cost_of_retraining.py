@@ -1,9 +1,9 @@
 """What retraining costs: parameters, memory, tokens per second; and what a larger budget buys."""
 
-from lmcompress.experiments.costs import ARCHITECTURES, ShareTrained, StepCost
+from lmcompress.experiments.costs import ARCHITECTURES, Architecture, ShareTrained, StepCost
 from lmcompress.experiments.perp_study import PerpStudy, with_rates
 from lmcompress.experiments.pruned import SubsetText
-from lmcompress.parameters import PatternText
+from lmcompress.parameters import Count, Many, PatternText, Some
 from lmcompress.records import Experiment
 
 
@@ -13,18 +13,18 @@ class Study(PerpStudy):
     """
 
     pattern: PatternText = "50%"
-    subsets: tuple[SubsetText, ...] = ("norms", "new-biases", "masklora", "full")
-    timed_steps: int = 3
-    architectures: tuple[str, ...] = tuple(ARCHITECTURES)
-    counted: tuple[SubsetText, ...] = (
+    subsets: Some[SubsetText] = ("norms", "new-biases", "masklora", "full")
+    timed_steps: Count = 3
+    architectures: Many[Architecture] = tuple(ARCHITECTURES)
+    counted: Some[SubsetText] = (
         "biases",
         "norms",
         "biases+norms",
         "masklora",
         "biases+norms+head-lora+masklora",
     )
-    budgets: tuple[int, ...] = ()
-    budget_subsets: tuple[SubsetText, ...] = ("norms", "full")
+    budgets: Many[Count] = ()
+    budget_subsets: Some[SubsetText] = ("norms", "full")
 
     def experiments(self) -> list[Experiment]:
         same = self.model_dump(include={"model", "dtype", "length", "batch"})

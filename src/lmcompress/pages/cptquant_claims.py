@@ -6,6 +6,7 @@ import pandas as pd
 
 from lmcompress.experiments.released import DottedName
 from lmcompress.experiments.score_study import SubjectStudy
+from lmcompress.parameters import Sample, Width
 from lmcompress.records import Experiment, Record, profile, published, study_class
 from lmcompress.report import cptquant_facts, depth, figures, reported, verdicts
 from lmcompress.report.cptquant_evidence import Evidence
@@ -21,9 +22,9 @@ class Study(SubjectStudy):
     notebooks' records.
     """
 
-    bits: int = 4
-    test: int = 128
-    test_windows: int = 8
+    bits: Width = 4
+    test: Sample = 128
+    test_windows: Sample = 8
 
     def experiments(self) -> list[Experiment]:
         return [

@@ -10,7 +10,7 @@ import pandas as pd
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.dense import DensePerplexity, WeightGrid
 from lmcompress.intervals import bootstrap
-from lmcompress.parameters import CorpusName, ModelName
+from lmcompress.parameters import CorpusName, Count, Length, ModelName, Some
 from lmcompress.records import Experiment, Record
 from lmcompress.records import Study as BaseStudy
 from lmcompress.report import figures
@@ -23,17 +23,15 @@ class Study(BaseStudy):
     model: ModelName = "smollm2-135m"
     data: CorpusName = "wikipedia-vital"
     dtype: Literal["fp32", "bf16"] = "bf16"
-    length: int = 512
-    lengths: tuple[int, ...] = (128, 512, 2048)
-    spans: int | None = 4
-    span: int = 2048
+    length: Length = 512
+    lengths: Some[Length] = (128, 512, 2048)
+    spans: Count | None = 4
+    span: Length = 2048
 
     def experiments(self) -> list[Experiment]:
         for length in (*self.lengths, self.length):
-            if length < 2 or self.span % length:
-                raise ParameterError(
-                    "lengths", length, f"lengths of at least 2 tokens that divide {self.span}"
-                )
+            if self.span % length:
+                raise ParameterError("lengths", length, f"lengths that divide the span, {self.span}")
         if self.length not in self.lengths:
             raise ParameterError("length", self.length, self.lengths)
         about = {"model": self.model, "data": self.data, "spans": self.spans, "span": self.span}

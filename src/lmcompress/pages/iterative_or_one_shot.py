@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from lmcompress.experiments.perp_study import PerpStudy, with_rates
 from lmcompress.experiments.pruned import Criterion, SubsetText
-from lmcompress.parameters import PatternText
+from lmcompress.parameters import Count, PatternText, Some
 from lmcompress.records import Experiment, Record
 from lmcompress.report.perp_tables import against_one_shot
 
@@ -12,10 +12,10 @@ from lmcompress.report.perp_tables import against_one_shot
 class Study(PerpStudy):
     """Every subset retrained in each of ``rounds`` rounds of pruning and retraining, at the same total steps."""
 
-    criteria: tuple[Criterion, ...] = ("magnitude",)
-    patterns: tuple[PatternText, ...] = ("70%",)
-    subsets: tuple[SubsetText, ...] = ("norms",)
-    rounds: tuple[int, ...] = (1, 3)
+    criteria: Some[Criterion] = ("magnitude",)
+    patterns: Some[PatternText] = ("70%",)
+    subsets: Some[SubsetText] = ("norms",)
+    rounds: Some[Count] = (1, 3)
 
     def experiments(self) -> list[Experiment]:
         return with_rates(

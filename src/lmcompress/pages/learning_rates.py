@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lmcompress.experiments.perp_study import PerpStudy
 from lmcompress.experiments.pruned import Criterion, SubsetText
-from lmcompress.parameters import PatternText
+from lmcompress.parameters import PatternText, Rate, Some
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
@@ -24,10 +24,10 @@ class Study(PerpStudy):
     ``criteria`` and ``patterns``. A pattern that prunes nothing is the same after all: the first has it.
     """
 
-    criteria: tuple[Criterion, ...] = ("magnitude",)
-    patterns: tuple[PatternText, ...] = ("50%",)
-    trials: dict[SubsetText, tuple[float, ...]] = Field(
-        default_factory=lambda: {"norms": (0.01,), "full": (0.0001, 0.001)}
+    criteria: Some[Criterion] = ("magnitude",)
+    patterns: Some[PatternText] = ("50%",)
+    trials: dict[SubsetText, Some[Rate]] = Field(
+        min_length=1, default_factory=lambda: {"norms": (0.01,), "full": (0.0001, 0.001)}
     )
 
     def experiments(self) -> list[Experiment]:

@@ -1,7 +1,7 @@
 """Each claim of PERP (arXiv 2312.15230) with a verdict made of records, by the rule that its text states."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated
 
 import pandas as pd
 from pydantic import Field
@@ -9,7 +9,22 @@ from pydantic import Field
 from lmcompress.experiments.perp_study import PerpStudy
 from lmcompress.experiments.pruned import Criterion, SubsetText
 from lmcompress.experiments.tuned import RATES, Tuned
-from lmcompress.parameters import CorpusName, ModelName, Parameters, PatternText, TaskName
+from lmcompress.parameters import (
+    CorpusName,
+    Count,
+    Flag,
+    Length,
+    Many,
+    ModelOrNone,
+    Parameters,
+    PatternText,
+    QuestionsName,
+    Rank,
+    Sample,
+    Seed,
+    Some,
+    TaskName,
+)
 from lmcompress.records import Experiment, Record, profile, study_class
 from lmcompress.report import verdicts
 from lmcompress.report.perp_evidence import Evidence, state
@@ -20,12 +35,12 @@ NOTEBOOKS = ("20_retrain_subsets", "21_reconstruction", "22_iterative_or_one_sho
 class Compared(Parameters):
     """Runs that are compared, each at its own rate: all combinations. ``asked``: zero-shot questions as well."""
 
-    criteria: tuple[Criterion, ...] = ("magnitude",)
-    patterns: tuple[PatternText, ...] = ("50%",)
-    subsets: tuple[SubsetText, ...] = ("nothing", "norms", "masklora", "full")
-    ranks: tuple[int, ...] = (16,)
-    seeds: tuple[int, ...] | None = None
-    asked: bool = False
+    criteria: Some[Criterion] = ("magnitude",)
+    patterns: Some[PatternText] = ("50%",)
+    subsets: Some[SubsetText] = ("nothing", "norms", "masklora", "full")
+    ranks: Some[Rank] = (16,)
+    seeds: Some[Seed] | None = None
+    asked: Flag = False
 
 
 class Study(PerpStudy):
@@ -34,21 +49,21 @@ class Study(PerpStudy):
     that has biases (an empty name leaves it out).
     """
 
-    runs_of: str = "quick"
-    compared: tuple[Compared, ...] = (Compared(), Compared(criteria=("wanda",), subsets=("nothing",)))
-    tasks: dict[TaskName, str] = Field(default_factory=dict)
-    questions: int | None = None
-    classifier: ModelName | Literal[""] = ""
+    runs_of: Annotated[str, Field(pattern=r"^[\w-]{1,100}$")] = "quick"
+    compared: Many[Compared] = (Compared(), Compared(criteria=("wanda",), subsets=("nothing",)))
+    tasks: dict[TaskName, QuestionsName] = Field(default_factory=dict)
+    questions: Count | None = None
+    classifier: ModelOrNone = ""
     texts: CorpusName = "bbc-news"
-    text_length: int = 64
-    text_batch: int = 32
-    fine_tune_steps: int = 60
-    text_retraining: int = 240
-    text_validation: int = 100
-    text_test: int = 200
-    classifier_steps: int = 15
-    classifier_patterns: tuple[PatternText, ...] = ("70%",)
-    classifier_subsets: tuple[SubsetText, ...] = ("nothing", "biases", "norms", "full")
+    text_length: Length = 64
+    text_batch: Count = 32
+    fine_tune_steps: Count = 60
+    text_retraining: Count = 240
+    text_validation: Count = 100
+    text_test: Sample = 200
+    classifier_steps: Count = 15
+    classifier_patterns: Some[PatternText] = ("70%",)
+    classifier_subsets: Some[SubsetText] = ("nothing", "biases", "norms", "full")
 
     def experiments(self) -> list[Experiment]:
         found = [

@@ -9,7 +9,8 @@ from scipy.stats import spearmanr
 
 from lmcompress.experiments.released import RandomHead
 from lmcompress.experiments.score_study import ScoreStudy
-from lmcompress.experiments.scored import Per
+from lmcompress.experiments.scored import Per, ScoreName
+from lmcompress.parameters import Many, Seed, Some
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.agreement import agreement, agreement_tables, standing
@@ -20,9 +21,9 @@ class Study(ScoreStudy):
     """PMPQ by magnitude, by Wanda and as released, the truth, and classifiers without a trained head."""
 
     classifier_per: Per = "block"
-    language_scores: tuple[str, ...] = ("PMPQ", "PMPQ as released")
-    classifier_scores: tuple[str, ...] = ("PMPQ", "PMPQ, Wanda", "PMPQ as released")
-    head_seeds: tuple[int, ...] = (0, 1, 2)
+    language_scores: Many[ScoreName] = ("PMPQ", "PMPQ as released")
+    classifier_scores: Many[ScoreName] = ("PMPQ", "PMPQ, Wanda", "PMPQ as released")
+    head_seeds: Some[Seed] = (0, 1, 2)
 
     def experiments(self) -> list[Experiment]:
         found: list[Experiment] = [*self.truths(), *self.scores(self.language_scores, self.classifier_scores)]

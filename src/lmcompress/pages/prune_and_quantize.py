@@ -7,10 +7,9 @@ from typing import Literal
 
 import pandas as pd
 
-from lmcompress.experiments.allocated import Group
 from lmcompress.experiments.joint import DENSE, LOSS, Joint
 from lmcompress.experiments.score_study import SubjectStudy
-from lmcompress.parameters import PatternText
+from lmcompress.parameters import Average, Flag, Group, PatternText, Sample, Seed, Some, Width
 from lmcompress.records import Record
 from lmcompress.report import figures
 from lmcompress.report.words import of_kind, readable, says
@@ -21,16 +20,16 @@ class Study(SubjectStudy):
     bytes.
     """
 
-    patterns: tuple[PatternText, ...] = (DENSE, "2:4", "50%", "70%")
-    widths: tuple[int, ...] = (2, 3, 4, 8)
-    prune_only_width: int = 8
+    patterns: Some[PatternText] = (DENSE, "2:4", "50%", "70%")
+    widths: Some[Width] = (2, 3, 4, 8)
+    prune_only_width: Width = 8
     criterion: Literal["magnitude", "wanda"] = "wanda"
     group: Group = 128
-    symmetric: bool = False
-    averages: tuple[float, ...] = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0)
-    seeds: tuple[int, ...] = (0,)
-    test: int = 128
-    test_windows: int = 8
+    symmetric: Flag = False
+    averages: Some[Average] = (2.25, 2.5, 3.0, 3.5, 4.0, 5.0)
+    seeds: Some[Seed] = (0,)
+    test: Sample = 128
+    test_windows: Sample = 8
 
     def experiments(self) -> list[Joint]:
         sets = [

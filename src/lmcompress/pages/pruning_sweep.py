@@ -1,12 +1,21 @@
 """pages.pruning_sweep"""
 
-from typing import Annotated, Literal
-
-from pydantic import Field
+from typing import Literal
 
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.one_shot import Criterion, FewColumns, InputNorms, PrunedModel
-from lmcompress.parameters import CorpusName, ModelName, PatternText
+from lmcompress.parameters import (
+    CorpusName,
+    Count,
+    Length,
+    Many,
+    ModelName,
+    PatternText,
+    Sample,
+    Seed,
+    Share,
+    Some,
+)
 from lmcompress.prune.pattern import NofM, parse
 from lmcompress.records import Experiment
 from lmcompress.records import Study as BaseStudy
@@ -23,20 +32,20 @@ class Study(BaseStudy):
     model: ModelName = "smollm2-135m"
     data: CorpusName = "wikipedia-vital"
     dtype: Literal["fp32", "bf16"] = "bf16"
-    length: int = 512
-    test: int | None = 8
-    calibration: int = 8
-    criteria: tuple[Criterion, ...] = ("random", "magnitude", "magnitude-row", "wanda", "sparsegpt")
-    sparsities: tuple[PatternText, ...] = ("50%", "70%")
-    patterns: tuple[PatternText, ...] = ("2:4",)
-    errors_at: tuple[PatternText, ...] = ("50%",)
-    seeds: tuple[int, ...] = (0,)
-    share: Annotated[float, Field(gt=0, le=1)] = 0.01
+    length: Length = 512
+    test: Sample | None = 8
+    calibration: Count = 8
+    criteria: Some[Criterion] = ("random", "magnitude", "magnitude-row", "wanda", "sparsegpt")
+    sparsities: Many[PatternText] = ("50%", "70%")
+    patterns: Many[PatternText] = ("2:4",)
+    errors_at: Some[PatternText] = ("50%",)
+    seeds: Some[Seed] = (0,)
+    share: Share = 0.01
     spared_at: PatternText = "50%"
 
     def experiments(self) -> list[Experiment]:
         there = tuple(dict.fromkeys((*self.sparsities, *self.patterns, self.spared_at)))
-        if not self.errors_at or not set(self.errors_at) <= set(there):
+        if not set(self.errors_at) <= set(there):
             raise ParameterError("errors_at", self.errors_at, f"at least one of {', '.join(there)}")
         on = {
             name: getattr(self, name) for name in ("model", "data", "dtype", "length", "test", "calibration")

@@ -5,13 +5,12 @@ are.
 from collections.abc import Sequence
 
 import pandas as pd
-from pydantic import Field
 
-from lmcompress.experiments.allocated import Group
 from lmcompress.experiments.packed import Packed
 from lmcompress.experiments.score_study import SubjectStudy
-from lmcompress.experiments.scored import Per
+from lmcompress.experiments.scored import Per, ScoreOrTruth
 from lmcompress.experiments.speeds import Kernel, ShapeName, ShapeSpeed, Speed, Timed
+from lmcompress.parameters import Average, Count, Flag, FormatText, Group, Many, Sample, Some, Width
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures, speed_tables
 from lmcompress.report.size_tables import UNIFORM, mixed, size_table
@@ -23,25 +22,25 @@ class Study(SubjectStudy):
 
     language_per: Per = "block"
     classifier_per: Per = "linear"
-    score: str = "TDMPQ, Fisher"
-    widths: tuple[int, ...] = (2, 3, 4, 8)
-    language_widths: tuple[int, ...] = (3, 4, 8)
+    score: ScoreOrTruth = "TDMPQ, Fisher"
+    widths: Some[Width] = (2, 3, 4, 8)
+    language_widths: Some[Width] = (3, 4, 8)
     group: Group = 128
-    symmetric: bool = False
-    average: float = 4.0
-    uniform: tuple[int, ...] = (16, 8, 4)
-    embeddings: tuple[str, ...] = ("16bit", "8bit")
-    gptq: bool = False
-    test: int = 128
-    test_windows: int = 8
-    kernels: tuple[Kernel, ...] = ()
-    speed_batches: tuple[int, ...] = (1, 32)
-    prompt: int = 128
-    new_tokens: int = 64
-    compile: bool = True
-    compilations: int = Field(default=1, ge=1)
-    shapes: tuple[ShapeName, ...] = ()
-    shape_batches: tuple[int, ...] = (1, 8, 32)
+    symmetric: Flag = False
+    average: Average = 4.0
+    uniform: Many[Width] = (16, 8, 4)
+    embeddings: Many[FormatText] = ("16bit", "8bit")
+    gptq: Flag = False
+    test: Sample = 128
+    test_windows: Sample = 8
+    kernels: Many[Kernel] = ()
+    speed_batches: Some[Count] = (1, 32)
+    prompt: Count = 128
+    new_tokens: Count = 64
+    compile: Flag = True
+    compilations: Count = 1
+    shapes: Many[ShapeName] = ()
+    shape_batches: Some[Count] = (1, 8, 32)
 
     def experiments(self) -> list[Experiment]:
         found: list[Experiment] = []

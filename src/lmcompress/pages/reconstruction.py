@@ -7,7 +7,7 @@ from pydantic import Field
 from lmcompress.experiments.perp_study import PerpStudy, with_rates
 from lmcompress.experiments.pruned import Criterion, SubsetText
 from lmcompress.experiments.reconstructed import Reconstruct
-from lmcompress.parameters import Parameters, PatternText
+from lmcompress.parameters import Count, Many, Parameters, PatternOrNone, PatternText, Rate, Seed, Some
 from lmcompress.records import Experiment
 from lmcompress.retrain.names import parse
 
@@ -17,12 +17,12 @@ Granularity = Literal["block", "attention-and-mlp", "linear"]
 class ReconstructionGrid(Parameters):
     """All combinations of its values; what is not given is taken from the notebook's own parameters."""
 
-    criteria: tuple[Criterion, ...] | None = None
-    patterns: tuple[PatternText, ...] | None = None
-    subsets: tuple[SubsetText, ...] | None = None
-    granularities: tuple[Granularity, ...] | None = None
-    targets: tuple[Literal["sparse", "dense"], ...] | None = None
-    seeds: tuple[int, ...] | None = None
+    criteria: Some[Criterion] | None = None
+    patterns: Some[PatternText] | None = None
+    subsets: Some[SubsetText] | None = None
+    granularities: Some[Granularity] | None = None
+    targets: Some[Literal["sparse", "dense"]] | None = None
+    seeds: Some[Seed] | None = None
 
 
 class Study(PerpStudy):
@@ -31,16 +31,16 @@ class Study(PerpStudy):
     after magnitude pruning to ``block_rate_pattern``, or, with an empty one, the middle of the grid.
     """
 
-    criteria: tuple[Criterion, ...] = ("magnitude",)
-    patterns: tuple[PatternText, ...] = ("50%",)
-    block_subsets: tuple[SubsetText, ...] = ("masklora",)
-    granularities: tuple[Granularity, ...] = ("block", "attention-and-mlp", "linear")
-    targets: tuple[Literal["sparse", "dense"], ...] = ("sparse",)
-    block_steps: int = 8
-    block_rates: dict[SubsetText, float] = Field(default_factory=dict)
-    block_rate_pattern: PatternText | Literal[""] = ""
-    retrained: tuple[SubsetText, ...] = ("nothing", "norms")
-    more: tuple[ReconstructionGrid, ...] = ()
+    criteria: Some[Criterion] = ("magnitude",)
+    patterns: Some[PatternText] = ("50%",)
+    block_subsets: Some[SubsetText] = ("masklora",)
+    granularities: Some[Granularity] = ("block", "attention-and-mlp", "linear")
+    targets: Some[Literal["sparse", "dense"]] = ("sparse",)
+    block_steps: Count = 8
+    block_rates: dict[SubsetText, Rate] = Field(default_factory=dict)
+    block_rate_pattern: PatternOrNone = ""
+    retrained: Many[SubsetText] = ("nothing", "norms")
+    more: Many[ReconstructionGrid] = ()
 
     def experiments(self) -> list[Experiment]:
         runs: list = []

@@ -3,7 +3,6 @@ criterion.
 """
 
 from collections.abc import Sequence
-from typing import Literal
 
 import pandas as pd
 from numpy import log
@@ -12,7 +11,17 @@ from pydantic import Field
 from lmcompress.experiments.perp_study import Grid, PerpStudy, with_rates
 from lmcompress.experiments.pruned import Criterion, SubsetText
 from lmcompress.experiments.retrained import Retrain
-from lmcompress.parameters import CorpusName, ModelName, PatternText
+from lmcompress.parameters import (
+    CorpusName,
+    Count,
+    Length,
+    Many,
+    ModelOrNone,
+    PatternText,
+    Rate,
+    Sample,
+    Some,
+)
 from lmcompress.records import Experiment, Record
 from lmcompress.report.perp_tables import against_full, corpora, perplexities
 
@@ -22,22 +31,22 @@ class Study(PerpStudy):
     question for a ``classifier`` that has biases (an empty name leaves it out).
     """
 
-    criteria: tuple[Criterion, ...] = ("magnitude",)
-    patterns: tuple[PatternText, ...] = ("50%",)
-    subsets: tuple[SubsetText, ...] = ("nothing", "norms", "masklora", "full")
-    more: tuple[Grid, ...] = ()
-    classifier: ModelName | Literal[""] = "minilm-l6"
+    criteria: Some[Criterion] = ("magnitude",)
+    patterns: Some[PatternText] = ("50%",)
+    subsets: Some[SubsetText] = ("nothing", "norms", "masklora", "full")
+    more: Many[Grid] = ()
+    classifier: ModelOrNone = "minilm-l6"
     texts: CorpusName = "bbc-news"
-    text_length: int = 64
-    text_batch: int = 16
-    fine_tune_steps: int = 60
-    text_retraining: int = 240
-    text_test: int = 200
-    text_validation: int = 100
-    classifier_steps: int = 15
-    classifier_patterns: tuple[PatternText, ...] = ("70%",)
-    classifier_subsets: tuple[SubsetText, ...] = ("nothing", "biases", "norms", "full")
-    classifier_rates: dict[SubsetText, float] = Field(default_factory=dict)
+    text_length: Length = 64
+    text_batch: Count = 16
+    fine_tune_steps: Count = 60
+    text_retraining: Count = 240
+    text_test: Sample = 200
+    text_validation: Count = 100
+    classifier_steps: Count = 15
+    classifier_patterns: Some[PatternText] = ("70%",)
+    classifier_subsets: Some[SubsetText] = ("nothing", "biases", "norms", "full")
+    classifier_rates: dict[SubsetText, Rate] = Field(default_factory=dict)
 
     def experiments(self) -> list[Experiment]:
         runs = self.grid(Grid(), self.criteria, self.patterns, self.subsets)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from lmcompress.experiments.score_study import ScoreStudy
-from lmcompress.experiments.scored import SCORES
+from lmcompress.experiments.scored import SCORES, ScoreName
+from lmcompress.parameters import Many
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.agreement import agreement_table, truth_table
@@ -15,8 +16,8 @@ from lmcompress.report.words import estimate, of_kind, says
 class Study(ScoreStudy):
     """Scores and the truth on both models."""
 
-    language_scores: tuple[str, ...] = ("CMPQ", "PMPQ", "TDMPQ, Fisher", "ends high", "random")
-    classifier_scores: tuple[str, ...] = tuple(name for name in SCORES if name != "TDMPQ, second order")
+    language_scores: Many[ScoreName] = ("CMPQ", "PMPQ", "TDMPQ, Fisher", "ends high", "random")
+    classifier_scores: Many[ScoreName] = tuple(name for name in SCORES if name != "TDMPQ, second order")
 
     def experiments(self) -> list[Experiment]:
         return [

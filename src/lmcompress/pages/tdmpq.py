@@ -10,7 +10,8 @@ from scipy.stats import spearmanr
 
 from lmcompress.experiments.released import ReleasedDraws
 from lmcompress.experiments.score_study import ScoreStudy
-from lmcompress.experiments.scored import as_scores
+from lmcompress.experiments.scored import ScoreName, as_scores
+from lmcompress.parameters import Count, Flag, Many
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.agreement import agreement, agreement_tables, standing
@@ -29,10 +30,10 @@ RATIO = "median of predicted over measured"
 class Study(ScoreStudy):
     """Expansions of first and second order, the truth, and draws of the released score."""
 
-    language_scores: tuple[str, ...] = ("TDMPQ", "TDMPQ, Fisher")
-    classifier_scores: tuple[str, ...] = (*ORDERS, "TDMPQ, input perturbation", "TDMPQ as released")
-    draws: int = 4
-    draws_language: bool = False
+    language_scores: Many[ScoreName] = ("TDMPQ", "TDMPQ, Fisher")
+    classifier_scores: Many[ScoreName] = (*ORDERS, "TDMPQ, input perturbation", "TDMPQ as released")
+    draws: Count = 4
+    draws_language: Flag = False
 
     def experiments(self) -> list[Experiment]:
         found: list[Experiment] = [*self.truths(), *self.scores(self.language_scores, self.classifier_scores)]

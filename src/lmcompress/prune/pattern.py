@@ -7,13 +7,12 @@ papers count what is kept. For 2:4 and 4:8 the two agree.
 import math
 import re
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 
 from lmcompress.errors import ParameterError
 
-VALID = (
-    "a sparsity in [0, 1) such as 0.5 or '50%', or zeros among consecutive inputs such as '2:4' (1 <= n < m)"
-)
+MOST = 1024  # inputs of a group of N:M
+VALID = "a sparsity in [0, 1) such as 0.5 or '50%', or zeros among consecutive inputs such as '2:4' (n < m <= 1024)"
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Unstructured:
         number = isinstance(self.sparsity, (int, float)) and not isinstance(self.sparsity, bool)
         if not number or not 0 <= self.sparsity < 1:
             raise ParameterError("sparsity", self.sparsity, VALID)
-        object.__setattr__(self, "sparsity", float(self.sparsity))
+        object.__setattr__(self, "sparsity", float(self.sparsity) + 0.0)  # not -0.0
 
     def __str__(self) -> str:
         percent = Decimal(repr(self.sparsity)) * 100  # decimal, so that every float survives the round trip
@@ -35,14 +34,14 @@ class Unstructured:
 
 @dataclass(frozen=True)
 class NofM:
-    """``n`` zeros (1 <= n < m) among every ``m`` consecutive inputs of an output. ``str`` gives ``2:4``."""
+    """``n`` zeros (1 <= n < m <= 1024) among every ``m`` consecutive inputs of an output. ``str`` gives ``2:4``."""
 
     n: int
     m: int
 
     def __post_init__(self):
         whole = all(isinstance(value, int) and not isinstance(value, bool) for value in (self.n, self.m))
-        if not whole or not 1 <= self.n < self.m:
+        if not whole or not 1 <= self.n < self.m <= MOST:
             raise ParameterError("pattern", f"{self.n}:{self.m}", VALID)
 
     @property
@@ -66,15 +65,15 @@ def parse(value: str | float | Pattern) -> Pattern:
     if not isinstance(value, str):
         return Unstructured(value)
     text = value.strip()
-    if match := re.fullmatch(r"(\d+):(\d+)", text):
+    if match := re.fullmatch(r"([0-9]{1,9}):([0-9]{1,9})", text):
         return NofM(int(match[1]), int(match[2]))
     try:
-        number = Decimal(text.removesuffix("%").strip()) / (100 if text.endswith("%") else 1)
-    except InvalidOperation:
-        number = Decimal("nan")
+        number = float(Decimal(text.removesuffix("%").strip()) / (100 if text.endswith("%") else 1))
+    except ArithmeticError:
+        number = math.nan
     if math.isnan(number):
         raise ParameterError("pattern", value, VALID)
-    return Unstructured(float(number))
+    return Unstructured(number)
 
 
 def ladder(pattern: Pattern, rounds: int) -> list[Pattern]:

@@ -11,7 +11,8 @@ from lmcompress.errors import ParameterError
 
 WIDTHS = (2, 3, 4, 5, 6, 8, 16)
 VALID = "a format such as '16bit', '8bit', '4bit-asym', '4bit-tensor', '4bit-g128' or '4bit-g128-asym'"
-SPELLING = re.compile(r"(\d+)bit(?:-(tensor|g(\d+)))?(-asym)?")
+MOST = 2**20  # inputs of a group
+SPELLING = re.compile(r"([0-9]{1,2})bit(?:-(tensor|g([0-9]{1,7})))?(-asym)?")
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ class Bits:
     def __post_init__(self):
         if not _whole(self.bits) or self.bits not in WIDTHS:
             raise ParameterError("bits", self.bits, WIDTHS)
-        if self.group not in ("row", "tensor") and not (_whole(self.group) and self.group >= 1):
-            raise ParameterError("group", self.group, "'row', 'tensor' or a number of inputs of at least 1")
+        if self.group not in ("row", "tensor") and not (_whole(self.group) and 1 <= self.group <= MOST):
+            valid = f"'row', 'tensor' or a number of inputs from 1 to {MOST:,}"
+            raise ParameterError("group", self.group, valid)
         if not isinstance(self.symmetric, bool):
             raise ParameterError("symmetric", self.symmetric, (True, False))
         if self.bits == 16:

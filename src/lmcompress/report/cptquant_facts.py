@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from lmcompress.experiments.allocated import MEASURED, TRUTHS
+from lmcompress.experiments.scored import MEASURED, TRUTHS
 from lmcompress.records import Record
 from lmcompress.report import figures, frontier
 from lmcompress.report.agreement import agreement_table

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lmcompress.experiments.allocated import MEASURED, TRUTHS
+from lmcompress.experiments.scored import MEASURED, TRUTHS
 from lmcompress.records import Record
 from lmcompress.report import figures
 from lmcompress.report.verdicts import over_seeds, widened

@@ -5,7 +5,7 @@ No torch here: parameters are checked by these names.
 
 from dataclasses import dataclass
 
-from lmcompress.errors import ParameterError
+from lmcompress.errors import ParameterError, did_you_mean
 
 ADDITIVE = ("lora", "lora-prune")
 MASKED = ("masklora",)
@@ -41,7 +41,8 @@ def parse(text: "str | Subset") -> Subset:
     names = [name.strip() for name in text.split("+")] if isinstance(text, str) else [text]
     for name in names:
         if name not in NAMES:
-            raise ParameterError("subset", name, ", ".join(NAMES) + " (several joined by +)")
+            valid = f"{', '.join(NAMES)} (several joined by +){did_you_mean(name, NAMES)}"
+            raise ParameterError("subset", name, valid)
     chosen = tuple(name for name in NAMES if name in names)
     if len(chosen) > 1 and set(chosen) & set(ALONE):
         raise ParameterError("subset", text, "'full' or 'nothing' without any other name")
