@@ -1,5 +1,6 @@
 """Command lines that cannot work: refused at once, with what was wrong, never with a traceback."""
 
+import json
 import subprocess
 import sys
 
@@ -101,9 +102,51 @@ def test_the_word_that_was_meant_is_named(words, meant, capsys):
     assert meant in capsys.readouterr().err
 
 
-def test_a_refusal_needs_no_torch():
-    code = (
-        "import sys; from lmcompress import cli; assert cli.main(['run', '10', '-p', 'lenght', '5']) == 2; "
-    )
-    code += "assert cli.main(['run', '10', '--check']) == 0; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=20)
+WITHOUT_TORCH = """
+import sys
+from lmcompress import cli
+for words in {words}:
+    assert cli.main(words) == 2, words
+    assert "torch" not in sys.modules, words
+assert cli.main(["run", "10", "--check"]) == 0
+assert "torch" not in sys.modules
+"""
+
+
+def test_a_refusal_does_not_wait_for_torch():
+    refused = [
+        ["run", "10", "-p", "lenght", "5"],
+        ["compress", "smolm2", "OUT", "--quantize", "4:128"],
+        ["compress", "smollm2-135m", "OUT", "--quantize", "4:129x"],
+        ["export", "no key", "OUT"],
+        ["assets", "fetch", "smolm2"],
+        ["redo", "20_retrain_subset"],
+        ["compute", "99"],
+        ["sweep", "absent.yaml"],
+        ["records", "list", "-p", "criterium", "wanda"],
+    ]
+    code = WITHOUT_TORCH.format(words=refused)
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_first_help_shows_every_action(capsys):
+    cli.main(["--help"])
+    said = capsys.readouterr().out
+    for group in cli.app.commands.values():
+        for action in getattr(group, "commands", {}):
+            assert f"{group.name} {action}" in said
+    shown = {line.strip().partition("  ")[0] for line in said.splitlines()}
+    assert {"run", "redo", "sweep", "records list"} <= shown
+
+
+def test_records_are_listed_with_results_and_filtered(capsys):
+    words = ["records", "list", "--page", "10", "-p", "criterion", "wanda", "-p", "pattern", "2:4"]
+    assert cli.main(words) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split() == ["key", "kind", "where", "seconds", "result", "parameters"]
+    assert cli.main([*words, "--json"]) == 0
+    (record,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert len(lines) == 1
+    assert lines[0].startswith(record["key"][:12])
+    assert f"perplexity {record['result']['perplexity']['value']:.4g}, kl " in lines[0]
+    assert cli.main(["records", "list", "--here", "--page", "10"]) == 0

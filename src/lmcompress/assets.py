@@ -3,6 +3,7 @@
 The names are in ``assets.toml``. What was fetched is verified, cached and used without a network from then on.
 """
 
+import difflib
 import fnmatch
 import hashlib
 import re
@@ -64,7 +65,9 @@ def check_name(name: str, kind: str) -> None:
     """Refuse, without touching the network, a name that can be no asset (:class:`ParameterError`)."""
     if name in names(kind) or _local(name) is not None or _HUB_NAMES[kind].fullmatch(name):
         return
-    choices = f"{', '.join(names(kind))}; a local folder; or a hub repository as {_EXAMPLES[kind]}"
+    near = difflib.get_close_matches(name, names(kind), 1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    choices = f"{', '.join(names(kind))}; a local folder; or a hub repository as {_EXAMPLES[kind]}{meant}"
     raise ParameterError(kind, name, choices)
 
 

@@ -32,12 +32,15 @@ def compress(model: str, out: Path, file: Path | None, parameter, device, check:
     """
     import yaml
 
-    from lmcompress import compress as work
+    from lmcompress.assets import check_name
     from lmcompress.recipe import Recipe, short
 
     given = options.read_yaml(file, "a recipe") if file else {}
     given |= {step: short(step, text) for step, text in steps.items() if text is not None}
     recipe = Recipe(**given | dict(parameter))
+    check_name(model, "model")
+    from lmcompress import compress as work  # takes seconds, which no refusal waits for
+
     if check:
         needed = work.check(model, out, recipe)
         print(f"# needs up to {needed / 2**20:,.0f} MiB on the disk of {out}")
@@ -56,6 +59,9 @@ def compress(model: str, out: Path, file: Path | None, parameter, device, check:
 )
 def export(key: str, out: Path, point: int | None) -> None:
     """Make the model of a record again and write it to a folder OUT that transformers loads."""
-    from lmcompress.export import export as write
+    from lmcompress.records import by_key
+
+    by_key(key)
+    from lmcompress.export import export as write  # takes seconds, which no refusal waits for
 
     print(write(key, out, point))

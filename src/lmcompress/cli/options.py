@@ -35,12 +35,17 @@ def parameters(command: Callable) -> Callable:
     return command
 
 
+def notebooks() -> list[str]:
+    """The full names of all notebooks."""
+    return sorted(path.stem for path in carried("notebooks").glob("*.md"))
+
+
 def notebook_name(given: str) -> str:
     """The full name of a notebook, ``34_bit_allocation``, from that, its path, ``bit_allocation`` or ``34``.
 
     Raises :class:`ParameterError` with the closest name for one that there is not.
     """
-    there = sorted(path.stem for path in carried("notebooks").glob("*.md"))
+    there = notebooks()
     stem = Path(given).stem
     for name in there:
         if stem in (name, name.partition("_")[2], name.partition("_")[0]):

@@ -3,11 +3,16 @@
 import json
 import math
 import random
+import sys
+from collections.abc import Iterator
 from dataclasses import asdict
 
 import click
+import yaml
 
 from lmcompress.cli import options
+from lmcompress.errors import ParameterError
+from lmcompress.parameters import Yaml
 
 
 @click.group()
@@ -17,24 +22,65 @@ def records() -> None:
 
 @records.command("list")
 @click.argument("kind", required=False)
-@click.option("--limit", type=click.IntRange(1), help="at most so many")
-@click.option("--json", "as_json", is_flag=True, help="one record a line, as JSON")
-def list_records(kind: str | None, limit: int | None, as_json: bool) -> None:
-    """List all records, or those of a kind."""
+@click.option("--page", help="Only what this notebook's page asks for in config/full.yaml.")
+@click.option(
+    "-p",
+    "--parameter",
+    nargs=2,
+    multiple=True,
+    metavar="NAME VALUE",
+    help="Only runs with this parameter. Repeatable.",
+)
+@click.option("--here", is_flag=True, help="Only what this machine computed.")
+@click.option("--limit", type=click.IntRange(1), help="At most so many.")
+@click.option("--json", "as_json", is_flag=True, help="One record a line, as JSON.")
+def list_records(
+    kind: str | None, page: str | None, parameter, here: bool, limit: int | None, as_json: bool
+) -> None:
+    """List all records, or those of a kind, with their results."""
     from lmcompress import records as known
 
     if kind is not None:
         known.experiment_class(kind)
-    found = [record for record in known.all_records() if kind in (None, record.kind)]
-    if not as_json:
-        print("key  kind  where  seconds  device  parameters")
-    for record in found[:limit]:
-        if as_json:
-            print(json.dumps(asdict(record), sort_keys=True))
-            continue
-        about, run = json.dumps(record.parameters, sort_keys=True), record.provenance
-        where = "here" if record.computed_here else "published"
-        print(f"{record.key[:12]}  {record.kind}  {where}  {run['seconds']:.1f} s  {run['device']}  {about}")
+    found = known.published(options.notebook_name(page)) if page else known.all_records()
+    wanted = [(name, yaml.load(value, Yaml)) for name, value in parameter]
+    names = {name for record in found for name in record.parameters}
+    for name, _ in wanted:
+        if name not in names:
+            raise ParameterError("parameter", name, sorted(names))
+    found = [
+        record
+        for record in found
+        if kind in (None, record.kind)
+        and all(record.parameters.get(name, ...) == value for name, value in wanted)
+        and (record.computed_here or not here)
+    ][:limit]
+    lines = [json.dumps(asdict(record), sort_keys=True) if as_json else _line(record) for record in found]
+    head = [] if as_json else [_COLUMNS.format("key", "kind", "where", "seconds", "result", "parameters")]
+    text = "".join(f"{line}\n" for line in [*head, *lines])
+    (click.echo_via_pager if sys.stdout.isatty() and not as_json else print)(text.removesuffix("\n"))
+
+
+_COLUMNS = "{:12}  {:14}  {:9}  {:>9}  {:44}  {}"
+
+
+def _line(record) -> str:
+    where, seconds = "here" if record.computed_here else "published", f"{record.provenance['seconds']:.1f} s"
+    result = ", ".join(f"{name} {value:.4g}" for name, value in _numbers(record.result))
+    parameters = ", ".join(f"{name} {value}" for name, value in record.parameters.items())
+    short = result if len(result) <= 44 else result[:43] + "…"
+    return _COLUMNS.format(record.key[:12], record.kind, where, seconds, short, parameters)
+
+
+def _numbers(result: dict, name: str = "") -> Iterator[tuple[str, float]]:
+    """What a result is judged by, then its other single numbers; ends of intervals and times are left out."""
+    order = ("perplexity", "kl", "accuracy", "right", "increase", "loss")
+    for key in sorted(result, key=lambda key: order.index(key) if key in order else len(order)):
+        value = result[key]
+        if isinstance(value, dict):
+            yield from _numbers(value, name if key == "value" else key)
+        elif type(value) in (int, float) and not key.endswith(("low", "high", "seconds", "dense")):
+            yield (name if key == "value" else key), value
 
 
 @records.command()

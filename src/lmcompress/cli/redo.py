@@ -73,10 +73,10 @@ def _published(what: str, profile: str) -> list:
             if error.field != "notebook":
                 raise
             found = (
-                [record for record in records.all_records() if record.key.startswith(what)] if what else []
+                [one for one in records.all_records() if one.key.startswith(what)] if len(what) >= 6 else []
             )
             if not found:
-                raise ParameterError("what", what, f"a page, a kind or a key; {error.valid}") from None
+                raise ParameterError("what", what, [*options.notebooks(), *records.classes()]) from None
     if not (current := [record for record in found if not record.older]):
         raise ParameterError(
             "what", what, f"something with published runs of today's version; {len(found)} older ones"
