@@ -13,18 +13,21 @@ NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 
 
 def code_cells(name: str) -> list:
-    """The code cells of a notebook; the first one holds the parameters."""
+    """The code cells of a notebook; one of them holds the parameters."""
     notebook = jupytext.read(NOTEBOOKS / f"{name}.md")
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
 def parameters(name: str) -> dict:
     """Names and values of the cell of parameters."""
-    first = code_cells(name)[0]
-    assert "parameters" in first.metadata["tags"]
+    (cell,) = filter(_of_parameters, code_cells(name))
     found: dict = {}
-    exec(first.source, found)
+    exec(cell.source, found)
     return {key: value for key, value in found.items() if not key.startswith("_")}
+
+
+def _of_parameters(cell) -> bool:
+    return "parameters" in cell.metadata.get("tags", ())
 
 
 def check_parameters(name: str) -> None:
@@ -32,8 +35,8 @@ def check_parameters(name: str) -> None:
     study, found = study_class(name), parameters(name)
     assert found == study().model_dump(mode="json"), "run: make notebooks"
     assert len(study(**found).experiments()) > 0
-    for cell in code_cells(name)[1:]:
-        assert len(cell.source.splitlines()) <= 15
+    for cell in code_cells(name):
+        assert _of_parameters(cell) or len(cell.source.splitlines()) <= 15
 
 
 def shown_by(name: str, changes: dict, patch: Callable) -> list[str]:
@@ -42,8 +45,11 @@ def shown_by(name: str, changes: dict, patch: Callable) -> list[str]:
     """
     shown: list = []
     patch(IPython.display, "display", shown.append)
-    variables = parameters(name) | changes
-    for cell in code_cells(name)[1:]:
+    variables: dict = {}
+    for cell in code_cells(name):
+        if _of_parameters(cell):
+            variables |= parameters(name) | changes
+            continue
         body = ast.parse(cell.source).body
         last = body.pop() if isinstance(body[-1], ast.Expr) else None
         exec(compile(ast.Module(body, []), name, "exec"), variables)

@@ -1,5 +1,6 @@
 """Figures: refused without words, the same bytes every time, colours for all eyes, the right data drawn."""
 
+import re
 import xml.etree.ElementTree as ET
 from itertools import combinations
 
@@ -9,7 +10,7 @@ import pytest
 
 from lmcompress.errors import ParameterError
 from lmcompress.report import figures
-from lmcompress.report.canvas import MARKERS, PALETTE
+from lmcompress.report.canvas import MARKERS, METHODS, PALETTE
 
 TEXTS = {
     "title": "Perplexity by sparsity",
@@ -60,7 +61,8 @@ def test_same_input_gives_the_same_bytes():
 def test_html_has_alternative_text_caption_and_data():
     for figure in every_figure():
         root = ET.fromstring(figure.svg)  # well-formed
-        assert (root.get("role"), root.get("aria-label")) == ("img", TEXTS["alt"])
+        assert root.get("role") == "img"
+        assert root.get("aria-label").startswith(TEXTS["alt"] + " ")
         html = figure._repr_html_()
         assert f"<strong>{TEXTS['title']}.</strong> {TEXTS['caption']}" in html
         assert "<details" in html
@@ -72,7 +74,27 @@ def test_words_are_escaped():
     html = figures.lines(sweep(), "sparsity", "perplexity", "criterion", **texts)._repr_html_()
     assert "a &lt; b" in html
     assert "a &amp; b" in html
-    assert 'aria-label="where &quot;a&quot; &lt; b"' in html
+    assert 'aria-label="where &quot;a&quot; &lt; b ' in html
+
+
+def test_alternative_text_says_what_is_to_be_seen():
+    lines = figures.lines(sweep(), "sparsity", "perplexity", "criterion", **TEXTS)
+    assert lines.alt.endswith("perplexity: magnitude: 44 at 0.3 to 76 at 0.7; wanda: 33 at 0.3 to 57 at 0.7.")
+    one = sweep().query("sparsity == 0.5")
+    assert figures.bars(one, "criterion", "perplexity", **TEXTS).alt.endswith(
+        "perplexity: wanda 45, magnitude 60."
+    )
+    cells = figures.heatmap(sweep(), "sparsity", "criterion", "perplexity", **TEXTS)
+    assert cells.alt.endswith("perplexity: from 33 at 0.3, wanda to 76 at 0.7, magnitude.")
+
+
+def test_the_same_drawing_of_other_data_has_other_identifiers():
+    names = [
+        set(re.findall(r'id="([^"]+)"', figures.lines(d, "sparsity", "perplexity", **TEXTS).svg))
+        for d in (sweep(), sweep().assign(perplexity=1.0))
+    ]
+    assert names[0]
+    assert not names[0] & names[1]
 
 
 @pytest.mark.parametrize("missing", ["title", "caption", "alt"])
@@ -153,6 +175,11 @@ def test_a_categorical_fixes_colours_whatever_is_absent():
     assert PALETTE[0] not in both  # the third has no rows
 
 
+def test_bars_of_methods_have_their_colours():
+    svg = figures.bars(sweep().query("sparsity == 0.5"), "criterion", "perplexity", **TEXTS).svg
+    assert all(PALETTE[METHODS[name]] in svg for name in ("wanda", "magnitude"))
+
+
 def test_series_axes_and_reference_are_named():
     texts = svg_texts(every_figure()[0])
     assert {"sparsity", "perplexity", "magnitude", "wanda", "dense", "100"} <= set(texts)
@@ -220,7 +247,7 @@ def test_a_narrow_logarithmic_axis_has_several_numbers():
 def test_every_column_of_panels_has_numbers_below_it():
     data = pd.concat([sweep().assign(model=f"m{i}") for i in range(3)])
     texts = svg_texts(figures.lines(data, "criterion", "perplexity", "sparsity", panels="model", **TEXTS))
-    assert texts.count("magnitude") == 2
+    assert texts.count("magnitude") == 3
 
 
 def test_heatmap_writes_the_value_of_each_cell():

@@ -1,39 +1,13 @@
 """Pieces of HTML: numbers as a reader wants them, nothing unescaped, the run attached, honest verdicts."""
 
-import base64
-import gzip
-import json
 import re
-from dataclasses import asdict
-from html import unescape
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from lmcompress.errors import ParameterError
-from lmcompress.records import Record
 from lmcompress.report import html
-
-
-def record(**changes) -> Record:
-    fields = {
-        "key": "0123456789abcdef" * 4,
-        "kind": "pruning_run",
-        "version": 1,
-        "parameters": {"model": "smollm2-135m", "sparsity": 0.5},
-        "assets": {"smollm2-135m": "ab" * 32},
-        "result": {"perplexity": 412.25},
-        "provenance": {
-            "commit": "9f45524",
-            "versions": {"torch": "2.13.0"},
-            "device": "CPU",
-            "seconds": 12.5,
-            "date": "2026-11-24T20:00:00",
-            "command": "lmcompress records redo '0123456789ab'",
-        },
-    }
-    return Record(**fields | changes)
 
 
 @pytest.mark.parametrize(
@@ -70,6 +44,16 @@ def test_table_escapes_and_links_and_can_be_scrolled_by_keyboard():
     assert frame.index.tolist() == [7, 8]  # left alone
 
 
+def test_a_long_table_shows_its_first_rows_and_folds_all_away():
+    frame = pd.DataFrame({"n": range(html.SHOWN + 3)})
+    text = html.table(frame, "Numbers")
+    shown, rest = text.split("<details", 1)
+    assert shown.count("<tr>") == html.SHOWN + 1
+    assert rest.count("<tr>") == len(frame) + 1
+    assert "The first 10 of 13 rows." in shown
+    assert "<details" not in html.table(frame[: html.SHOWN], "Numbers")
+
+
 def test_the_ends_of_an_interval_are_one_column():
     frame = pd.DataFrame(
         {"rho": [0.5], "low": [0.25], "high": [0.75], "r low": [None], "r high": [None], "low t": [1]}
@@ -93,53 +77,6 @@ def test_a_link_cannot_smuggle_markup():
 def test_table_without_caption_is_refused(caption):
     with pytest.raises(ParameterError, match="caption"):
         html.table(pd.DataFrame({"a": [1]}), caption)
-
-
-def attached(text: str, kind: str) -> list[bytes]:
-    return [
-        base64.b64decode(data) for data in re.findall(rf'href="data:application/{kind};base64,([^"]+)"', text)
-    ]
-
-
-def test_provenance_says_how_to_redo_it_and_carries_the_record():
-    text = html.provenance([record()])
-    assert "[run] 1 record · CPU · 12.5 s · 2026-11-24<" in text
-    for words in ("9f45524", "torch 2.13.0", "smollm2-135m sha256 abababababab", "sparsity 0.5"):
-        assert words in text
-    assert record().provenance["command"] in unescape(text)
-    assert [json.loads(content) for content in attached(text, "json")] == [asdict(record())]
-    assert 'download="pruning_run-0123456789ab.json"' in text
-
-
-def test_what_several_records_share_is_said_once():
-    later = record().provenance | {"seconds": 0.5, "date": "2026-11-25T01:00"}
-    later["command"] = "lmcompress records redo 'fedcfedcfedc'"
-    other = record(key="fedc" * 16, provenance=later, parameters={"model": "smollm2-135m", "sparsity": 0.7})
-    text = html.provenance([record(), other])
-    assert "[run] 2 records · CPU · 13 s · 2026-11-24 to 2026-11-25<" in text
-    assert text.count("model smollm2-135m") == 1
-    assert text.count("sparsity 0.5") == text.count("sparsity 0.7") == 1
-    assert unescape(text).count("lmcompress records redo 'RECORD'") == 1
-    assert [json.loads(content) for content in attached(text, "json")] == [asdict(record()), asdict(other)]
-
-
-def test_many_records_are_attached_as_one_file():
-    records = [record(key=f"{i:064x}"[::-1]) for i in range(html.ATTACHED + 1)]
-    text = html.provenance(records)
-    assert not attached(text, "json")
-    (packed,) = attached(text, "gzip")
-    read = [json.loads(line) for line in gzip.decompress(packed).decode().splitlines()]
-    assert read == [asdict(one) for one in records]
-    assert text == html.provenance(records)  # the same bytes
-
-
-def test_provenance_of_nothing_is_refused():
-    with pytest.raises(ParameterError, match="not_run"):
-        html.provenance([])
-
-
-def test_provenance_needs_no_field_of_the_run():
-    assert "date unknown" in html.provenance([record(provenance={}, assets={})])
 
 
 def test_not_run_says_what_and_needs():

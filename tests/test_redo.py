@@ -53,4 +53,22 @@ def test_redo_says_what_it_takes_then_compares(tmp_path, monkeypatch, capsys):
 def test_the_verdicts_of_a_notebook_are_read_from_its_tables():
     page = verdicts([("Norms <suffice>.", "holds", "12.3 beside 12.4")])._repr_html_()
     cell = {"outputs": [{"data": {"text/html": [page]}}, {"text": ["no html"]}]}
-    assert found({"cells": [cell, {"source": "text"}]}) == ["✓ holds: Norms <suffice>. 12.3 beside 12.4"]
+    published = {"outputs": [{"data": {"text/html": [verdicts([("Published.", "holds", "1")])]}}]}
+    given = {"metadata": {"tags": ["parameters"]}}
+    assert found({"cells": [published, given, cell, {"source": "text"}]}) == [
+        "✓ holds: Norms <suffice>. 12.3 beside 12.4"
+    ]
+
+
+def test_what_this_machine_says_is_printed():
+    text = "<details><summary>On this machine: agrees (holds)</summary><p><strong>A &lt; B.</strong></p></details>"
+    cell = {"outputs": [{"data": {"text/html": [text]}}]}
+    assert found({"cells": [cell]}) == ["On this machine: agrees (holds)", "A < B."]
+
+
+def test_a_figure_is_redone_by_its_number(capsys):
+    """The runs of Figure 20.5 are those that its cell picks: retrainings of pruned language models."""
+    assert cli.main(["redo", "20.5", "--estimate"]) == 0
+    assert " runs; they took " in capsys.readouterr().out
+    assert cli.main(["redo", "20.99", "--estimate"]) == 2
+    assert "20.5" in capsys.readouterr().err

@@ -105,12 +105,12 @@ def test_figures_keep_the_background_of_the_dark_page(browser, built):
 
 def test_the_data_of_a_figure_unfolds(browser, built):
     for _, page, _ in visit(browser, built, [NOTEBOOK], PHONE, "light"):
-        details = page.locator(".lm-figure details").first
+        details = page.locator(".lm-figure + details").first
         assert not details.locator("table").is_visible()
         details.locator("summary").click()
         assert details.locator("table").is_visible()
         figure = page.locator(".lm-figure svg").first
-        assert figure.get_attribute("aria-label") == "Two rising lines."
+        assert figure.get_attribute("aria-label").startswith("Two rising lines. ")
         assert 250 < figure.bounding_box()["width"] <= PHONE["width"]
 
 

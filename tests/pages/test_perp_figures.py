@@ -87,9 +87,9 @@ def test_a_subset_has_one_colour_in_all_figures_of_lines(grid):
 
     norms = [run for run in grid if run.parameters["subset"] == "norms"]
     alone = perp_figures.perplexity(norms, "text")
-    assert colours(alone) == {canvas.PALETTE[perp_figures.USUAL.index("norms")]}
+    assert colours(alone) == {canvas.PALETTE[canvas.METHODS["norms"]]}
     others = perp_figures.close_to_full(grid, "text")  # norms and masklora
-    assert colours(others) == colours(alone) | {canvas.PALETTE[perp_figures.USUAL.index("masklora")]}
+    assert colours(others) == colours(alone) | {canvas.PALETTE[canvas.METHODS["masklora"]]}
 
 
 def test_every_subset_is_shown_at_the_pattern_where_most_were_run(grid):

@@ -1,6 +1,7 @@
 """``lmcompress redo``: compute published runs again on this machine, and say number by number what came out."""
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ from lmcompress.plan import duration
 
 
 @click.command()
-@click.argument("what", metavar="PAGE|KIND|KEY...", nargs=-1, required=True)
+@click.argument("what", metavar="FIGURE|PAGE|KIND|KEY...", nargs=-1, required=True)
 @click.option("--profile", default="full", show_default=True, help="The page's runs in config/PROFILE.yaml.")
 @click.option("--sample", type=click.IntRange(1), help="Only the first so many runs.")
 @click.option("--tolerance", type=click.FloatRange(0), default=0.01, show_default=True, help="Relative.")
@@ -26,7 +27,7 @@ def redo(
     estimate: bool,
     everything: bool,
 ) -> None:
-    """Compute the published runs of pages, kinds or keys again, and compare.
+    """Compute the published runs of figures (such as 20.1), pages, kinds or keys again, and compare.
 
     A number is the same (equal bits), within (in the published interval, or closer than the tolerance) or outside.
     Times are not compared. Exit status 1 where a number is outside.
@@ -64,7 +65,11 @@ def _published(what: str, profile: str) -> list:
     """The published records that ``what`` names. Raises :class:`ParameterError` where there are none."""
     from lmcompress import records
 
-    if what in records.classes():
+    if re.fullmatch(r"\d\d\.\d+", what):
+        from lmcompress.report.opening import runs_of
+
+        found = runs_of(what)
+    elif what in records.classes():
         found = records.published_records(what)
     else:
         try:

@@ -57,19 +57,32 @@ def run(
 
 
 def found(notebook: dict) -> list[str]:
-    """The verdicts in an executed notebook's tables of claims, a line each: verdict, claim, evidence."""
+    """What this machine found, which stands after the parameters: the answer, and the verdicts in tables of claims, a
+    line each: verdict, claim, evidence.
+    """
     from lmcompress.report.html import VERDICTS
 
-    pages = (
+    cells = notebook["cells"]
+    given = [at for at, cell in enumerate(cells) if "parameters" in cell.get("metadata", {}).get("tags", ())]
+    pages = [
         "".join(output["data"]["text/html"])
-        for cell in notebook["cells"]
+        for cell in cells[given[0] if given else 0 :]
         for output in cell.get("outputs", [])
         if "text/html" in output.get("data", {})
-    )
+    ]
+    said = [
+        _text(text)
+        for page in pages
+        for text in re.findall(
+            r"<summary[^>]*>(On this machine:.*?)<|<p><strong>(.*?)</strong>", page, re.DOTALL
+        )
+        for text in text
+        if text
+    ]
     rows = (row for page in pages for row in re.findall(r"<tr.*?>(.*?)</tr>", page, re.DOTALL))
     cells = ([_text(cell) for cell in re.findall(r"<td.*?>(.*?)</td>", row, re.DOTALL)] for row in rows)
     marks = {f"{mark} {verdict}" for verdict, mark in VERDICTS.items()}
-    return [f"{row[1]}: {row[0]} {row[2]}" for row in cells if len(row) == 3 and row[1] in marks]
+    return said + [f"{row[1]}: {row[0]} {row[2]}" for row in cells if len(row) == 3 and row[1] in marks]
 
 
 def _text(markup: str) -> str:

@@ -13,7 +13,7 @@ from lmcompress.prune.pattern import parse
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.figures import Figure
-from lmcompress.report.perp_figures import NAMES, PATTERN, coloured, convention, drawn
+from lmcompress.report.perp_figures import NAMES, PATTERN, convention, drawn
 from lmcompress.report.perp_tables import against_full, corpora, exp, of_task, ordered, without_pruning
 from lmcompress.report.rate_tables import RATE, SETTING, _losses, best, by_rate
 from lmcompress.report.words import estimate
@@ -165,7 +165,7 @@ def curves(records: Sequence[Record], corpus: str) -> Figure:
     """Perplexity against the learning rate after the first criterion, a panel for each pattern."""
     criterion = records[0].parameters["criterion"]
     records = [record for record in records if record.parameters["criterion"] == criterion]
-    frame = coloured(by_rate(records, corpus).rename(columns=NAMES))
+    frame = by_rate(records, corpus).rename(columns=NAMES)
     dense = records[0].result["tests"][corpus]["dense"]
     return figures.lines(
         frame,

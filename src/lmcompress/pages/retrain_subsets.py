@@ -23,7 +23,12 @@ from lmcompress.parameters import (
     Some,
 )
 from lmcompress.records import Experiment, Record
-from lmcompress.report.perp_tables import against_full, corpora, perplexities
+from lmcompress.report import figures, perp_figures
+from lmcompress.report.html import Html
+from lmcompress.report.opening import Answer
+from lmcompress.report.perp_tables import against_full, corpora, corpus_of, of_task, perplexities
+from lmcompress.report.verdicts import Case, Rule
+from lmcompress.report.words import estimate
 
 
 class Study(PerpStudy):
@@ -88,6 +93,47 @@ class Study(PerpStudy):
         ]
 
 
+def answer(records: Sequence[Record]) -> Answer:
+    """How close norms and masked adapters come to full retraining on the corpus that is retrained on, and the verdict
+    on PERP's claim that so few parameters match it. Raises ``LookupError`` where the runs are missing.
+    """
+    runs = of_task(records, "language")
+    corpus = next(iter(corpora(runs)), "")
+    close = against_full(runs, corpus) if corpus else pd.DataFrame()
+    there = set(close["subset"]) if len(close) else set()
+    if not {"norms", "masklora"} <= there:
+        raise LookupError("`norms` and `masklora` beside `full`")
+    trained = {run.parameters["subset"]: run.result["percent"] for run in runs}
+    said, counts, cases = [], [], []
+    for subset, name in (("masklora", "masked adapters"), ("norms", "the norms")):
+        rows = close[close["subset"] == subset]
+        usual = rows[(rows["criterion"] == "magnitude") & (rows["pattern"] == "50%")]
+        row = (usual if len(usual) else rows).iloc[0]
+        value = estimate(row["times full"], row["low"], row["high"])
+        said.append((name, f"{trained[subset]:.2g} %", value))
+        counts.append(int((rows["low"] <= 1).sum()))
+        cases += [
+            Case(one["pattern"], one["times full"], one["low"], one["high"]) for _, one in rows.iterrows()
+        ]
+    (one, share, value), (other, less, behind) = said
+    return Answer(
+        f"After {row['pattern']} by {row['criterion']}, {one} ({share} of the parameters) reach {value} times the "
+        f"perplexity of full retraining, {other} ({less}) {behind}; as good in {counts[0]} and {counts[1]} of "
+        f"{len(rows)} settings ({corpus}).",
+        "PERP: a small part matches full retraining (at most 1.05 times).",
+        Rule(at_most=1.05).verdict(cases),
+    )
+
+
+def small(records: Sequence[Record]) -> list:
+    """The figures of a few runs: for what one machine computed."""
+    runs = of_task(records, "language")
+    labelled = of_task(records, "classification")
+    found: list = [figures.table(closeness(runs), "How close each subset comes to full retraining")]
+    found += [perp_figures.perplexity(runs, corpus) for corpus in corpora(runs)]
+    return found + ([perp_figures.accuracy(labelled, corpora(labelled)[0])] if labelled else [])
+
+
 def closeness(records: Sequence[Record]) -> pd.DataFrame:
     """One row a subset, closest first: on each corpus its perplexity over that of full retraining, least to largest
     of all settings, and in how many settings it is as good (the 95 % interval reaches 1 or lies below).
@@ -107,6 +153,24 @@ def closeness(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(
         [{"retrained": subset, "trained %": trained[subset]} | columns[subset] for subset in closest_first]
     )
+
+
+def closeness_table(records: Sequence[Record]) -> Html:
+    """:func:`closeness` for readers."""
+    caption = "How close each subset comes to full retraining: least to largest over criteria and sparsities"
+    return figures.table(closeness(records), f"{caption}; as good: the interval reaches 1 or lies below")
+
+
+def levels_table(records: Sequence[Record], corpus: str | int = 0) -> Html:
+    """:func:`levels` for readers."""
+    name = corpus_of(records, corpus)
+    return perp_figures.table(levels(records, name), f"Perplexity of {name}, and the best")
+
+
+def settings_table(records: Sequence[Record], corpus: str | int = 0) -> Html:
+    """Every setting: perplexity, KL, rate, seconds."""
+    name = corpus_of(records, corpus)
+    return perp_figures.table(perplexities(records, name), f"Every setting of the published run, {name}")
 
 
 def levels(records: Sequence[Record], corpus: str) -> pd.DataFrame:

@@ -47,8 +47,10 @@ FAMILIES = (
     ),
 )
 METHODS = {name: place for family in FAMILIES for place, name in enumerate(family)}
+GREY = "#7b7f86"  # can be read on white and on black
 INK = "#010203"  # drawn in this, written out as currentColor
-WIDTH, HEIGHT = 5.0, 3.2  # inches; narrow, so that text is still readable at the width of a phone
+WIDTH, HEIGHT = 5.6, 2.7  # inches; narrow, so that text is still readable at the width of a phone
+WIDE = 7.2  # of several panels side by side, which scroll there
 STYLE = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
@@ -97,14 +99,14 @@ def draw_panels(data: pd.DataFrame, draw: Draw, layout: Layout, title: str, alt:
     if len(names) > 2 * len(PALETTE):
         raise ParameterError(layout.series, f"{len(names)} series", f"at most {2 * len(PALETTE)}; use panels")
     shown = levels(data[layout.panels]) if layout.panels else [None]
-    across = min(2, len(shown))
+    across = len(shown) if len(shown) < 4 else 2
     down = -(-len(shown) // across)
-    height = HEIGHT
+    height, width = HEIGHT, WIDTH if across == 1 else WIDE
     if layout.rows:
         height = max(1.7, 1.0 + layout.row * len(levels(data[layout.rows])) * len(names))
-    salt = hashlib.sha256(f"{title}\n{alt}".encode()).hexdigest()
+    salt = hashlib.sha256(f"{title}\n{alt}\n{data.to_csv()}".encode()).hexdigest()
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": salt}):
-        canvas = Canvas(figsize=(WIDTH, height if down == 1 else 0.85 * height * down), layout="constrained")
+        canvas = Canvas(figsize=(width, height if down == 1 else 0.85 * height * down), layout="constrained")
         share = not layout.own_axes
         grid = list(canvas.subplots(down, across, squeeze=False, sharex=share, sharey=share).flat)
         for axes, level in zip(grid, shown, strict=False):
@@ -167,6 +169,11 @@ def bar_style(index: int) -> dict:
     return {"color": "none" if again else PALETTE[place], "edgecolor": PALETTE[place]}
 
 
+def method_colour(name: str) -> str:
+    """The colour of a method in all figures; grey where it has none of its own."""
+    return PALETTE[METHODS[name] % len(PALETTE)] if name in METHODS else GREY
+
+
 def split(rows: pd.DataFrame, series: str | None, names: list) -> Iterator[tuple[int, str, pd.DataFrame]]:
     """``(index, label, rows)`` of each series that has rows."""
     for index, name in enumerate(names):
@@ -222,7 +229,7 @@ def _legend(canvas: Canvas) -> None:
             handles.setdefault(label, handle)
     if handles:
         order = sorted(handles, key=lambda label: isinstance(handles[label], matplotlib.lines.Line2D))
-        columns = max(1, min(len(handles), int(WIDTH * 13 / (max(map(len, handles)) + 5))))
+        columns = max(1, min(len(handles), int(canvas.get_figwidth() * 13 / (max(map(len, handles)) + 5))))
         options = {"loc": "outside upper left", "ncols": columns, "fontsize": 9}
         canvas.legend([handles[label] for label in order], order, **options)
         canvas.set_figheight(canvas.get_figheight() + 0.19 * -(-len(order) // columns))
@@ -238,8 +245,9 @@ def _svg(canvas: Canvas, title: str, alt: str) -> str:
     body = re.sub(r'<g id="[^"]*">', "<g>", body)  # the same in every figure, hence not unique in a page
     body = body.replace(INK, "currentColor").replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
     box = re.search(r'viewBox="[^"]*"', text)[0]
+    wide = canvas.get_figwidth()
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} role="img"'
-        f' aria-label="{escape(alt)}" style="width:100%;max-width:36rem;height:auto"><title>{escape(title)}'
-        f"</title>{body}"
+        f' aria-label="{escape(alt)}" class="{"lm-wide" if wide == WIDE else "lm-plain"}" style="width:100%;'
+        f'max-width:{6.6 * wide:.0f}rem;height:auto"><title>{escape(title)}</title>{body}'
     )

@@ -10,7 +10,9 @@ The pages' other pieces (tables, the run behind a figure, what was not run, verd
 :mod:`lmcompress.report.html` and can be had from here.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from html import escape
 from itertools import cycle
 from pathlib import Path
@@ -22,14 +24,17 @@ from matplotlib.colors import LogNorm
 
 from lmcompress.errors import ParameterError
 from lmcompress.files import atomic_path
+from lmcompress.report import findings
 from lmcompress.report.canvas import (
     INK,
+    METHODS,
     PLAIN,
     Draw,
     Layout,
     bar_style,
     draw_panels,
     levels,
+    method_colour,
     name_positions,
     positions,
     slot,
@@ -40,19 +45,23 @@ from lmcompress.report.canvas import (
 from lmcompress.report.html import (
     coverage,
     details,
+    folded,
     not_run,
     number,
-    provenance,
     require_text,
     table,
     varied,
     verdicts,
+    whole,
 )
+from lmcompress.report.run_card import cited, provenance
 
 __all__ = [
     "Figure",
     "bars",
+    "cited",
     "coverage",
+    "folded",
     "heatmap",
     "lines",
     "not_run",
@@ -79,10 +88,14 @@ class Figure:
     table: pd.DataFrame = field(repr=False)
 
     def _repr_html_(self) -> str:
-        data = details("Data of this figure", table(self.table, self.title))
+        return self.html()
+
+    def html(self, label: str = "") -> str:
+        """The drawing, its caption (after ``label``, which is HTML) and its data, folded away."""
+        data = details("Data of this figure", whole(self.table, self.title))
         return (
-            f'<figure class="lm-figure" style="margin:1rem 0;max-width:42rem">{self.svg}<figcaption>'
-            f"<strong>{escape(self.title)}.</strong> {escape(self.caption)}</figcaption>{data}</figure>"
+            f'<figure class="lm-figure" style="margin:1rem 0 .2rem;overflow-x:auto" tabindex="0">{self.svg}<figcaption>'
+            f"{label}<strong>{escape(self.title)}.</strong> {escape(self.caption)}</figcaption></figure>{data}"
         )
 
     def save(self, path: str | Path) -> None:
@@ -125,7 +138,8 @@ def lines(
 
     columns = (x, y, series, low, high)
     layout = Layout((x, y), series, panels, logs=(log_x, log_y), own_axes=own_axes)
-    return _figure(data, draw, columns, y, layout, title, caption, alt)
+    told = partial(findings.of_lines, x=x, y=y, series=series, panels=panels)
+    return _figure(data, draw, columns, y, layout, title, caption, alt, told)
 
 
 def scatter(
@@ -172,7 +186,8 @@ def scatter(
 
     columns = (labels, x, y, series, low, high)
     layout = Layout((x, y), series, panels, logs=(log_x, log_y), own_axes=own_axes)
-    return _figure(data, draw, columns, y, layout, title, caption, alt)
+    told = partial(findings.of_points, x=x, y=y, series=series, panels=panels)
+    return _figure(data, draw, columns, y, layout, title, caption, alt, told)
 
 
 def unbeaten(data: pd.DataFrame, x: str, y: str) -> pd.DataFrame:
@@ -202,6 +217,8 @@ def bars(
         for index, name, part in split(rows, series, names):
             at = positions(part[category], data[category], always=True) - 0.4 + thickness * (index + 0.5)
             bar = {"height": thickness * 0.92, "label": name} | bar_style(slot(names, index))
+            if series is None and any(one in METHODS for one in part[category]):
+                bar["color"] = bar["edgecolor"] = [method_colour(one) for one in part[category]]
             axes.barh(at, part[value], xerr=spread(part, value, low, high), ecolor=INK, **bar)
         name_positions(axes.yaxis, data[category], always=True)
         axes.set_ylim(len(levels(data[category])) - 0.5, -0.5)
@@ -209,7 +226,8 @@ def bars(
 
     columns = (category, value, series, low, high)
     layout = Layout((value, ""), series, panels, (log, False), category, 0.24)
-    return _figure(data, draw, columns, value, layout, title, caption, alt)
+    told = partial(findings.of_bars, category=category, value=value, series=series, panels=panels)
+    return _figure(data, draw, columns, value, layout, title, caption, alt, told)
 
 
 def heatmap(
@@ -245,7 +263,8 @@ def heatmap(
         axes.tick_params(axis="y", rotation=0)
 
     layout = Layout(labels=(x, y), rows=y, row=0.27)
-    return _figure(data, draw, (x, y, value), value, layout, title, caption, alt)
+    told = partial(findings.of_cells, x=x, y=y, value=value)
+    return _figure(data, draw, (x, y, value), value, layout, title, caption, alt, told)
 
 
 def _figure(
@@ -257,8 +276,9 @@ def _figure(
     title: str,
     caption: str,
     alt: str,
+    told: Callable[[pd.DataFrame], str],
 ) -> Figure:
-    """Refuse what cannot be a figure, then have it drawn."""
+    """Refuse what cannot be a figure, then have it drawn; ``told(data)``: what is to be seen, for ``alt``."""
     for name, text in (("title", title), ("caption", caption), ("alt", alt)):
         require_text(name, text)
     if alt.strip() in (title.strip(), caption.strip()):
@@ -270,4 +290,5 @@ def _figure(
     data = data[used].replace([np.inf, -np.inf], np.nan).reset_index(drop=True)
     if data[value].isna().all():  # also when there are no rows
         raise ParameterError(value, f"{len(data)} rows without a finite value", "something to draw")
+    alt = f"{alt.strip()} {told(data)}"
     return Figure(draw_panels(data, draw, layout, title, alt), title, caption, alt, data)

@@ -4,15 +4,10 @@ All text is escaped. Pieces bring their style and inherit their colours, so that
 and dark), in JupyterLab and on Colab alike.
 """
 
-import base64
-import gzip
-import json
 import math
 import numbers
 import re
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable
 from html import escape
 
 import pandas as pd
@@ -20,13 +15,14 @@ import pandas as pd
 from lmcompress.errors import ParameterError
 from lmcompress.records import coverage as coverage_of
 
-LONG = 30  # a table of more rows scrolls in a window of its own
+SHOWN = 10  # rows of a table; of a longer one the others are folded away
 HOLDS, PART, FAILS = "holds", "holds in part", "does not hold here"
 OPEN, NOT_RUN = "cannot be told here", "not run here"
 VERDICTS = {HOLDS: "✓", PART: "◐", FAILS: "✗", OPEN: "?", NOT_RUN: "–"}
-ATTACHED = 40  # records that are attached to a page one by one: a few kilobytes each
-_STYLE = """<style>
-.lm-table { overflow: auto; max-width: 100%; font-size: .9em }
+STYLE = """<style>
+.lm-table { overflow: auto; max-width: 100%; font-size: .9em; scrollbar-width: thin }
+.lm-table::-webkit-scrollbar { height: .6rem; width: .6rem }
+.lm-table::-webkit-scrollbar-thumb { background: rgba(128, 128, 128, .7); border-radius: .3rem }
 .lm-long { max-height: 28rem }
 .lm-table table { border-collapse: collapse; width: auto; margin: .3rem 0 }
 .lm-table caption { text-align: left; caption-side: top }
@@ -62,21 +58,30 @@ def number(value: object) -> str:
 
 
 def table(frame: pd.DataFrame, caption: str) -> Html:
-    """A table that scrolls sideways on a phone. Column names are the heads; the index is not shown.
+    """A table that scrolls sideways on a phone. Column names are the heads; the index is not shown. Of more than
+    ``SHOWN`` rows the first are shown and all are folded away below.
 
     The ends of an interval, columns ``low`` and ``high`` (or ``NAME low`` and ``NAME high``) beside each other,
     are shown as one column ``interval`` (``NAME interval``).
     """
     require_text("caption", caption)
+    if len(frame) <= SHOWN + 2:
+        return whole(frame, caption)
+    first = whole(frame.iloc[:SHOWN], f"{caption.rstrip('.')}. The first {SHOWN} of {len(frame)} rows.")
+    return Html(first + details(f"All {len(frame)} rows", whole(frame, caption)))
+
+
+def whole(frame: pd.DataFrame, caption: str) -> Html:
+    """:func:`table` with all its rows."""
     frame = _with_intervals(frame.reset_index(drop=True))
     columns = [frame.iloc[:, i] for i in range(frame.shape[1])]
     marks = [" class=n" if all(map(_is_number, column)) else "" for column in columns]
     heads = [(str(name), mark) for name, mark in zip(frame.columns, marks, strict=True)]
     rows = [
-        [(_inline(number(value)), mark) for value, mark in zip(row, marks, strict=True)]
+        [(inline(number(value)), mark) for value, mark in zip(row, marks, strict=True)]
         for row in frame.astype(object).itertuples(index=False)
     ]
-    return _grid(heads, rows, caption, caption)
+    return grid(heads, rows, caption, caption)
 
 
 def varied(frame: pd.DataFrame, caption: str) -> Html:
@@ -112,16 +117,16 @@ def _is_number(value: object) -> bool:
     return value is None or isinstance(value, (numbers.Real, _Interval))
 
 
-def _grid(
+def grid(
     heads: list[tuple[str, str]], rows: list[list[tuple[str, str]]], label: str, caption: str = ""
 ) -> Html:
     """A table that scrolls: ``heads`` (texts) and ``rows`` (HTML), each with the attributes of its cells."""
     top = "".join(f'<th scope="col"{mark}>{escape(name)}</th>' for name, mark in heads)
     body = "".join(f"<tr>{''.join(f'<td{mark}>{cell}</td>' for cell, mark in row)}</tr>" for row in rows)
-    above = f"<caption><span>{_inline(caption)}</span></caption>" if caption else ""
-    kind = "lm-table lm-long" if len(rows) > LONG else "lm-table"
+    above = f"<caption><span>{inline(caption)}</span></caption>" if caption else ""
+    kind = "lm-table lm-long" if len(rows) > SHOWN + 2 else "lm-table"
     return Html(
-        f'{_STYLE}<div class="{kind}" tabindex="0" role="region" aria-label="{escape(label)}"><table>{above}'
+        f'{STYLE}<div class="{kind}" tabindex="0" role="region" aria-label="{escape(label)}"><table>{above}'
         f"<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -134,52 +139,9 @@ def details(summary: str, content: str) -> Html:
     )
 
 
-def provenance(records: Sequence) -> Html:
-    """The "[run]" block of the records behind a figure: computed by what, where, when, and how to redo it.
-
-    ``records``: of :class:`lmcompress.records.Record`. They are attached to the page: each as a JSON file, or
-    all of more than ``ATTACHED`` as one file of compressed JSON lines. Parameters that all share stand above.
-    Raises :class:`ParameterError` when there is none: a page without records says :func:`not_run`.
-    """
-    if not records:
-        raise ParameterError("records", records, "at least one record; use not_run for what was not computed")
-    plain = [asdict(record) for record in records]
-    runs = [record["provenance"] for record in plain]
-    shared = dict(plain[0]["parameters"].items())
-    for record in plain:
-        shared = {
-            k: v for k, v in shared.items() if k in record["parameters"] and record["parameters"][k] == v
-        }
-    facts = {
-        "commit": _distinct(run.get("commit") for run in runs),
-        "device": _distinct(run.get("device") for run in runs),
-        "versions": _distinct(_pairs(run.get("versions")) for run in runs),
-        "assets": _distinct(
-            f"{name} sha256 {digest[:12]}" for record in plain for name, digest in record["assets"].items()
-        ),
-        "parameters": [_pairs(shared)],
-        "again": _distinct(_command(record, len(plain)) for record in plain),
-    }
-    lines = "".join(
-        f"<dt>{name}</dt><dd>{'<br>'.join(map(_code, values))}</dd>"
-        for name, values in facts.items()
-        if any(values)
-    )
-    if many := len(plain) > ATTACHED:
-        content = "".join(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n" for record in plain)
-        packed = gzip.compress(content.encode(), mtime=0)
-        lines += "<dt>all records</dt><dd>" + _attached("records.jsonl.gz", "gzip", packed) + "</dd>"
-    heads = [("record", ""), ("parameters", ""), ("seconds", " class=n")]
-    rows = _grid(heads, [_record_row(record, shared, not many) for record in plain], "records of this run")
-    seconds = number(sum(float(run.get("seconds") or 0) for run in runs))
-    dates = sorted({str(run["date"])[:10] for run in runs if run.get("date")})
-    count = f"{number(len(plain))} record{'s' * (len(plain) > 1)}"
-    summary = f"[run] {count} · {', '.join(facts['device'][:2])} · {seconds} s · {_span(dates)}"
-    run = details(summary, f'<dl class="lm-run" style="margin:.4rem 0;font-size:.85em">{lines}</dl>{rows}')
-    older = Counter(record.kind for record in records if record.older)
-    counts = ", ".join(f"{count} of kind {escape(kind)}" for kind, count in older.items())
-    words = f"These records were computed with an older version of their kind: {counts}."
-    return Html((_note("Older version.", words) if older else "") + run)
+def folded(summary: str, pieces: Iterable) -> Html:
+    """Pieces of a page, folded away under a line of text."""
+    return details(summary, "".join(piece._repr_html_() for piece in pieces))
 
 
 def coverage(notebook: str, profile: str = "full") -> Html:
@@ -203,15 +165,15 @@ def not_run(what: str, needs: str) -> Html:
     """The honest unrun state: ``what`` was not computed here and ``needs`` what. Never an old number."""
     require_text("what", what)
     require_text("needs", needs)
-    return Html(_note("Not run here:", f"{_inline(what)}<br><strong>Needs:</strong> {_inline(needs)}"))
+    return Html(note("Not run here:", f"{inline(what)}<br><strong>Needs:</strong> {inline(needs)}"))
 
 
 def not_computed(what: str = "") -> Html:
     """The place of a cell that needs records of this machine where nothing is computed (:mod:`lmcompress.absent`)."""
-    return Html(_note("Not computed on this machine" + (":" if what else "."), _inline(what)))
+    return Html(note("Not computed on this machine" + (":" if what else "."), inline(what)))
 
 
-def _note(head: str, content: str) -> str:
+def note(head: str, content: str) -> str:
     return (
         '<div class="lm-not-run" role="note" style="border-left:.25rem solid #9a7b00;padding:.4rem .8rem;'
         f'margin:1rem 0"><strong>{head}</strong> {content}</div>'
@@ -254,45 +216,10 @@ def require_text(field: str, value: object) -> None:
 _LINK = re.compile(r"\[([^\]]+)\]\((https?://[^)\s]+|(?!//)[\w./#-]+)\)")
 
 
-def _inline(text: str) -> str:
+def inline(text: str) -> str:
     linked = re.sub(_LINK, r'<a href="\2">\1</a>', escape(text))
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", linked)
 
 
 def _code(text: str) -> str:
     return f'<code style="white-space:pre-wrap">{escape(text)}</code>'
-
-
-def _command(record: dict, count: int) -> str:
-    """The command that computes the record again; of several records one line stands for all."""
-    command = str(record["provenance"].get("command") or "")
-    return command if count == 1 else command.replace(record["key"][:12], "RECORD")
-
-
-def _attached(name: str, kind: str, content: bytes, words: str | None = None) -> str:
-    """A link that downloads ``content``, which the page itself holds."""
-    address = f"data:application/{kind};base64,{base64.b64encode(content).decode()}"
-    return f'<a download="{escape(name)}" href="{address}">{escape(words or name)}</a>'
-
-
-def _record_row(record: dict, shared: dict, attach: bool) -> list[tuple[str, str]]:
-    short = record["key"][:12]
-    name = escape(short)
-    if attach:
-        text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
-        name = _attached(f"{record['kind']}-{short}.json", "json", text.encode(), short)
-    own = {k: v for k, v in record["parameters"].items() if k not in shared}
-    seconds = number(record["provenance"].get("seconds"))
-    return [(f"{escape(record['kind'])}<br>{name}", ""), (escape(_pairs(own)), ""), (seconds, " class=n")]
-
-
-def _pairs(mapping: dict | None) -> str:
-    return ", ".join(f"{name} {value}" for name, value in (mapping or {}).items())
-
-
-def _distinct(values: Iterable[object]) -> list[str]:
-    return list(dict.fromkeys(str(value) for value in values if value))
-
-
-def _span(dates: list[str]) -> str:
-    return "date unknown" if not dates else dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"

@@ -14,9 +14,6 @@ PATTERN = "sparsity in %, or zeros n:m"
 NAMES = {"pattern": PATTERN, "subset": "retrained", "criterion": "pruned by"}
 
 
-USUAL = ("nothing", "full", "norms", "new-biases", "masklora")
-
-
 FEW = 2
 
 
@@ -55,21 +52,14 @@ def drawn(
         reach = frame.groupby("retrained", observed=True)[PATTERN].nunique()
         if reach.max() > FEW:  # what was run at few patterns only is in `every_subset`
             frame = frame[frame["retrained"].isin(reach[reach > FEW].index)]
-        frame = coloured(frame)
         options = {"low": "low", "high": "high", "panels": panels, "log_y": log, "reference": reference}
         return figures.lines(frame, PATTERN, value, "retrained", **options, **titles)
     return figures.bars(frame, "retrained", value, low="low", high="high", panels=panels, log=log, **titles)
 
 
-def coloured(frame: pd.DataFrame) -> pd.DataFrame:
-    """The same colour for a subset in every figure of lines: the usual ones have the first places, drawn or not."""
-    others = [name for name in frame["retrained"].cat.categories if (frame["retrained"] == name).any()]
-    order = [*USUAL, *(name for name in others if name not in USUAL)]
-    return frame.assign(retrained=frame["retrained"].cat.set_categories(order))
-
-
-def perplexity(records: Sequence[Record], corpus: str) -> Figure:
+def perplexity(records: Sequence[Record], corpus: str | int = 0) -> Figure:
     """Test perplexity by pattern for every subset, the dense model as a line."""
+    corpus = perp_tables.corpus_of(records, corpus)
     frame = perp_tables.perplexities(records, corpus)
     return drawn(
         frame,
@@ -85,8 +75,9 @@ def perplexity(records: Sequence[Record], corpus: str) -> Figure:
     )
 
 
-def close_to_full(records: Sequence[Record], corpus: str) -> Figure:
+def close_to_full(records: Sequence[Record], corpus: str | int = 0) -> Figure:
     """The main figure: perplexity of each subset over that of full retraining, on the same windows."""
+    corpus = perp_tables.corpus_of(records, corpus)
     frame = perp_tables.against_full(records, corpus)
     frame = frame[frame["subset"] != "nothing"]
     return drawn(
@@ -104,8 +95,9 @@ def close_to_full(records: Sequence[Record], corpus: str) -> Figure:
     )
 
 
-def every_subset(records: Sequence[Record], corpus: str) -> Figure:
+def every_subset(records: Sequence[Record], corpus: str | int = 0) -> Figure:
     """Every subset over full retraining, after the first criterion, at the patterns where most were run."""
+    corpus = perp_tables.corpus_of(records, corpus)
     frame = perp_tables.against_full(records, corpus)
     frame = frame[(frame["subset"] != "nothing") & (frame["criterion"] == frame["criterion"].iloc[0])]
     number = frame.groupby("pattern", observed=True)["subset"].transform("nunique")
@@ -127,8 +119,9 @@ def every_subset(records: Sequence[Record], corpus: str) -> Figure:
     )
 
 
-def recovered(records: Sequence[Record], corpus: str) -> Figure:
+def recovered(records: Sequence[Record], corpus: str | int = 0) -> Figure:
     """Share of what full retraining wins back that each subset wins back."""
+    corpus = perp_tables.corpus_of(records, corpus)
     frame = perp_tables.against_full(records, corpus)
     frame = frame[frame["subset"] != "nothing"].drop(columns=["low", "high"])
     frame = frame.rename(columns={"recovered low": "low", "recovered high": "high"})
@@ -147,8 +140,9 @@ def recovered(records: Sequence[Record], corpus: str) -> Figure:
     )
 
 
-def accuracy(records: Sequence[Record], texts: str) -> Figure:
+def accuracy(records: Sequence[Record], texts: str | int = 0) -> Figure:
     """Test accuracy of the pruned and retrained classifier."""
+    texts = perp_tables.corpus_of(records, texts)
     frame = perp_tables.accuracies(records, texts)
     about = records[0].parameters
     return drawn(
@@ -167,8 +161,9 @@ def accuracy(records: Sequence[Record], texts: str) -> Figure:
     )
 
 
-def methods(records: Sequence[Record], corpus: str) -> Figure:
+def methods(records: Sequence[Record], corpus: str | int = 0) -> Figure:
     """Perplexity of the pruned model, of the usual reconstructions and of the retrainings beside them."""
+    corpus = perp_tables.corpus_of(records, corpus)
     frame = reconstruction_tables.methods(records, corpus)
     frame = frame[frame["method"].isin(reconstruction_tables.usual(frame))]
     frame = frame.assign(pruned=frame["pattern"] + " by " + frame["criterion"])
@@ -206,12 +201,13 @@ def block_errors(records: Sequence[Record]) -> Figure:
     )
 
 
-def rounds(records: Sequence[Record], corpus: str) -> Figure:
+def rounds(records: Sequence[Record], corpus: str | int = 0) -> Figure:
     """Perplexity by the number of rounds of pruning and retraining."""
+    corpus = perp_tables.corpus_of(records, corpus)
     frame = perp_tables.against_one_shot(records, corpus).rename(columns=NAMES)
     frame["rounds"] = frame["rounds"].astype(str)
     return figures.lines(
-        coloured(frame),
+        frame,
         "rounds",
         "perplexity",
         "retrained",
@@ -239,14 +235,15 @@ def speed(records: Sequence[Record]) -> Figure:
     )
 
 
-def budgets(records: Sequence[Record], corpus: str) -> Figure:
+def budgets(records: Sequence[Record], corpus: str | int = 0) -> Figure:
     """Perplexity by the number of steps."""
+    corpus = perp_tables.corpus_of(records, corpus)
     frame = perp_tables.perplexities(records, corpus)
     pruned = frame.loc[frame["subset"] == "nothing", "perplexity"]
     frame = frame[frame["subset"] != "nothing"].rename(columns=NAMES)
     reference = {"dense": float(frame["dense"].iloc[0])}
     return figures.lines(
-        coloured(frame),
+        frame,
         "steps",
         "perplexity",
         "retrained",

@@ -60,6 +60,16 @@ def of_task(records: Iterable[Record], task: str, kind: str = RETRAIN) -> list[R
     return [record for record in found if parse(record.parameters["pattern"]).sparsity > 0]
 
 
+def language(records: Iterable[Record]) -> list[Record]:
+    """Retrainings of pruned language models."""
+    return of_task(records, "language")
+
+
+def classification(records: Iterable[Record]) -> list[Record]:
+    """Retrainings of pruned classifiers."""
+    return of_task(records, "classification")
+
+
 def without_pruning(records: Iterable[Record]) -> list[Record]:
     """Retrainings of a language model of which nothing was pruned: what its texts alone teach it."""
     found = [
@@ -91,6 +101,11 @@ def values_of(
 def corpora(records: Sequence[Record]) -> list[str]:
     """Corpora that every record was evaluated on, in the order of the parameter ``tests``."""
     return list(records[0].parameters.get("tests") or records[0].result["tests"]) if records else []
+
+
+def corpus_of(records: Sequence[Record], corpus: str | int) -> str:
+    """A corpus by its name, or by its place among those that were tested. Raises ``LookupError`` if there is none."""
+    return corpus if isinstance(corpus, str) else corpora(records)[corpus]
 
 
 def ordered(frame: pd.DataFrame) -> pd.DataFrame:

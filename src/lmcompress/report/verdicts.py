@@ -57,6 +57,15 @@ class Rule(Parameters):
             kept, broken = case.low >= self.at_least, case.high < self.at_least
         return "as claimed" if kept else "against" if broken else "open"
 
+    def verdict(self, cases: Sequence[Case]) -> str:
+        """What all cases together say (see above)."""
+        words = {self.says(case) for case in cases}
+        if not words:
+            return NOT_RUN
+        if "as claimed" not in words:
+            return OPEN if "open" in words else FAILS
+        return HOLDS if words == {"as claimed"} else PART
+
     def __str__(self) -> str:
         if self.at_most is not None:
             return f"at most {self.at_most:g}"
@@ -134,14 +143,7 @@ def judge(claim: Claim, measure: Callable[..., Sequence[Case]]) -> Judged:
     count = len(measure(0.95, **claim.options))
     level = 1 - 0.05 / max(count, 1)
     cases = tuple(measure(level, **claim.options))
-    words = [claim.rule.says(case) for case in cases]
-    if not words:
-        verdict = NOT_RUN
-    elif "as claimed" not in words:
-        verdict = OPEN if "open" in words else FAILS
-    else:
-        verdict = HOLDS if set(words) == {"as claimed"} else PART
-    return Judged(claim, verdict, cases, level)
+    return Judged(claim, claim.rule.verdict(cases), cases, level)
 
 
 def judge_all(name: str, measures: Mapping[str, Callable[..., Sequence[Case]]]) -> list[Judged]:

@@ -5,7 +5,8 @@ import re
 from collections.abc import Callable, Sequence
 
 from lmcompress.records import Record
-from lmcompress.report.html import Html, escape, not_run, provenance
+from lmcompress.report.html import Html, escape, not_run
+from lmcompress.report.run_card import provenance
 
 
 def readable(task: str) -> str:

@@ -1,0 +1,149 @@
+"""What stands at the two ends of a notebook's page: the answer of the published runs, and what this machine found."""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import ClassVar
+
+from lmcompress import records as store
+from lmcompress.errors import ParameterError
+from lmcompress.estimates import estimate
+from lmcompress.files import project_root
+from lmcompress.plan import duration
+from lmcompress.records import Record
+from lmcompress.report.html import VERDICTS, Html, coverage, folded, not_run
+from lmcompress.report.run_card import Cited, cited, provenance
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What runs say on the page's question.
+
+    sentence: with numbers and intervals, made of the runs.
+    claim: what is judged, in words.
+    verdict: one of ``VERDICTS``, by a rule on the runs.
+    """
+
+    sentence: str
+    claim: str
+    verdict: str
+
+    def _repr_html_(self) -> str:
+        return (
+            f'<div class="lm-answer"><p><strong>{escape(self.sentence)}</strong></p>'
+            f"<p><em>{escape(self.claim)}</em> {VERDICTS[self.verdict]} {self.verdict}</p></div>"
+        )
+
+
+Answers = Callable[[Sequence[Record]], Answer]  # raises LookupError where runs that it needs are missing
+
+
+class Page:
+    """A notebook's page: what its published runs say, figure by figure, and what this machine finds.
+
+    notebook: its name, such as ``20_retrain_subsets``.
+    """
+
+    figures: ClassVar[dict[str, list[Record]] | None] = (
+        None  # where only the runs of each figure are asked for
+    )
+
+    def __init__(self, notebook: str):
+        self.notebook = notebook
+        self.published = store.published(notebook)
+
+    def answer(self, answer: Answers) -> Html:
+        """The answer of the published runs; or that there are none, and how to compute them."""
+        try:
+            said = answer(self.published)._repr_html_()
+        except LookupError as missing:
+            return not_run(f"the published runs of this page ({missing})", self._needs())
+        return Html(said + coverage(self.notebook))
+
+    def show(self, number: str, make: Callable, of: Callable = list, **options: object) -> Cited | Html:
+        """Figure or table ``number`` of the published runs, which can be cited; nothing where there are no runs at all.
+
+        make: called with the runs and ``options``, gives the figure or table.
+        of: picks the runs out of all of the page.
+        """
+        runs = of(self.published)
+        if Page.figures is not None:
+            Page.figures[number] = runs
+        if not self.published or Page.figures is not None:
+            return Html("")
+        try:
+            return cited(number, make(runs, **options), runs)
+        except LookupError as missing:
+            return not_run(f"Figure {number} ({missing})", self._needs())
+
+    def all_records(self) -> Html:
+        """The run block of all published runs of the page, which can be downloaded."""
+        return provenance(self.published) if self.published else Html("")
+
+    def here(
+        self, records: Sequence[Record], answer: Answers, make: Callable[[Sequence[Record]], list]
+    ) -> Html:
+        """What the runs of this machine say, folded away under whether they agree with the published ones.
+
+        records: of the page's parameters.
+        make: gives the figures and tables to show of them.
+        """
+        mine, theirs = _try(answer, records), _try(answer, self.published)
+        if not any(record.computed_here for record in records):
+            word = "not computed (the runs with these parameters are published ones)"
+        elif mine is None:
+            word = "computed; these runs are too few for the question"
+        elif theirs is None:
+            word = f"{mine.verdict}; there is no published run to compare with"
+        elif mine.verdict == theirs.verdict:
+            word = f"agrees ({mine.verdict})"
+        else:
+            word = f"differs ({mine.verdict} here, {theirs.verdict} in the published run)"
+        pieces = [*([mine] if mine else []), *make(records), provenance(records)]
+        return folded(f"On this machine: {word}", pieces)
+
+    def time(self) -> Html:
+        """How long the published runs took, and what the notebook's own parameters are expected to take."""
+        seconds = sum(record.provenance["seconds"] for record in self.published)
+        devices = " and ".join(sorted({record.provenance["device"] for record in self.published}))
+        parts = (
+            [f"{len(self.published)} published runs took {duration(seconds)} on {devices}"] if seconds else []
+        )
+        known = [one for one in store.all_records() if "NVIDIA" not in one.provenance["device"]]
+        expected = [estimate(one, known).seconds for one in store.study_class(self.notebook)().experiments()]
+        if expected and None not in expected:
+            parts.append(f"the parameters below take about {duration(sum(expected))} on a CPU")
+        return Html(f'<p class="lm-time"><em>Time:</em> {escape("; ".join(parts) or "no run tells")}.</p>')
+
+    def _needs(self) -> str:
+        return f"a GPU, and `lmcompress compute {self.notebook} --profile full`"
+
+
+CELL = re.compile(r"^```\{code-cell\} ipython3\n((?:^:[^\n]*\n)*)(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def runs_of(number: str) -> list[Record]:
+    """The published runs of a figure or table, such as ``20.1``: what the notebook's cells before its parameters make
+    it of; nothing is drawn. Raises :class:`ParameterError` for a figure that there is not.
+    """
+    found = sorted((project_root() / "notebooks").glob(f"{number.partition('.')[0]}_*.md"))
+    Page.figures = {}
+    try:
+        variables: dict = {}
+        for tags, code in CELL.findall(found[0].read_text(encoding="utf-8")) if found else ():
+            if "parameters" in tags:
+                break
+            exec(compile(code, str(found[0]), "exec"), variables)
+        if not Page.figures.get(number):
+            raise ParameterError("figure", number, sorted(Page.figures) or "page and place, such as 20.1")
+        return Page.figures[number]
+    finally:
+        Page.figures = None
+
+
+def _try(answer: Answers, records: Sequence[Record]) -> Answer | None:
+    try:
+        return answer(records)
+    except LookupError:
+        return None
