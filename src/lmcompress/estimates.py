@@ -1,5 +1,6 @@
 """What a run will take, by the records of earlier ones."""
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,8 @@ class Estimate:
 
 def estimate(experiment: Experiment, earlier: Iterable[Record]) -> Estimate:
     """The median over those records of the same kind that agree with ``experiment`` in most parameters; the model
-    counts before all others.
+    counts before all others. Records of another model are scaled by the work: parameters, as the names state them
+    (``opt-1.3b``), times tokens; where a name states none there is no estimate, and of their memory never.
     """
     wanted = experiment.model_dump(mode="json")
     alike: dict[tuple, list[Record]] = {}
@@ -28,13 +30,43 @@ def estimate(experiment: Experiment, earlier: Iterable[Record]) -> Estimate:
             alike.setdefault(("model" in same, len(same)), []).append(record)
     closest = alike[max(alike)] if alike else []
     devices = [record.provenance.get("device") or "" for record in closest]
+    same = [record.parameters.get("model") == wanted.get("model") for record in closest]
+    factors = [1.0 if one else _ratio(wanted, of.parameters) for one, of in zip(same, closest, strict=True)]
     return Estimate(
-        _median(closest, "seconds"),
-        _median(closest, "peak_mb"),
+        _median(closest, "seconds", factors),
+        _median(closest, "peak_mb", [1.0 if one else None for one in same]),
         max(set(devices), key=devices.count, default=""),
     )
 
 
-def _median(records: Sequence[Record], name: str) -> float | None:
-    values = [record.provenance[name] for record in records if record.provenance.get(name) is not None]
+def size(parameters: dict) -> float | None:
+    """Parameters of the model as its name states them: ``facebook/opt-1.3b`` 1.3e9, ``mixtral-8x7b`` 56e9."""
+    found = re.search(r"(?:(\d+)x)?(\d+(?:\.\d+)?)([mb])(?![a-z])", str(parameters.get("model", "")).lower())
+    if not found:
+        return None
+    return int(found[1] or 1) * float(found[2]) * {"m": 1e6, "b": 1e9}[found[3]]
+
+
+def work(parameters: dict) -> float | None:
+    """Parameters times tokens: of a window, or of all steps at all rates that are tried."""
+    steps = (
+        (parameters.get("steps") or 0)
+        * (parameters.get("batch") or 1)
+        * (len(parameters.get("rates") or ()) or 1)
+    )
+    found = size(parameters)
+    return found and found * (parameters.get("length") or 1) * max(steps, 1)
+
+
+def _ratio(wanted: dict, had: dict) -> float | None:
+    this, that = work(wanted), work(had)
+    return this / that if this and that else None
+
+
+def _median(records: Sequence[Record], name: str, factors: Sequence[float | None]) -> float | None:
+    values = [
+        record.provenance[name] * factor
+        for record, factor in zip(records, factors, strict=True)
+        if record.provenance.get(name) is not None and factor is not None
+    ]
     return statistics.median(values) if values else None

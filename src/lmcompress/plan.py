@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmcompress import records
+from lmcompress.errors import AssetError
 from lmcompress.estimates import Estimate, estimate
 from lmcompress.files import atomic_path, write_json
 from lmcompress.records import Experiment, Record
@@ -59,6 +60,13 @@ class Plan:
         write_json(path, jobs)
 
 
+def _known(one: Experiment) -> Record | None:
+    try:
+        return records.find(one.kind, records.key_of(one, fetch=False))
+    except AssetError:
+        return None
+
+
 def _run(one: Experiment) -> dict:
     return {"kind": one.kind, "parameters": one.model_dump(mode="json")}
 
@@ -70,13 +78,9 @@ def about(one: Experiment) -> str:
 
 def plan(experiments: Sequence[Experiment], runs_a_job: int) -> Plan:
     """Look up what is known; put the rest into jobs of at most ``runs_a_job`` runs that share what one process holds
-    (:attr:`Experiment.shares`).
+    (:attr:`Experiment.shares`). Nothing is fetched: of a model that is not here no run is known.
     """
-    known = {
-        place: record
-        for place, one in enumerate(experiments)
-        if (record := records.find(one.kind, records.key_of(one)))
-    }
+    known = {place: record for place, one in enumerate(experiments) if (record := _known(one))}
     groups: dict[str, list[Experiment]] = {}
     for place, one in enumerate(experiments):
         if place not in known:
@@ -113,6 +117,18 @@ def summary(plan: Plan) -> str:
         text += "; no earlier record tells how long"
     memory = [job.megabytes for job in plan.jobs if job.megabytes is not None]
     return text + (f", up to {max(memory) / 1000:.1f} GB each" if memory else "")
+
+
+def by_model(plan: Plan) -> Iterator[str]:
+    """A line a model: how many runs are to do, and what they are expected to take; none where all are of one model."""
+    found: dict[str, list[float | None]] = {}
+    for job in plan.jobs:
+        for one, expected in zip(job.experiments, job.estimates, strict=True):
+            found.setdefault(str(getattr(one, "model", "no model")), []).append(expected.seconds)
+    for model, seconds in found.items() if len(found) > 1 else ():
+        known = [one for one in seconds if one is not None]
+        time = f"about {duration(sum(known) / len(known) * len(seconds))}" if known else "no estimate"
+        yield f"{model}: {len(seconds)} runs, {time}"
 
 
 def duration(seconds: float) -> str:

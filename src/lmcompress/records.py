@@ -137,15 +137,17 @@ def hashed(kind: str, version: int, parameters: dict, assets: dict[str, str], de
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()
 
 
-def key_of(experiment: Experiment) -> str:
-    """The hash that names the record of ``experiment``; pinned assets are not fetched for it."""
+def key_of(experiment: Experiment, fetch: bool = True) -> str:
+    """The hash that names the record of ``experiment``. Pinned assets are not fetched for it, without ``fetch`` none is
+    (:class:`~lmcompress.errors.AssetError` where one is not here).
+    """
     device = provenance.device() if experiment.timed else ""
     parameters = experiment.model_dump(mode="json")
-    return hashed(experiment.kind, experiment.version, parameters, _assets(experiment), device)
+    return hashed(experiment.kind, experiment.version, parameters, _assets(experiment, fetch), device)
 
 
-def _assets(experiment: Experiment) -> dict[str, str]:
-    return {name: sha256_of(name, kind) for name, kind in experiment.assets()}
+def _assets(experiment: Experiment, fetch: bool = True) -> dict[str, str]:
+    return {name: sha256_of(name, kind, fetch) for name, kind in experiment.assets()}
 
 
 def obtain(experiments: Sequence[Experiment], *, progress: bool = True, force: bool = False) -> list[Record]:
@@ -341,7 +343,12 @@ def profile(name: str, notebook: str) -> dict:
     if not path.is_file():
         there = sorted(other.stem for other in carried("config").glob("*.yaml"))
         raise ParameterError("profile", name, there or "a checkout with the folder config")
-    return (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get(notebook) or {}
+    given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    if not isinstance(given, dict):
+        raise ParameterError(
+            "profile", name, "a mapping of notebooks; a list of sweeps is for lmcompress sweep"
+        )
+    return given.get(notebook) or {}
 
 
 def study_class(notebook: str) -> type[Study]:

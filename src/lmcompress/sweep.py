@@ -10,7 +10,8 @@ Runs that are no grid are listed, each with what it has beside the fixed paramet
 
     runs: [{criterion: magnitude, pattern: "50%"}, {criterion: wanda, pattern: "2:4"}]
 
-A CSV file has a row a run: a column ``experiment`` or ``notebook``, and one a parameter; an empty cell is the default.
+A file may hold a list of such sweeps, as ``config/paper.yaml`` does. A CSV file has a row a run: a column
+``experiment`` or ``notebook``, and one a parameter; an empty cell is the default.
 """
 
 import csv
@@ -88,12 +89,13 @@ def read(path: Path) -> tuple[list[Experiment], int]:
         raise ParameterError(
             "sweep", str(path), f"a YAML or CSV file ({' '.join(str(error).split())})"
         ) from None
-    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+    several = given if isinstance(given, list) else [given]
+    if not all(isinstance(one, dict) and all(isinstance(name, str) for name in one) for one in several):
         raise ParameterError("sweep", str(path), f"a mapping with some of {', '.join(Sweep.model_fields)}")
-    sweep = Sweep(**given)
-    if not (found := sweep.experiments()):
+    sweeps = [Sweep(**one) for one in several]
+    if not (found := _once(run for sweep in sweeps for run in sweep.experiments())):
         raise ParameterError("sweep", str(path), "a file that asks for at least one run")
-    return found, sweep.runs_a_job
+    return found, min(sweep.runs_a_job for sweep in sweeps)
 
 
 def _of_rows(rows: list[list[str]]) -> list[Experiment]:

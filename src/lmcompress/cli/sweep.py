@@ -19,13 +19,15 @@ from lmcompress.files import project_root
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[SNAKEMAKE OPTIONS]")
 def sweep(file: Path, dry_run: bool, cores: str, options: tuple[str, ...]) -> None:
     """Compute the runs of a YAML grid or a CSV sheet. Goes on where it was stopped."""
-    from lmcompress.plan import listing, plan, summary
+    from lmcompress.plan import by_model, listing, plan, summary
     from lmcompress.sweep import read
 
     experiments, runs_a_job = read(file)
     if dry_run:
         todo = plan(experiments, runs_a_job)
         for line in listing(todo):
+            print(line)
+        for line in by_model(todo):
             print(line)
         print(summary(todo))
         return
