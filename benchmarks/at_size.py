@@ -21,6 +21,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, OPTConfig
 
 from lmcompress.cost import Ceilings, flops, measured
+from lmcompress.experiments.costs import ARCHITECTURES
 from lmcompress.models import block_linears, blocks
 from lmcompress.prune.mask import Masks
 from lmcompress.prune.model import prune_model
@@ -30,14 +31,15 @@ from lmcompress.retrain.reconstruct import reconstruct
 from lmcompress.retrain.subsets import existing, select
 from lmcompress.retrain.train import train
 
-SHAPES = {  # width, width of the MLP, heads, blocks
-    "1.3b": (2048, 8192, 32, 24),
-    "2.7b": (2560, 10240, 32, 32),
-    "6.7b": (4096, 16384, 32, 32),
-    "13b": (5120, 20480, 40, 40),
-    "30b": (7168, 28672, 56, 48),
-    "tiny": (32, 64, 4, 4),
+TINY = {
+    "hidden_size": 32,
+    "ffn_dim": 64,
+    "num_attention_heads": 4,
+    "word_embed_proj_dim": 32,
+    "num_hidden_layers": 4,
 }
+SHAPES = {name: sizes for name, (_, sizes) in ARCHITECTURES.items() if name.startswith("OPT-")}
+SHAPES["OPT-tiny"] = {**TINY, "vocab_size": 128}
 WALKS = ("wanda", "sparsegpt", "gptq 4bit-g128", "reconstruct biases+norms", "reconstruct masklora")
 SUBSETS = ("biases+norms", "masklora", "full")
 PLAIN = "plain transformers, biases+norms, no optimizer"
@@ -52,7 +54,10 @@ GIB = 2**30
 def main(argv: list[str] | None = None) -> dict:
     parser = bench.parser(__doc__)
     parser.add_argument(
-        "--shapes", nargs="+", choices=SHAPES, default=[name for name in SHAPES if name != "tiny"]
+        "--shapes",
+        nargs="+",
+        choices=SHAPES,
+        default=["OPT-1.3B", "OPT-2.7B", "OPT-6.7B", "OPT-13B", "OPT-30B"],
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--blocks", type=int, default=2, help="blocks of a walk that are measured")
@@ -63,7 +68,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--train-steps", type=int, default=6, help="training steps that are measured")
     options = parser.parse_args(argv)
     if options.tiny:
-        options.shapes, options.windows, options.length = ["tiny"], 4, 16
+        options.shapes, options.windows, options.length = ["OPT-tiny"], 4, 16
         options.local_steps, options.train_steps = 4, 2
     on_gpu = torch.device(options.device).type == "cuda"
     limit = Ceilings(**bench.machine(options.device)) if on_gpu else None
@@ -86,20 +91,14 @@ def release() -> None:
         torch.cuda.empty_cache()
 
 
-def config_of(shape: str, layers: int) -> OPTConfig:
-    width, inner, heads, _ = SHAPES[shape]
-    return OPTConfig(
-        hidden_size=width,
-        ffn_dim=inner,
-        num_attention_heads=heads,
-        num_hidden_layers=layers,
-        word_embed_proj_dim=width,
-        dropout=0.0,
-        **({"vocab_size": 128} if shape == "tiny" else {}),
-    )
+def config_of(shape: str, layers: int | None = None) -> OPTConfig:
+    """The config of a shape, with all of its blocks or the first ``layers``."""
+    config = OPTConfig(**SHAPES[shape], dropout=0.0)
+    config.num_hidden_layers = layers or config.num_hidden_layers
+    return config
 
 
-def random_model(shape: str, layers: int, device: str) -> nn.Module:
+def random_model(shape: str, device: str, layers: int | None = None) -> nn.Module:
     torch.manual_seed(0)
     with torch.device(device):
         return AutoModelForCausalLM.from_config(config_of(shape, layers), dtype=torch.bfloat16).eval()
@@ -111,7 +110,7 @@ def row(shape: str, method: str, options, limit: Ceilings | None, seconds: float
     rate = limit and (limit.matmul_flops_per_s if bound == "matrix products" else limit.copy_bytes_per_s)
     on_gpu = limit is not None
     return {
-        "model": f"OPT-{shape.upper()}",
+        "model": shape,
         "parameters": parameters_of(shape),
         "method": method,
         "device": torch.cuda.get_device_name(options.device) if on_gpu else "CPU",
@@ -131,7 +130,7 @@ def row(shape: str, method: str, options, limit: Ceilings | None, seconds: float
 
 def parameters_of(shape: str) -> int:
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config_of(shape, SHAPES[shape][3]))
+        model = AutoModelForCausalLM.from_config(config_of(shape))
     return sum(value.numel() for value in model.parameters())
 
 
@@ -140,12 +139,12 @@ def parameters_of(shape: str) -> int:
 
 def walks(shape: str, options, limit: Ceilings | None):
     """Rows of the methods that see one block at a time."""
-    whole = SHAPES[shape][3]
+    whole = config_of(shape).num_hidden_layers
     scale = whole / options.blocks
-    windows = torch.randint(3, config_of(shape, 1).vocab_size, (options.windows, options.length))
+    windows = torch.randint(3, config_of(shape).vocab_size, (options.windows, options.length))
     batches = [{"input_ids": window[None]} for window in windows]
     for method in (name for name in WALKS if name in options.methods):
-        model = random_model(shape, options.blocks, options.device)
+        model = random_model(shape, options.device, options.blocks)
         masks = prune_model(model, "magnitude", "50%").masks if method.startswith("reconstruct") else None
         release()
         with measured(options.device) as cost:
@@ -206,8 +205,7 @@ def trainings(shape: str, options, limit: Ceilings | None):
     wanted = [name for name in ("magnitude", *SUBSETS, PLAIN) if name in options.methods]
     if not wanted:
         return
-    whole = SHAPES[shape][3]
-    model = random_model(shape, whole, options.device)
+    model = random_model(shape, options.device)
     weights = sum(linear.weight.numel() for linear in block_linears(model).values())
     release()
     with measured(options.device) as cost:
@@ -227,16 +225,14 @@ def trainings(shape: str, options, limit: Ceilings | None):
     )
     windows = torch.randint(3, model.config.vocab_size, (8 * options.batch, options.length))
     for method in (name for name in wanted if name != "magnitude"):
-        once = flops(
-            config_of(shape, whole), options.batch, options.length, trained=TRAINED[method] or None
-        ).total
+        once = flops(config_of(shape), options.batch, options.length, trained=TRAINED[method] or None).total
         for mode in (True,) if method == PLAIN else ("auto", True):
             about = {"checkpointing": "all blocks" if mode is True else "as memory needs"}
             release()
             try:
                 seconds, peak, recomputed = step(model, masks, windows, method, mode, options)
             except torch.OutOfMemoryError as error:
-                yield {"model": f"OPT-{shape.upper()}", "method": method, **about, "error": str(error)[:200]}
+                yield {"model": shape, "method": method, **about, "error": str(error)[:200]}
                 continue
             finally:
                 restored(model, method)
