@@ -44,6 +44,7 @@ WALKS = ("wanda", "sparsegpt", "gptq 4bit-g128", "reconstruct biases+norms", "re
 SUBSETS = ("biases+norms", "masklora", "full")
 PLAIN = "plain transformers, biases+norms, no optimizer"
 METHODS = ("magnitude", *WALKS, *SUBSETS, PLAIN)
+MODES = ("as memory needs", "as memory needs, a window at a time", "all blocks")  # of checkpointing
 STEPS = 1000  # of a retraining: PERP's own
 TRAINED = {  # parameters whose products a backward pass needs; adapters need those of the weights they are on
     "biases+norms": r"\.bias$|norm", "masklora": r"layers\..*weight$", "full": "", PLAIN: r"\.bias$|norm",
@@ -144,11 +145,17 @@ def walks(shape: str, options, limit: Ceilings | None):
     windows = torch.randint(3, config_of(shape).vocab_size, (options.windows, options.length))
     batches = [{"input_ids": window[None]} for window in windows]
     for method in (name for name in WALKS if name in options.methods):
-        model = random_model(shape, options.device, options.blocks)
-        masks = prune_model(model, "magnitude", "50%").masks if method.startswith("reconstruct") else None
-        release()
-        with measured(options.device) as cost:
-            walk(method, model, masks, batches, options)
+        masks = None
+        for layers, given in (
+            (1, batches[:2]),
+            (options.blocks, batches),
+        ):  # the first compiles, and does not count
+            model = random_model(shape, options.device, layers)
+            if method.startswith("reconstruct"):
+                masks = prune_model(model, "magnitude", "50%").masks
+            release()
+            with measured(options.device) as cost:
+                walk(method, model, masks, given, options)
         yield row(
             shape,
             method,
@@ -226,11 +233,11 @@ def trainings(shape: str, options, limit: Ceilings | None):
     windows = torch.randint(3, model.config.vocab_size, (8 * options.batch, options.length))
     for method in (name for name in wanted if name != "magnitude"):
         once = flops(config_of(shape), options.batch, options.length, trained=TRAINED[method] or None).total
-        for mode in (True,) if method == PLAIN else ("auto", True):
-            about = {"checkpointing": "all blocks" if mode is True else "as memory needs"}
+        for checkpointing in ("all blocks",) if method == PLAIN else MODES:
+            about = {"checkpointing": checkpointing}
             release()
             try:
-                seconds, peak, recomputed = step(model, masks, windows, method, mode, options)
+                seconds, peak, recomputed = step(model, masks, windows, method, checkpointing, options)
             except torch.OutOfMemoryError as error:
                 yield {"model": shape, "method": method, **about, "error": str(error)[:200]}
                 continue
@@ -253,22 +260,30 @@ def trainings(shape: str, options, limit: Ceilings | None):
 
 
 def step(
-    model: nn.Module, masks: Masks, windows, method: str, mode: bool | str, options
+    model: nn.Module, masks: Masks, windows, method: str, checkpointing: str, options
 ) -> tuple[float, int, int]:
     """Seconds of a step (the first ones left out), peak bytes, and how many blocks were checkpointed."""
     if method == PLAIN:
         return plain_step(model, windows, options)
+    single = checkpointing.endswith("a window at a time")
+    how = {
+        "lr": 1e-5,
+        "batch_size": 1 if single else options.batch,
+        "accumulation": options.batch if single else 1,
+        "checkpointing": checkpointing == "all blocks" or "auto",
+        "progress": False,
+        "graph": False,
+    }
     with measured(options.device) as cost:
         parameters = select(model, method, masks=masks)
-        few = {
-            "lr": 1e-5,
-            "batch_size": options.batch,
-            "checkpointing": mode,
-            "progress": False,
-            "graph": False,
-        }
-        first = train(model, windows, parameters, masks, steps=2, **few)
-        later = train(model, windows, parameters, masks, steps=2 + options.train_steps, **few)
+        (
+            _,
+            first,
+            later,
+        ) = (  # the very first compiles; in each, the first step finds out how much memory there is
+            train(model, windows, parameters, masks, steps=steps, **how)
+            for steps in (2, 1, 1 + options.train_steps)
+        )
         del parameters
     return (later.seconds - first.seconds) / options.train_steps, cost[0].peak_bytes, later.recomputed
 

@@ -140,8 +140,15 @@ def relative_output_error(weight: Tensor, compressed: Tensor, gram: Tensor) -> f
 
 def require_finite(value: Tensor, layer: str, what: str) -> None:
     """Raise :class:`NumericError` naming ``layer`` when ``value`` holds an infinity or NaN."""
-    if not torch.isfinite(value).all():
+    if not all_finite(value):
         raise NumericError(layer, f"non-finite {what}")
+
+
+def all_finite(value: Tensor) -> Tensor:
+    """Bool scalar on the device of ``value``: no infinity and no NaN. Extremes are found without a copy of it."""
+    if not value.numel() or not value.is_floating_point():
+        return torch.isfinite(value).all()
+    return torch.isfinite(torch.stack(torch.aminmax(value.detach()))).all()
 
 
 def _rows(x: Tensor, width: int, dtype: torch.dtype) -> Tensor:

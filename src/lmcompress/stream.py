@@ -23,6 +23,7 @@ from lmcompress.blockfiles import BlockFiles
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.models import blocks, linears
 from lmcompress.shards import is_streamed
+from lmcompress.stats import all_finite
 
 
 class Statistic(Protocol):
@@ -106,7 +107,7 @@ class BlockVisit:
                         raise NumericError(f"{self.name}.{name}", f"not always the input of {own}")
                     return
                 latest[name], x = x, x.detach()
-                finite = torch.isfinite(x).all()
+                finite = all_finite(x)
                 bad[name] = ~finite | bad[name] if name in bad else ~finite
                 found[name].update(x if keep is None else x.reshape(*keep.shape, -1)[keep.to(x.device)])
 

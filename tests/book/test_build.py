@@ -36,7 +36,7 @@ PLAN = [
         "34_bit_allocation",
         "35_real_size_and_speed",
     ),
-    *("36_prune_and_quantize", "39_cptquant_claims"),
+    *("36_prune_and_quantize", "39_cptquant_claims", "40_scale"),
 ]
 
 

@@ -42,6 +42,7 @@ CHANGES = {
         "trials": {"norms": [0.01, 0.03], "full": [0.001, 0.003]},
     },
     "29_perp_claims": {"steps": 3},
+    "40_scale": {"architectures": ["OPT-125M"], "counted": ["biases", "norms"]},
 }
 
 
@@ -53,6 +54,8 @@ def test_parameters_are_those_of_the_study(name):
 @pytest.mark.parametrize("name", CHANGES)
 def test_every_cell_runs_on_tiny_models(name, language, classification, monkeypatch):  # noqa: F811
     def few(_profile: str, notebook: str) -> dict:
+        if notebook == "40_scale":
+            return CHANGES[notebook]
         if notebook < "20":
             return {
                 "model": language["model"],

@@ -23,6 +23,8 @@ def test_a_packed_dict_of_masks_is_a_mapping_of_bools():
     assert list(packed) == ["b", "a"]
     assert all(torch.equal(packed[name], kept) for name, kept in masks.items())
     assert list(packed.in_order(["a"])) == ["a"]
+    assert torch.equal(packed.bits("a"), pack(masks["a"]))
+    assert packed.in_order(["a"]).bits("a") is packed.bits("a")
     assert "c" not in packed
     assert packed.get("c") is None
     assert repr(packed) == "Packed(b, a)"

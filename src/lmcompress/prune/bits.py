@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 def pack(mask: Tensor) -> Tensor:
     """A bool mask [out, in] as bits: uint8 [out, ceil(in / 8)], the first input in the lowest bit."""
+    if mask.device.type == "cpu":
+        return torch.from_numpy(np.packbits(mask.numpy(), axis=1, bitorder="little"))
     padded = torch.nn.functional.pad(mask, (0, -mask.shape[1] % 8)).reshape(len(mask), -1, 8)
     packed = torch.zeros(padded.shape[:2], dtype=torch.uint8, device=mask.device)
     for place in range(8):
@@ -19,6 +22,9 @@ def unpacked(mask: Tensor | None, columns: int) -> Tensor | None:
     """The bool mask [out, columns] that :func:`pack` was given; a bool mask or None as it is."""
     if mask is None or mask.dtype == torch.bool:
         return mask
+    if mask.device.type == "cpu":
+        bits = np.unpackbits(mask.numpy(), axis=1, count=columns, bitorder="little")
+        return torch.from_numpy(bits.view(bool))
     places = torch.arange(8, dtype=torch.uint8, device=mask.device)
     bits = (mask.unsqueeze(-1) >> places) & 1
     return bits.reshape(len(mask), -1)[:, :columns].bool()
@@ -48,6 +54,10 @@ class Packed(MutableMapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._held)
+
+    def bits(self, name: str) -> Tensor:
+        """The mask as :func:`pack` gives it: uint8 [out, ceil(in / 8)], not a copy."""
+        return self._held[name][0]
 
     def in_order(self, names: Iterable[str]) -> "Packed":
         """The same masks, those of ``names`` in their order."""

@@ -73,7 +73,14 @@ def _keep(scores: Tensor, count: int) -> Tensor:
     """Per row of ``scores``, True for all but the ``count`` least."""
     if not count:
         return torch.ones_like(scores, dtype=torch.bool)
-    threshold = scores.kthvalue(count, dim=-1, keepdim=True).values
+    if scores.device.type == "cpu":  # a partition is several times as fast as torch's kthvalue there
+        least = np.partition(scores.numpy(), count - 1, axis=-1)[..., count - 1 : count]
+        threshold = torch.from_numpy(least.copy())
+    else:
+        threshold = scores.kthvalue(count, dim=-1, keepdim=True).values
+    dropped = scores <= threshold
+    if int(dropped.sum()) == count * len(scores):  # no ties
+        return ~dropped
     below, ties = scores < threshold, scores == threshold
     first = ties.cumsum(-1, dtype=torch.int32) <= count - below.sum(-1, keepdim=True)
     return ~(below | ties & first)

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from lmcompress.errors import ParameterError
 from lmcompress.models import block_linears
-from lmcompress.prune.bits import pack, unpacked
+from lmcompress.prune.bits import Packed, pack, unpacked
 from lmcompress.retrain import fused
 from lmcompress.retrain.names import ADAPTERS, ADDITIVE, MASKED, SCALING
 
@@ -140,7 +140,7 @@ class AdaptedLinear(nn.Linear):
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
         self.kind, self.scale = kind, None if kind in SCALING else alpha / rank
-        if mask is not None and fused.usable(self.weight, rank):
+        if mask is not None and mask.dtype == torch.bool and fused.usable(self.weight, rank):
             mask = pack(mask)
         self.register_buffer("kept", mask, persistent=False)
         a, b = _start(kind, rank, self.in_features, self.out_features, generator)
@@ -233,7 +233,10 @@ def attach(
     generator = torch.Generator().manual_seed(seed)
     parameters: dict[str, nn.Parameter] = {}
     for name, layer in found.items():
-        mask = masks[name].to(layer.weight.device) if name in masks else None
+        mask = None
+        if name in masks:
+            shared = isinstance(masks, Packed) and fused.usable(layer.weight, rank)
+            mask = (masks.bits(name) if shared else masks[name]).to(layer.weight.device)
         adapted = AdaptedLinear(layer, kind, rank, alpha, mask, generator).train(layer.training)
         adapted.weight.requires_grad_(False)
         model.set_submodule(name, adapted)

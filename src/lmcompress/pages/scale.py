@@ -1,0 +1,209 @@
+"""What pruning, quantization and retraining take at the sizes of the paper's models: rows of ``benchmarks/at_size.py``
+and ``benchmarks/peers.py``.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from lmcompress.experiments.costs import ShareTrained
+from lmcompress.records import Experiment, results_folder
+from lmcompress.records import Study as Planned
+from lmcompress.report import figures
+from lmcompress.report.figures import Figure
+from lmcompress.report.html import Html, not_run, table, verdict_on, verdicts
+
+RANDOM = (
+    "Random weights in bf16 in the model's shapes: time and memory do not depend on their values. Blocks that were not "
+    "run, and steps, are counted as those that were."
+)
+NEEDS = "one GPU with 80 GB for six minutes: `python benchmarks/at_size.py --out results/benchmarks`"
+BILLIONS = "parameters, billions"
+FAST, LEAN = (
+    ("as memory needs", None),
+    ("all blocks", None),
+)  # checkpointing of the rows for time and for memory
+
+
+class Study(Planned):
+    """Parameters that each subset trains, counted for ``architectures``; ``cards``: GiB of GPUs to be fitted into."""
+
+    architectures: tuple[str, ...] = ("OPT-1.3B", "OPT-2.7B", "OPT-6.7B", "OPT-13B", "OPT-30B")
+    counted: tuple[str, ...] = (
+        "biases",
+        "norms",
+        "biases+norms",
+        "masklora",
+        "biases+norms+head-lora+masklora",
+    )
+    cards: tuple[float, ...] = (8, 24, 80)
+
+    def experiments(self) -> list[Experiment]:
+        return [ShareTrained(architecture=name, subsets=self.counted) for name in self.architectures]
+
+
+def record(name: str = "at_size") -> dict:
+    """The record of a benchmark in ``results/benchmarks``; without rows where there is none."""
+    path = results_folder() / "benchmarks" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
+
+
+def rows() -> pd.DataFrame:
+    """Rows of the record, with billions of parameters; empty where there is none."""
+    frame = pd.DataFrame(record()["rows"])
+    return frame.assign(**{BILLIONS: frame["parameters"] / 1e9}) if len(frame) else frame
+
+
+def _of(frame: pd.DataFrame, modes: tuple) -> pd.DataFrame:
+    return frame[frame["checkpointing"].isin(modes) | (frame["checkpointing"].isna() & (None in modes))]
+
+
+def exponent(parameters: Sequence[float], cost: Sequence[float]) -> float:
+    """k of the least-squares fit ``cost = c * parameters^k`` in logarithms; NaN for fewer than three points."""
+    if len(parameters) < 3:
+        return math.nan
+    return float(np.polyfit(np.log(parameters), np.log(cost), 1)[0])
+
+
+def growth(frame: pd.DataFrame) -> pd.DataFrame:
+    """How the time of each method grows with the parameters, beside its floor, and its share of the ceiling."""
+    found = []
+    for method, part in _of(frame, FAST).groupby("method", sort=False):
+        share = part["share of peak"]
+        found.append(
+            {
+                "method": method,
+                "sizes": len(part),
+                "minutes grow with parameters to the power": exponent(part["parameters"], part["minutes"]),
+                "the floor's": exponent(part["parameters"], part["floor minutes"]),
+                "share of the ceiling low": share.min(),
+                "share of the ceiling high": share.max(),
+            }
+        )
+    return pd.DataFrame(found)
+
+
+def costs(frame: pd.DataFrame) -> Html:
+    """Every row, for readers."""
+    names = ["model", "method", "checkpointing", "minutes", "floor minutes", "share of peak", "bound by"]
+    shown = frame[[*names, "peak GiB", "share of card", "tokens", "run", "of"]].fillna({"checkpointing": "–"})
+    return table(shown, f"Minutes, floor and memory, {frame['device'].iloc[0]}")
+
+
+def fits(frame: pd.DataFrame, cards: Sequence[float]) -> pd.DataFrame:
+    """The largest measured shape that each method holds on cards of so many GiB, its peak in brackets."""
+    found = []
+    for method, part in _of(frame, LEAN).groupby("method", sort=False):
+        row = {"method": method}
+        for card in cards:
+            inside = part[part["peak GiB"] <= card].sort_values("parameters")
+            last = inside.iloc[-1] if len(inside) else None
+            row[f"{card:g} GiB"] = "none" if last is None else f"{last['model']} ({last['peak GiB']:.1f})"
+        found.append(row)
+    return pd.DataFrame(found)
+
+
+def time_figure(frame: pd.DataFrame) -> Figure:
+    return figures.lines(
+        _of(frame, FAST),
+        BILLIONS,
+        "minutes",
+        "method",
+        log_x=True,
+        log_y=True,
+        title="Minutes by size",
+        caption=f"{frame['device'].iloc[0]}. Retraining: 1,000 steps of 2 x 2,048 tokens; methods that calibrate: 128 "
+        f"x 2,048 tokens. {RANDOM}",
+        alt="Minutes against billions of parameters, both axes logarithmic, one line for each method: the slopes are "
+        "the exponents of the table.",
+    )
+
+
+def memory_figure(frame: pd.DataFrame) -> Figure:
+    card = record().get("card GiB")
+    return figures.lines(
+        _of(frame, LEAN),
+        BILLIONS,
+        "peak GiB",
+        "method",
+        log_x=True,
+        log_y=True,
+        reference={"the card": card} if card else None,
+        title="Peak memory by size",
+        caption="Retraining holds the whole model, here with all blocks checkpointed; the others hold the blocks that "
+        f"are worked on and the activations. {RANDOM}",
+        alt="Peak memory on the GPU in GiB against billions of parameters, both axes logarithmic, one line for each "
+        "method, with a dashed line at the memory of the card.",
+    )
+
+
+AIMS = (  # method, checkpointing, minutes at OPT-30B, GiB
+    ("magnitude", None, 20 / 60, 80),
+    ("wanda", None, 1.5, 24),
+    ("sparsegpt", None, 4, 24),
+    ("biases+norms", "as memory needs", 13, 80),
+    ("masklora", "as memory needs", 1000 * 4096 / 2500 / 60, 80),
+    ("reconstruct masklora", None, 10, 24),
+)
+
+
+def aims(frame: pd.DataFrame) -> Html:
+    """What was aimed at for OPT-30B on one card, and what came of it."""
+    large = frame[frame["model"] == "OPT-30B"] if len(frame) else frame
+    judged = []
+    for method, mode, minutes, memory in AIMS:
+        claim = f"OPT-30B, {method}: {minutes:.2g} minutes within {memory} GiB"
+        found = large[large["method"] == method] if len(large) else large
+        found = _of(found, (mode,)) if len(found) else found
+        if not len(found):
+            judged.append((claim, "not run here", NEEDS))
+            continue
+        row = found.iloc[0]
+        good = [row["minutes"] <= minutes, row["peak GiB"] <= memory]
+        judged.append(
+            (
+                claim,
+                verdict_on(good),
+                f"{row['minutes']:.2f} minutes, {row['peak GiB']:.1f} GiB ({row['of']})",
+            )
+        )
+    return verdicts(judged)
+
+
+def answers(frame: pd.DataFrame) -> list[str]:
+    """Retraining and pruning of the largest shape, and what a subset saves of the memory of full retraining."""
+    last = frame[frame["parameters"] == frame["parameters"].max()]
+    name, sentences = last["model"].iloc[0], []
+    fast = _of(last, FAST)
+    parts = [f"{row['method']} {row['minutes']:.1f}" for _, row in fast.iterrows()]
+    sentences.append(f"{name} on one {frame['device'].iloc[0]}, minutes: {', '.join(parts)}.")
+    for shape, part in _of(frame, ("all blocks",)).groupby("model", sort=False):
+        full = part[part["method"] == "full"]
+        if len(full):
+            whole = full["peak GiB"].iloc[0]
+            shares = [
+                f"{row['method']} {row['peak GiB'] / whole:.2f} ({row['peak GiB']:.1f} GiB)"
+                for _, row in part.iterrows()
+                if row["method"] in ("biases+norms", "masklora")
+            ]
+            said = f"{shape}, peak memory over full retraining's {whole:.1f} GiB, all blocks checkpointed"
+            sentences.append(f"{said}: {', '.join(shares)}.")
+    return sentences
+
+
+def peers() -> Html:
+    """The table of ``benchmarks/peers.py``, or a note that it was not run."""
+    found = record("peers")
+    if not found["rows"]:
+        return not_run("Wanda and SparseGPT beside llm-compressor", "`python benchmarks/peers.py --help`")
+    about = found["provenance"]
+    settings = about["settings"]
+    versions = ", ".join(f"{name} {version}" for name, version in found["peers"].items())
+    where = (
+        f"{settings['model']}, {settings['windows']} x {settings['length']} tokens, {settings['dtype']}, "
+        f"{about['threads']} threads of a shared machine: compare processor seconds; {versions}"
+    )
+    return table(pd.DataFrame(found["rows"]), f"Pruning on a CPU beside other codes ({where})")
