@@ -9,11 +9,14 @@ recomputed forward pass not counted; for magnitude the bytes of the weights, rea
 device does in that time at its measured ceiling.
 
     python benchmarks/at_size.py --out records
+    python benchmarks/at_size.py --join one/at_size.json other/at_size.json --out records    # of runs of some shapes each
 """
 
 import gc
+import json
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import bench
 import torch
@@ -67,7 +70,12 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--batch", type=int, default=2, help="windows a training step")
     parser.add_argument("--local-steps", type=int, default=200, help="steps of reconstruction a block")
     parser.add_argument("--train-steps", type=int, default=6, help="training steps that are measured")
+    parser.add_argument(
+        "--join", nargs="+", type=Path, default=[], help="run nothing: one record of these, in order"
+    )
     options = parser.parse_args(argv)
+    if options.join:
+        return joined(options)
     if options.tiny:
         options.shapes, options.windows, options.length = ["OPT-tiny"], 4, 16
         options.local_steps, options.train_steps = 4, 2
@@ -84,6 +92,19 @@ def main(argv: list[str] | None = None) -> dict:
     card = torch.cuda.get_device_properties(options.device).total_memory / GIB if on_gpu else None
     about = {"card GiB": card, "ceilings": vars(limit) if limit else None, "out of memory or failed": failed}
     return bench.finish("at_size", options, rows, **about)
+
+
+def joined(options) -> dict:
+    """One record of several, each of other shapes; where they ran is under ``parts``."""
+    parts = [json.loads(path.read_text(encoding="utf-8")) for path in options.join]
+    options.join = []
+    about = {
+        "card GiB": parts[0]["card GiB"],
+        "ceilings": parts[0]["ceilings"],
+        "out of memory or failed": [row for part in parts for row in part["out of memory or failed"]],
+        "parts": [part["provenance"] for part in parts],
+    }
+    return bench.finish("at_size", options, [row for part in parts for row in part["rows"]], **about)
 
 
 def release() -> None:

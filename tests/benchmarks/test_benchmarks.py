@@ -160,3 +160,18 @@ def test_those_without_official_codes_run(tmp_path, name):
     module = __import__(name)
     assert module.main(["--tiny", "--device", "cpu", "--out", str(tmp_path)]).get("agrees", True)
     record(tmp_path, name)
+
+
+def test_records_of_some_shapes_each_are_joined(tmp_path):
+    import at_size
+
+    paths = []
+    for number in (1, 2):
+        folder = tmp_path / str(number)
+        small = ["--methods", "magnitude", "--tiny", "--device", "cpu", "--out", str(folder)]
+        at_size.main(small)
+        paths.append(str(folder / "at_size.json"))
+    at_size.main(["--join", *paths, "--device", "cpu", "--out", str(tmp_path)])
+    found = record(tmp_path, "at_size")
+    assert [row["method"] for row in found["rows"]] == ["magnitude", "magnitude"]
+    assert len(found["parts"]) == 2

@@ -14,7 +14,7 @@ from lmcompress.records import Experiment, results_folder
 from lmcompress.records import Study as Planned
 from lmcompress.report import figures
 from lmcompress.report.figures import Figure
-from lmcompress.report.html import Html, not_run, table, verdict_on, verdicts
+from lmcompress.report.html import NOT_RUN, Html, not_run, table, verdict_on, verdicts
 
 RANDOM = (
     "Random weights in bf16 in the model's shapes: time and memory do not depend on their values. Blocks that were not "
@@ -57,8 +57,15 @@ def rows() -> pd.DataFrame:
     return frame.assign(**{BILLIONS: frame["parameters"] / 1e9}) if len(frame) else frame
 
 
-def _of(frame: pd.DataFrame, modes: tuple) -> pd.DataFrame:
-    return frame[frame["checkpointing"].isin(modes) | (frame["checkpointing"].isna() & (None in modes))]
+def fastest(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of several ways to run a method on a model the one that takes the least time."""
+    best = frame.groupby(["model", "method"], sort=False)["minutes"].transform("min")
+    return frame[frame["minutes"] == best]
+
+
+def leanest(frame: pd.DataFrame) -> pd.DataFrame:
+    """Of several ways the one that takes the least memory: with all blocks checkpointed."""
+    return frame[frame["checkpointing"].isin(["all blocks"]) | frame["checkpointing"].isna()]
 
 
 def exponent(parameters: Sequence[float], cost: Sequence[float]) -> float:
@@ -71,7 +78,7 @@ def exponent(parameters: Sequence[float], cost: Sequence[float]) -> float:
 def growth(frame: pd.DataFrame) -> pd.DataFrame:
     """How the time of each method grows with the parameters, beside its floor, and its share of the ceiling."""
     found = []
-    for method, part in _of(frame, FAST).groupby("method", sort=False):
+    for method, part in fastest(frame).groupby("method", sort=False):
         share = part["share of peak"]
         found.append(
             {
@@ -96,7 +103,7 @@ def costs(frame: pd.DataFrame) -> Html:
 def fits(frame: pd.DataFrame, cards: Sequence[float]) -> pd.DataFrame:
     """The largest measured shape that each method holds on cards of so many GiB, its peak in brackets."""
     found = []
-    for method, part in _of(frame, LEAN).groupby("method", sort=False):
+    for method, part in leanest(frame).groupby("method", sort=False):
         row = {"method": method}
         for card in cards:
             inside = part[part["peak GiB"] <= card].sort_values("parameters")
@@ -108,7 +115,7 @@ def fits(frame: pd.DataFrame, cards: Sequence[float]) -> pd.DataFrame:
 
 def time_figure(frame: pd.DataFrame) -> Figure:
     return figures.lines(
-        _of(frame, FAST),
+        fastest(frame),
         BILLIONS,
         "minutes",
         "method",
@@ -125,7 +132,7 @@ def time_figure(frame: pd.DataFrame) -> Figure:
 def memory_figure(frame: pd.DataFrame) -> Figure:
     card = record().get("card GiB")
     return figures.lines(
-        _of(frame, LEAN),
+        leanest(frame),
         BILLIONS,
         "peak GiB",
         "method",
@@ -140,36 +147,29 @@ def memory_figure(frame: pd.DataFrame) -> Figure:
     )
 
 
-AIMS = (  # method, checkpointing, minutes at OPT-30B, GiB
-    ("magnitude", None, 20 / 60, 80),
-    ("wanda", None, 1.5, 24),
-    ("sparsegpt", None, 4, 24),
-    ("biases+norms", "as memory needs", 13, 80),
-    ("masklora", "as memory needs", 1000 * 4096 / 2500 / 60, 80),
-    ("reconstruct masklora", None, 10, 24),
-)
+AIMS = {  # method -> minutes for OPT-30B, and GiB
+    "magnitude": (20 / 60, 80),
+    "wanda": (1.5, 24),
+    "sparsegpt": (4, 24),
+    "biases+norms": (13, 80),
+    "masklora": (1000 * 4096 / 2500 / 60, 80),
+    "reconstruct masklora": (10, 24),
+}
 
 
 def aims(frame: pd.DataFrame) -> Html:
     """What was aimed at for OPT-30B on one card, and what came of it."""
-    large = frame[frame["model"] == "OPT-30B"] if len(frame) else frame
+    best = fastest(frame[frame["model"] == "OPT-30B"]).set_index("method") if len(frame) else frame
     judged = []
-    for method, mode, minutes, memory in AIMS:
+    for method, (minutes, memory) in AIMS.items():
         claim = f"OPT-30B, {method}: {minutes:.2g} minutes within {memory} GiB"
-        found = large[large["method"] == method] if len(large) else large
-        found = _of(found, (mode,)) if len(found) else found
-        if not len(found):
-            judged.append((claim, "not run here", NEEDS))
+        if method not in best.index:
+            judged.append((claim, NOT_RUN, NEEDS))
             continue
-        row = found.iloc[0]
+        row = best.loc[method]
         good = [row["minutes"] <= minutes, row["peak GiB"] <= memory]
-        judged.append(
-            (
-                claim,
-                verdict_on(good),
-                f"{row['minutes']:.2f} minutes, {row['peak GiB']:.1f} GiB ({row['of']})",
-            )
-        )
+        evidence = f"{row['minutes']:.2f} minutes, {row['peak GiB']:.1f} GiB ({row['of']})"
+        judged.append((claim, verdict_on(good), evidence))
     return verdicts(judged)
 
 
@@ -177,10 +177,10 @@ def answers(frame: pd.DataFrame) -> list[str]:
     """Retraining and pruning of the largest shape, and what a subset saves of the memory of full retraining."""
     last = frame[frame["parameters"] == frame["parameters"].max()]
     name, sentences = last["model"].iloc[0], []
-    fast = _of(last, FAST)
+    fast = fastest(last)
     parts = [f"{row['method']} {row['minutes']:.1f}" for _, row in fast.iterrows()]
     sentences.append(f"{name} on one {frame['device'].iloc[0]}, minutes: {', '.join(parts)}.")
-    for shape, part in _of(frame, ("all blocks",)).groupby("model", sort=False):
+    for shape, part in leanest(frame).groupby("model", sort=False):
         full = part[part["method"] == "full"]
         if len(full):
             whole = full["peak GiB"].iloc[0]
