@@ -9,7 +9,7 @@ recomputed forward pass not counted; for magnitude the bytes of the weights, rea
 device does in that time at its measured ceiling.
 
     python benchmarks/at_size.py --out records
-    python benchmarks/at_size.py --join one/at_size.json other/at_size.json --out records    # of runs of some shapes each
+    python benchmarks/at_size.py --join one/at_size.json other/at_size.json --out records    # of runs of some shapes
 """
 
 import gc
