@@ -6,6 +6,7 @@ not text is read as YAML, since ``papermill -p sparsities "[0.5]"`` passes the l
 
 import re
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
@@ -176,12 +177,16 @@ class Parameters(BaseModel):
     @classmethod
     def _from_text(cls, name: str, value: Any) -> Any:
         field = cls.model_fields.get(name)
-        if field is None or not isinstance(value, str) or _takes_text(field.annotation):
-            return value
-        try:
-            return read_yaml(value)
-        except ValueError:
-            return value
+        if (
+            field is not None
+            and isinstance(value, str)
+            and value.strip()
+            and not _takes_text(field.annotation)
+        ):
+            with suppress(ValueError):
+                value = read_yaml(value)
+        _refuse_odd(name, value)
+        return value
 
     @classmethod
     def of(cls, variables: Mapping[str, Any]) -> Self:
@@ -196,6 +201,19 @@ class Parameters(BaseModel):
             if not name.startswith("_") and name not in _NOT_PARAMETERS and isinstance(value, _PLAIN)
         }
         return cls(**given)
+
+
+def _refuse_odd(name: str, value: Any, depth: int = 0) -> None:
+    """Raise :class:`ParameterError` for lists in lists without end and for mappings whose keys are no names."""
+    if depth > 8:
+        raise ParameterError(name, value, "less than 8 lists within each other")
+    if isinstance(value, Mapping):
+        if odd := [key for key in value if not isinstance(key, str)]:
+            raise ParameterError(name, odd[0], "names, as texts")
+        value = value.values()
+    if isinstance(value, Collection) and not isinstance(value, str | bytes):
+        for inner in value:
+            _refuse_odd(name, inner, depth + 1)
 
 
 def _takes_text(annotation: Any) -> bool:

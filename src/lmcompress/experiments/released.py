@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from lmcompress.experiments.scored import calibration
 from lmcompress.experiments.subjects import SIZE, OnModel, measure, outcome
 from lmcompress.lazily import lazy
@@ -86,6 +88,8 @@ class RandomHead(OnModel):
     """The released score of classifiers whose head was never trained, as in the authors' scripts: one for
     each seed.
     """
+
+    fine_tunes: ClassVar[bool] = False
 
     texts: Count
     seeds: Some[Seed]

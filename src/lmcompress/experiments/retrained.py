@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import asdict
-from typing import Annotated, Literal, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -171,7 +171,7 @@ class ZeroShot(Retrain):
     """
 
     tests: tuple[()] = ()
-    test: Literal[0] = 0
+    test: Annotated[int, Field(strict=True, ge=0, le=0)] = 0
     tasks: Annotated[dict[TaskName, QuestionsName], Field(min_length=1)]
     questions: Count | None = None
 

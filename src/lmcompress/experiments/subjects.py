@@ -8,8 +8,11 @@ arithmetic is fp32.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
+from pydantic import model_validator
+
+from lmcompress.errors import ParameterError
 from lmcompress.experiments.fine_tune import classifier
 from lmcompress.intervals import bootstrap
 from lmcompress.lazily import lazy
@@ -60,11 +63,21 @@ class OnModel(Experiment):
     fine-tuning.
     """
 
+    fine_tunes: ClassVar[bool] = True
+
     model: ModelName
     data: CorpusName
     task: Task
     length: Length
     steps: Whole = 0
+
+    @model_validator(mode="after")
+    def _tuned_where_it_classifies(self) -> Self:
+        if (self.task == "classification" and self.fine_tunes) != bool(self.steps):
+            raise ParameterError(
+                "steps", self.steps, "at least 1 where a classifier is fine-tuned, 0 elsewhere"
+            )
+        return self
 
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model"), (self.data, "data")]

@@ -46,9 +46,9 @@ class Study(SubjectStudy):
 
     language: ModelOrNone = ""
     language_per: Per = "block"
-    language_scores: Many[ScoreOrTruth] = (MEASURED, "CMPQ", "PMPQ", "TDMPQ", "TDMPQ, Fisher", "ends high")
+    language_scores: Some[ScoreOrTruth] = (MEASURED, "CMPQ", "PMPQ", "TDMPQ", "TDMPQ, Fisher", "ends high")
     classifier_per: Per = "linear"
-    classifier_scores: Many[ScoreOrTruth] = (MEASURED, "CMPQ", "PMPQ", "TDMPQ", "TDMPQ, Fisher", "ends high")
+    classifier_scores: Some[ScoreOrTruth] = (MEASURED, "CMPQ", "PMPQ", "TDMPQ", "TDMPQ, Fisher", "ends high")
     widths: Some[Width] = (2, 3, 4)
     language_widths: Some[Width] = (2, 3, 4)
     group: Group = 128

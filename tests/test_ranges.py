@@ -1,0 +1,164 @@
+"""No field of any class of parameters takes nonsense: every value here is refused by name, or listed with a reason."""
+
+import importlib
+import math
+import pkgutil
+from functools import cache
+
+import pytest
+
+from lmcompress import pages, records
+from lmcompress.errors import ParameterError
+from lmcompress.experiments import kinds
+from lmcompress.parameters import Parameters
+from lmcompress.recipe import Recipe
+from lmcompress.records import Experiment, Study
+from lmcompress.sweep import Sweep
+
+NONSENSE = {
+    "-1": -1,
+    "0": 0,
+    "10^18": 10**18,
+    "1.5": 1.5,
+    "1e308": 1e308,
+    "NaN": math.nan,
+    "inf": math.inf,
+    "-inf": -math.inf,
+    "true": True,
+    "false": False,
+    "null": None,
+    "empty text": "",
+    "a space": " ",
+    "a NUL": "a\0b",
+    "a word": "nonsense",
+    "bytes": b"\xff",
+    "[]": [],
+    "{}": {},
+    "[null]": [None],
+    "[true]": [True],
+    "[-1]": [-1],
+    "[10^18]": [10**18],
+    "[NaN]": [math.nan],
+    "[a word]": ["nonsense"],
+    "[[]]": [[]],
+    "[[[1]]]": [[[1]]],
+    "{a word: 1}": {"nonsense": 1},
+    "{1: 1}": {1: 1},
+    "a class": object,
+}
+
+EXTRA = {
+    "evolutionary": {"windows": 4, "generations": 2},
+    "permuted_band": {"draws": 2},
+}  # fields that no other kind has
+
+
+def classes() -> dict[str, type[Parameters]]:
+    """Every class of parameters of the package that is used itself, by name."""
+    for one in pkgutil.iter_modules(pages.__path__):
+        importlib.import_module(f"lmcompress.pages.{one.name}")
+    known, waiting = set(kinds().values()), [Parameters]
+    found = {}
+    while waiting:
+        cls = waiting.pop()
+        waiting += cls.__subclasses__()
+        module = cls.__module__.removeprefix("lmcompress.")
+        ours = module != cls.__module__ and not module.startswith(
+            "report."
+        )  # there: claims, which no user gives
+        if issubclass(cls, Experiment):
+            used = cls in known
+        else:
+            used = not issubclass(cls, Study) or cls.experiments is not Study.experiments
+        if ours and used and cls is not Parameters:
+            found[f"{module}.{cls.__name__}"] = cls
+    return found
+
+
+CLASSES = classes()
+
+
+@cache
+def valid_experiments() -> dict[str, dict]:
+    """Kind -> parameters of one run of it: a published or a planned one."""
+    planned = (one for cls in CLASSES.values() if issubclass(cls, Study) for one in cls().experiments())
+    found = {one.kind: one.model_dump() for one in planned}
+    found |= {kind: one.parameters for kind in kinds() for one in records.published_records(kind)[:1]}
+    for kind in kinds().keys() - found.keys():  # neither planned by default nor published
+        fields = kinds()[kind].model_fields
+        like = max(found.values(), key=lambda one: len(one.keys() & fields))
+        found[kind] = {name: value for name, value in like.items() if name in fields} | EXTRA.get(kind, {})
+    return found
+
+
+def valid(cls: type[Parameters]) -> dict:
+    if issubclass(cls, Experiment):
+        return valid_experiments()[cls.kind]
+    if cls is Sweep:
+        return {"experiment": "pruned_model", "fixed": valid_experiments()["pruned_model"]}
+    return {"prune": {}} if cls is Recipe else {}
+
+
+def refused(cls: type[Parameters], given: dict) -> bool:
+    """Whether a run cannot begin with these parameters, said in one line that names a field."""
+    try:
+        made = cls(**given)
+        if isinstance(made, Study | Sweep):
+            made.experiments()
+    except ParameterError as error:
+        return bool(error.field) and len(str(error).splitlines()) == 1
+    return False
+
+
+@cache
+def accepted(name: str) -> set[tuple[str, str]]:
+    """``(value, field)`` of what a class takes."""
+    cls = CLASSES[name]
+    return {
+        (said, field)
+        for field in cls.model_fields
+        for said, value in NONSENSE.items()
+        if not refused(cls, valid(cls) | {field: value})
+    }
+
+
+MEANT = {
+    "a flag is true or false": (
+        ["true", "false"],
+        """act_order asked bos checkpointing compile draws_language gptq gptq_language layer_errors symmetric""",
+    ),
+    "all there are; or what is said elsewhere": (
+        ["null"],
+        """criteria granularities layers lr pattern patterns quantize questions reconstruct retrain retraining seeds
+        spans subsets targets test""",
+    ),
+    "leaves this part out": (
+        ["[]"],
+        """architectures as_uniform averages budgets classifier_scores clustered compared embeddings gptq_widths
+        kernels language_measures language_scores measures more patterns permuted random_averages retrained runs
+        searched shapes sparsities tests uniform""",
+    ),
+    "nothing beyond the defaults": (
+        ["{}"],
+        "block_rates classifier_rates grid layers prune quantize rates reconstruct retrain tasks",
+    ),
+    "none; the first; a pattern of 0 %": (
+        ["0"],
+        """block_rate_pattern compilation evaluation fine_tune_steps generations pattern rate_pattern rate_steps seed
+        spared_at steps test""",
+    ),
+    "none": (["empty text"], "block_rate_pattern classifier language notebook rate_pattern"),
+    "a regular expression": (["empty text", "a space", "a NUL", "a word"], "layers"),
+}
+LISTED = {(said, field) for values, fields in MEANT.values() for said in values for field in fields.split()}
+TRIED = sum(len(cls.model_fields) for cls in CLASSES.values()) * len(NONSENSE)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_takes_no_nonsense(name):
+    assert not refused(CLASSES[name], valid(CLASSES[name]))
+    assert not accepted(name) - LISTED
+
+
+def test_what_is_listed_as_meant_is_taken_somewhere():
+    assert set().union(*map(accepted, CLASSES)) == LISTED
