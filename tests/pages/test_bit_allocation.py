@@ -2,6 +2,7 @@
 be.
 """
 
+import pandas as pd
 import pytest
 from cptquant_tiny import tiny  # noqa: F401
 
@@ -108,6 +109,31 @@ def test_the_search_keeps_the_bytes_of_uniform_widths_and_counts_what_it_read(re
         count = record.parameters["windows"]
         assert point["forwards"] == 2 * (16 * min(4, count) + 5 * min(16, count))
         assert len(point["history"]) == 2
+
+
+def test_the_table_of_allocators_says_what_each_had_to_read(records):
+    rows = frontier.allocators_table([one for one in records if one.parameters["task"] == "language"])
+    read = rows.drop_duplicates("how").set_index("how")["read"]
+    layers = len(
+        next(
+            one for one in records if one.kind == "frontier" and one.parameters["task"] == "language"
+        ).result["points"][0]["choice"]
+    )
+    assert read[scored.MEASURED] == read[scored.SHRUNK] == 4 * (1 + 3 * layers)
+    assert read["CMPQ"] == 4
+    assert read[frontier.EVOLVED] == 2 * (16 * 4 + 5 * 4)
+    assert (rows.groupby("budget")[frontier.INCREASE].diff().dropna() >= 0).all()
+    (sentence,) = frontier.allocators_verdict(
+        pd.DataFrame(
+            [
+                ("t", "3 bits", name, 3.0, loss, loss - 0.1, loss + 0.1, 1)
+                for name, loss in (("a", 0.1), ("b", 0.25), ("c", 0.5))
+            ],
+            columns=["task", "budget", "how", "bits", frontier.INCREASE, "low", "high", "read"],
+        )
+    )
+    assert "a adds the least, +0.100" in sentence
+    assert sentence.endswith("against interval: c.")
 
 
 def test_pages_tables_and_verdict(records):

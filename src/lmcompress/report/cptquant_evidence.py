@@ -15,10 +15,10 @@ import pandas as pd
 from lmcompress.records import Record
 from lmcompress.report import depth, frontier, size_tables, speed_tables
 from lmcompress.report.agreement import agreement_table
+from lmcompress.report.frontier import INCREASE
 from lmcompress.report.verdicts import Case, over_seeds, widened
 from lmcompress.report.words import of_kind, readable
 
-INCREASE = "loss increase (nats)"
 # A block's Linears in the order of the model, in which records list chosen widths; names in records are sorted.
 ORDER = [
     *(f"self_attn.{name}_proj" for name in "qkvo"),

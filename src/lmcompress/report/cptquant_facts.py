@@ -10,7 +10,8 @@ from lmcompress.experiments.scored import MEASURED, TRUTHS
 from lmcompress.records import Record
 from lmcompress.report import figures, frontier
 from lmcompress.report.agreement import agreement_table
-from lmcompress.report.cptquant_evidence import INCREASE, Evidence, added, costs
+from lmcompress.report.cptquant_evidence import Evidence, added, costs
+from lmcompress.report.frontier import INCREASE
 from lmcompress.report.words import of_kind
 from lmcompress.sensitivity.agreement import ceiling
 

@@ -6,17 +6,19 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lmcompress.experiments.scored import MEASURED, TRUTHS
+from lmcompress.experiments.scored import MEASURED, SHRUNK, TRUTHS
 from lmcompress.records import Record
 from lmcompress.report import figures
 from lmcompress.report.verdicts import over_seeds, widened
-from lmcompress.report.words import perplexity, readable
+from lmcompress.report.words import perplexity, readable, says
 
 RANDOM = "random allocations"
 
 
 UNIFORM = "uniform, groups"
 EVOLVED = "evolutionary search"
+INCREASE = "loss increase (nats)"
+TRIES = {"HIGGS": 2, "PMPQ": 3}  # changes of each layer that the score tries
 
 
 PAPERS = (*TRUTHS, "CMPQ", "PMPQ", "TDMPQ", UNIFORM, "uniform, rows", "uniform, GPTQ", RANDOM)
@@ -65,7 +67,7 @@ def seed_points(records: Sequence[Record]) -> pd.DataFrame:
                     "MB": point["bytes"] / 1e6,
                     "model MB": point["model_bytes"] / 1e6,
                     "loss": point["loss"],
-                    "loss increase (nats)": point["increase"],
+                    INCREASE: point["increase"],
                     "low": point["low"],
                     "high": point["high"],
                     "right": point["right"],
@@ -84,11 +86,9 @@ def points_table(records: Sequence[Record]) -> pd.DataFrame:
     frame = seed_points(records)
     rows = []
     for names, group in frame.groupby(["task", "kind", "how", "budget"], sort=False):
-        drawn = group["loss increase (nats)"]
+        drawn = group[INCREASE]
         row = dict(zip(["task", "kind", "how", "budget"], names, strict=True))
-        row |= group[
-            ["bits", "MB", "model MB", "loss", "loss increase (nats)", "low", "high", "right"]
-        ].mean()
+        row |= group[["bits", "MB", "model MB", "loss", INCREASE, "low", "high", "right"]].mean()
         if row["kind"] in ("random_band", "permuted_band"):
             row["low"], row["high"] = np.quantile(drawn, [0.05, 0.95])
         else:
@@ -125,15 +125,13 @@ def equal_loss(points: pd.DataFrame, at: float, level: float = 0.95) -> pd.DataF
     budgets = points[points["kind"].isin(["frontier", "uniform_format"])]
     rows = []
     for how, group in budgets.groupby("how", sort=False):
-        mean = group.groupby("budget")[["bits", "loss increase (nats)", "low", "high"]].mean()
-        middle = mean["loss increase (nats)"]
+        mean = group.groupby("budget")[["bits", INCREASE, "low", "high"]].mean()
+        middle = mean[INCREASE]
         ends = widened(middle, mean["low"], mean["high"], level)
         value, low, high = (bits_at(mean["bits"], losses, at) for losses in (middle, *ends))
         if not 0 < value < math.inf:
             continue
-        each = {
-            seed: bits_at(own["bits"], own["loss increase (nats)"], at) for seed, own in group.groupby("seed")
-        }
+        each = {seed: bits_at(own["bits"], own[INCREASE], at) for seed, own in group.groupby("seed")}
         drawn = min(each.values()), max(each.values())  # a seed that crosses nowhere leaves that end open
         if drawn[0] > 0 and drawn[1] < math.inf:
             drawn = over_seeds(list(each.values()), level)
@@ -154,7 +152,7 @@ def verdict(records: Sequence[Record]) -> list[str]:
         ["task", "budget"]
     ):
         here = points[(points["task"] == task) & (points["budget"] == budget)].set_index("how")
-        increase = here["loss increase (nats)"]
+        increase = here[INCREASE]
         scores = increase[rows["how"]].drop(list(TRUTHS), errors="ignore").sort_values()
         if not len(scores) or UNIFORM not in increase:
             continue
@@ -176,6 +174,48 @@ def verdict(records: Sequence[Record]) -> list[str]:
     return sentences
 
 
+def allocators_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Ways to choose widths at the same bytes, best first, with ``read``: texts or windows that were run through the
+    model before one allocation was known (of scores by gradients each also backwards).
+    """
+    read = {}
+    for record in records:
+        if record.kind in ("frontier", "evolutionary"):
+            about, point = record.parameters, record.result["points"][0]
+            tries = {MEASURED: len(about["widths"]), SHRUNK: len(about["widths"]), **TRIES}.get(
+                about.get("score"), 0
+            )
+            layers = len(point["choice"])
+            read[_name(record)] = point.get("forwards") or about["windows"] * (1 + layers * tries)
+    points = points_table(records)
+    rows = points[points["kind"].isin(["frontier", "evolutionary", "random_band"])]
+    rows = rows.assign(read=rows["how"].map(read)).sort_values(
+        ["task", "budget", INCREASE], ignore_index=True
+    )
+    return rows[["task", "budget", "how", "bits", INCREASE, "low", "high", "read"]]
+
+
+def allocators_verdict(rows: pd.DataFrame) -> list[str]:
+    """A sentence for each budget of :func:`allocators_table`: the best, and what is told apart from it."""
+    sentences = []
+    for (task, budget), here in rows.groupby(["task", "budget"], sort=False):
+        best, *others = here.to_dict("records")
+        apart = ", ".join(one["how"] for one in others if one["low"] > best["high"]) or "none"
+        sentences.append(
+            f"{task.capitalize()}, {budget} a weight: {best['how']} adds the least, {best[INCREASE]:+.3f} nats "
+            f"({best['low']:+.3f} to {best['high']:+.3f}). Of the others told apart from it, interval against "
+            f"interval: {apart}."
+        )
+    return sentences
+
+
+def allocators(records: Sequence[Record]) -> list:
+    """Sentence and table of :func:`allocators_table`."""
+    rows = allocators_table(records)
+    caption = "Ways to choose widths at equal bytes, and how many texts each had to read"
+    return [says(allocators_verdict(rows)), figures.table(rows, caption)]
+
+
 def dense_table(records: Sequence[Record]) -> pd.DataFrame:
     """The FP16 models that all points start from."""
     rows = {}
@@ -192,11 +232,11 @@ def frontier_figure(rows: pd.DataFrame, task: str, what: str) -> figures.Figure:
     return figures.lines(
         rows.rename(columns={"MB": "MB of the blocks' Linears on disk"}),
         "MB of the blocks' Linears on disk",
-        "loss increase (nats)",
+        INCREASE,
         "how",
         low="low",
         high="high",
-        log_y=bool((rows["loss increase (nats)"] > 0).all()),
+        log_y=bool((rows[INCREASE] > 0).all()),
         title=f"Loss against real bytes, {task} ({what})",
         caption="Codes, scales and zero points counted; the same solver for every score. Test split; bars are 95 % "
         "intervals over windows paired with the FP16 model, for random allocations nine tenths of the draws.",
