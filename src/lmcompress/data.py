@@ -47,7 +47,8 @@ def documents(corpus: str, split: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=4)
 def _documents(asset: Asset) -> dict[str, tuple[tuple[str], ...]]:
-    return _by_split(readers.documents(asset.path))
+    whole = readers.documents(asset.path)
+    return _by_split(one for one in whole if not one[0].startswith(asset.without))
 
 
 def windows(
