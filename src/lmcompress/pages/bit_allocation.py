@@ -145,7 +145,7 @@ class Study(SubjectStudy):
 def pieces(records: Sequence[Record]) -> list:
     """Sentences, frontier figures and tables of the page."""
     points = points_table(records)
-    shown = points[points["kind"].isin(["frontier", "uniform_format", "random_band"])]
+    shown = points[~points["kind"].isin(["clustered"])]
     found: list = [says(verdict(records)), figures.table(dense_table(records), "The models in FP16")]
     for task, rows in shown.groupby("task", sort=False):
         others = [name for name in dict.fromkeys(rows["how"]) if name not in PAPERS]

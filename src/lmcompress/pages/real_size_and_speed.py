@@ -18,7 +18,10 @@ from lmcompress.report.words import says, started
 
 
 class Study(SubjectStudy):
-    """Packed files of both models at several widths, and the speed of real kernels on the language model."""
+    """Packed files of both models at several widths, and the speed of real kernels on the language model.
+
+    ``packings``: further pairs of a score and the average bits that its widths are chosen for.
+    """
 
     language_per: Per = "block"
     classifier_per: Per = "linear"
@@ -28,6 +31,7 @@ class Study(SubjectStudy):
     group: Group = 128
     symmetric: Flag = False
     average: Average = 4.0
+    packings: Many[tuple[ScoreOrTruth, Average]] = ()
     uniform: Many[Width] = (16, 8, 4)
     embeddings: Many[FormatText] = ("16bit", "8bit")
     gptq: Flag = False
@@ -62,7 +66,8 @@ class Study(SubjectStudy):
                 for bits in self.uniform:
                     if bits != 16:
                         found.append(Packed(**common, score=UNIFORM, average=bits, embeddings=embeddings))
-                found.append(Packed(**common, score=self.score, average=self.average, embeddings=embeddings))
+                for score, average in ((self.score, self.average), *self.packings):
+                    found.append(Packed(**common, score=score, average=average, embeddings=embeddings))
                 if self.gptq:
                     mixed = {"score": self.score, "average": self.average, "embeddings": embeddings}
                     found.append(Packed(**common, **mixed, method="gptq"))

@@ -239,6 +239,7 @@ def frontier_figure(rows: pd.DataFrame, task: str, what: str) -> figures.Figure:
         log_y=bool((rows[INCREASE] > 0).all()),
         title=f"Loss against real bytes, {task} ({what})",
         caption="Codes, scales and zero points counted; the same solver for every score. Test split; bars are 95 % "
-        "intervals over windows paired with the FP16 model, for random allocations nine tenths of the draws.",
+        "intervals over windows paired with the FP16 model or, where wider, over draws of the calibration windows; "
+        "for random and permuted allocations nine tenths of the draws.",
         alt=f"Lines, one a way to choose widths, {task}: megabytes against loss increase; lower left is better.",
     )
