@@ -8,10 +8,14 @@ import yaml
 from lmcompress import assets, records
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
+FILES = {
+    path.stem: yaml.safe_load(path.read_text(encoding="utf-8")) for path in sorted(CONFIG.glob("*.yaml"))
+}
 PLANS = [
-    (path.stem, notebook)
-    for path in sorted(CONFIG.glob("*.yaml"))
-    for notebook in yaml.safe_load(path.read_text(encoding="utf-8"))
+    (profile, notebook)
+    for profile, notebooks in FILES.items()
+    if isinstance(notebooks, dict)  # paper.yaml is a list of sweeps
+    for notebook in notebooks
 ]
 
 
