@@ -63,6 +63,13 @@ def read_yaml(text: str) -> Any:
         raise ValueError(" ".join(str(error).split())) from None
 
 
+def named(values: object, what: str) -> dict[str, Any]:
+    """``values``, if that is a mapping of names, and :class:`ParameterError` otherwise; ``what`` it is of."""
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise ParameterError(what, values, "a mapping of names to values, such as 'seeds: [0, 1]'")
+    return values
+
+
 def _model(name: str) -> str:
     assets.check_name(name, "model")
     return name

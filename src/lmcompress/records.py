@@ -19,7 +19,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
-import yaml
 from filelock import FileLock
 from tqdm.auto import tqdm
 
@@ -27,7 +26,7 @@ from lmcompress import absent, provenance
 from lmcompress.assets import sha256_of
 from lmcompress.errors import LmcompressError, ParameterError
 from lmcompress.files import atomic_path, carried, project_root, write_json
-from lmcompress.parameters import Parameters
+from lmcompress.parameters import Parameters, named, read_yaml
 
 _CLASSES: dict[str, type["Experiment"]] = {}  # kind -> class, of every experiment that was defined
 
@@ -343,12 +342,15 @@ def profile(name: str, notebook: str) -> dict:
     if not path.is_file():
         there = sorted(other.stem for other in carried("config").glob("*.yaml"))
         raise ParameterError("profile", name, there or "a checkout with the folder config")
-    given = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    try:
+        given = read_yaml(path.read_text(encoding="utf-8")) or {}
+    except ValueError as error:
+        raise ParameterError("profile", str(path), f"a YAML file ({error})") from None
     if not isinstance(given, dict):
         raise ParameterError(
             "profile", name, "a mapping of notebooks; a list of sweeps is for lmcompress sweep"
         )
-    return given.get(notebook) or {}
+    return named(given.get(notebook) or {}, f"{name}, {notebook}")
 
 
 def study_class(notebook: str) -> type[Study]:
@@ -368,7 +370,12 @@ def study_class(notebook: str) -> type[Study]:
 
 def planned(notebook: str, in_profile: str = "full") -> list[Experiment]:
     """The experiments of a notebook in a profile."""
-    return study_class(notebook)(**profile(in_profile, notebook)).experiments()
+    return planned_with(notebook, profile(in_profile, notebook))
+
+
+def planned_with(notebook: str, parameters: object) -> list[Experiment]:
+    """The experiments of a notebook with these parameters. Raises :class:`ParameterError` for what cannot run."""
+    return study_class(notebook)(**named(parameters, notebook)).experiments()
 
 
 def published(notebook: str, in_profile: str = "full") -> list[Record]:

@@ -21,12 +21,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import yaml
 from pydantic import Field, model_validator
 
 from lmcompress import records
 from lmcompress.errors import ParameterError
-from lmcompress.parameters import Parameters
+from lmcompress.parameters import Parameters, read_yaml
 from lmcompress.records import Experiment
 
 MOST_RUNS = 100_000
@@ -78,17 +77,16 @@ def read(path: Path) -> tuple[list[Experiment], int]:
 
     Raises :class:`ParameterError` that names file, row and parameter for whatever is wrong.
     """
+    table = path.suffix == ".csv"
     try:
         text = path.read_text(encoding="utf-8")
-        if path.suffix == ".csv":
-            return _of_rows(list(csv.reader(text.splitlines(), strict=True))), Sweep.model_fields[
-                "runs_a_job"
-            ].default
-        given = yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, csv.Error, yaml.YAMLError) as error:
+        given = list(csv.reader(text.splitlines(), strict=True)) if table else read_yaml(text)
+    except (OSError, ValueError, csv.Error) as error:
         raise ParameterError(
             "sweep", str(path), f"a YAML or CSV file ({' '.join(str(error).split())})"
         ) from None
+    if table:
+        return _of_rows(given), Sweep.model_fields["runs_a_job"].default
     several = given if isinstance(given, list) else [given]
     if not all(isinstance(one, dict) and all(isinstance(name, str) for name in one) for one in several):
         raise ParameterError("sweep", str(path), f"a mapping with some of {', '.join(Sweep.model_fields)}")

@@ -17,13 +17,12 @@ from lmcompress.files import atomic_path
 
 
 def check(notebook: str, values: dict) -> None:
-    """Raise the Study's ParameterError for values that it does not take."""
+    """Raise the Study's ParameterError for values that it does not take, or that ask for runs that cannot be."""
     if find_spec(f"lmcompress.pages.{notebook.partition('_')[2]}"):
-        from lmcompress.records import (
-            study_class,
-        )  # seconds of imports, spared where nothing is to be checked
+        # Seconds of imports, spared where nothing is to be checked.
+        from lmcompress.records import planned_with
 
-        study_class(notebook)(**values)
+        planned_with(notebook, values)
 
 
 def main() -> None:

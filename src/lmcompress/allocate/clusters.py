@@ -7,9 +7,11 @@ numbers, so k-means is solved exactly here instead of from random starts.
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.cluster.vq import kmeans2
 
 from lmcompress.errors import ParameterError
+from lmcompress.lazily import lazy
+
+vq = lazy("scipy.cluster.vq")
 
 WIDTHS = (16, 8, 4)
 NEAREST = 1e-3  # of the range: a value at distance 0 would no longer hold its centre in k-harmonic means
@@ -111,7 +113,7 @@ def as_released(scores: dict[str, float], widths: Sequence[int] = WIDTHS, seed: 
     spread = values.std()
     values = (values - values.mean()) / (spread if spread > 0 else 1)
     k = min(len(widths), len(np.unique(values)))
-    _, labels = kmeans2(values[:, None], k, minit="++", seed=seed, iter=50)
+    _, labels = vq.kmeans2(values[:, None], k, minit="++", seed=seed, iter=50)
     return {layer: widths[int(label)] for layer, label in zip(scores, labels, strict=True)}
 
 

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, milp
-from scipy.sparse import csr_array
 
 from lmcompress.allocate.problem import Allocation, Problem
 from lmcompress.errors import ParameterError
+from lmcompress.lazily import lazy
+
+optimize = lazy("scipy.optimize")
+sparse = lazy("scipy.sparse")
 
 AVERAGES = (2.5, 3.0, 3.5, 4.0, 4.5, 5.0, 6.0, 7.0, 8.0)
 RELATIVE_GAP = 1e-7  # of the excess over the best loss that each layer can have; a stated bound goes with it
@@ -87,14 +89,14 @@ def exact(problem: Problem, budget: int) -> Allocation:
     price = np.array([problem.cost[layer][choice] for layer, choice in options], dtype=float)
     row = {layer: index for index, layer in enumerate(problem.cost)}
     ones = (np.ones(len(options)), ([row[layer] for layer, _ in options], range(len(options))))
-    one_each = LinearConstraint(csr_array(ones, shape=(len(row), len(options))), 1, 1)
+    one_each = optimize.LinearConstraint(sparse.csr_array(ones, shape=(len(row), len(options))), 1, 1)
     scale, bound, allowed = 1e4, None, budget
     while True:
-        within = LinearConstraint(price[None] / max(budget, 1), -np.inf, allowed / max(budget, 1))
-        found = milp(
+        within = optimize.LinearConstraint(price[None] / max(budget, 1), -np.inf, allowed / max(budget, 1))
+        found = optimize.milp(
             value * scale,
             integrality=np.ones(len(options)),
-            bounds=Bounds(0, 1),
+            bounds=optimize.Bounds(0, 1),
             constraints=[one_each, within],
             options={"mip_rel_gap": RELATIVE_GAP},
         )

@@ -4,11 +4,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
-import yaml
 
+from lmcompress import parameters as typed
 from lmcompress.errors import ParameterError
 from lmcompress.files import carried
-from lmcompress.parameters import Yaml
 
 
 def parameters(command: Callable) -> Callable:
@@ -56,16 +55,10 @@ def notebook_name(given: str) -> str:
 def read_yaml(path: Path, what: str) -> dict:
     """The mapping in a YAML file; ``what`` it is of goes into the refusal."""
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), Yaml)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ParameterError("file", str(path), f"a YAML file of {what} ({_first_line(error)})") from None
-    if not isinstance(found or {}, dict) or not all(isinstance(name, str) for name in found or ()):
-        raise ParameterError("file", str(path), f"a YAML file of {what}, such as 'seeds: [0, 1]'")
-    return found or {}
-
-
-def _first_line(error: Exception) -> str:
-    return " ".join(str(error).split())
+        found = typed.read_yaml(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ParameterError("file", str(path), f"a YAML file of {what} ({error})") from None
+    return typed.named(found or {}, f"{path}, of {what}")
 
 
 def study(notebook: str, parameter: Sequence[tuple[str, str]], file: Path | None, profile: str | None):

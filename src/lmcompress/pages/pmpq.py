@@ -5,16 +5,18 @@ code does.
 from collections.abc import Sequence
 
 import pandas as pd
-from scipy.stats import spearmanr
 
 from lmcompress.experiments.released import RandomHead
 from lmcompress.experiments.score_study import ScoreStudy
 from lmcompress.experiments.scored import Per, ScoreName
+from lmcompress.lazily import lazy
 from lmcompress.parameters import Many, Seed, Some
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.agreement import agreement, agreement_tables, standing
 from lmcompress.report.words import by_depth, mean, of_kind, readable, says
+
+stats = lazy("scipy.stats")
 
 
 class Study(ScoreStudy):
@@ -58,7 +60,7 @@ def head_table(records: Sequence[Record]) -> pd.DataFrame:
         scores, base = record.result["scores"], record.result["base"]
         pairs = [(a, b) for index, a in enumerate(scores) for b in scores[index + 1 :]]
         agreements = [
-            float(spearmanr(a, b).statistic) for a, b in pairs if len(set(a)) > 1 and len(set(b)) > 1
+            float(stats.spearmanr(a, b).statistic) for a, b in pairs if len(set(a)) > 1 and len(set(b)) > 1
         ]
         rows.append(
             {
@@ -85,7 +87,7 @@ def sign_table(records: Sequence[Record]) -> pd.DataFrame:
         }
         if {"PMPQ", "PMPQ as released"} <= first.keys():
             ours, theirs = first["PMPQ"], first["PMPQ as released"]
-            found = spearmanr([ours[name] for name in ours], [theirs[name] for name in ours])
+            found = stats.spearmanr([ours[name] for name in ours], [theirs[name] for name in ours])
             rows.append((readable(task), len(ours), float(found.statistic), bool(found.pvalue < 0.05)))
     return pd.DataFrame(rows, columns=["task", "layers", "Spearman of released with ours", "told from none"])
 

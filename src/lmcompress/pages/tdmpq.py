@@ -6,16 +6,18 @@ import math
 from collections.abc import Sequence
 
 import pandas as pd
-from scipy.stats import spearmanr
 
 from lmcompress.experiments.released import ReleasedDraws
 from lmcompress.experiments.score_study import ScoreStudy
 from lmcompress.experiments.scored import ScoreName, as_scores
+from lmcompress.lazily import lazy
 from lmcompress.parameters import Count, Flag, Many
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.agreement import agreement, agreement_tables, standing
 from lmcompress.report.words import mean, of_kind, readable, says
+
+stats = lazy("scipy.stats")
 
 ORDERS = ("TDMPQ", "TDMPQ, Fisher", "TDMPQ, Gauss-Newton", "TDMPQ, second order")
 
@@ -84,7 +86,7 @@ def draws_table(records: Sequence[Record]) -> pd.DataFrame:
         pairs = [(a, b) for index, a in enumerate(scores) for b in scores[index + 1 :]]
         level = mean([mean(one) for one in scores])
         spread = mean([max(one) - min(one) for one in scores])
-        agreement = mean([float(spearmanr(a, b).statistic) for a, b in pairs])
+        agreement = mean([float(stats.spearmanr(a, b).statistic) for a, b in pairs])
         rows.append((readable(record.parameters["task"]), len(scores), level, spread, agreement))
     names = ["task", "draws", "mean score", "spread over the blocks", "Spearman between draws"]
     return pd.DataFrame(rows, columns=names)

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.stats import spearmanr
 
 from lmcompress.experiments.scored import MEASURED, TRUTHS
+from lmcompress.lazily import lazy
 from lmcompress.records import Record
 from lmcompress.report import figures, frontier
 from lmcompress.report.agreement import agreement_table
@@ -14,6 +14,8 @@ from lmcompress.report.cptquant_evidence import Evidence, added, costs
 from lmcompress.report.frontier import INCREASE
 from lmcompress.report.words import of_kind
 from lmcompress.sensitivity.agreement import ceiling
+
+stats = lazy("scipy.stats")
 
 AT = 0.05  # nats at which bytes are compared
 
@@ -159,9 +161,10 @@ def curse(data: str, records: Sequence[Record]) -> Iterator[str]:
             here = [point for _, point in points if point["budget"] == budget]
             if len(here) > 5:
                 pairs = [(added(table, point["choice"]), point["increase"]) for point in here]
+                rank = stats.spearmanr(pairs).statistic
                 yield (
                     f"Over the {len(here)} allocations on {data} at the bytes of {budget}, the added-up costs of "
-                    f"single layers and the measured loss have a rank correlation of {spearmanr(pairs).statistic:.2f}."
+                    f"single layers and the measured loss have a rank correlation of {rank:.2f}."
                 )
 
 

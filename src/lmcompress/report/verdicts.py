@@ -20,11 +20,13 @@ import numpy as np
 import pandas as pd
 import yaml
 from pydantic import Field
-from scipy import stats
 
 from lmcompress.errors import ParameterError
+from lmcompress.lazily import lazy
 from lmcompress.parameters import Parameters
 from lmcompress.report.html import FAILS, HOLDS, NOT_RUN, OPEN, PART
+
+stats = lazy("scipy.stats")
 
 DRAWS = 10_000  # resamplings of windows: enough for the tails of intervals that are shared among 20 cases
 SEEDS = 3  # so many seeds are needed before one can say how much they differ

@@ -4,9 +4,11 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.stats import rankdata
 
 from lmcompress.errors import NumericError, ParameterError
+from lmcompress.lazily import lazy
+
+stats = lazy("scipy.stats")
 
 
 @dataclass(frozen=True)
@@ -115,14 +117,16 @@ def rank_agreement(
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Spearman's rho along the last axis, of many pairs at once (scipy's takes one at a time); NaN for a constant."""
-    a, b = (rankdata(side, axis=-1) - (side.shape[-1] + 1) / 2 for side in (x, y))
+    a, b = (stats.rankdata(side, axis=-1) - (side.shape[-1] + 1) / 2 for side in (x, y))
     with np.errstate(invalid="ignore"):
         return (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
 
 
 def kendall(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Kendall's tau-b along the last axis, of many pairs at once; NaN for a constant."""
-    a, b = ((2 * rankdata(side, axis=-1)).astype(np.int16) for side in (x, y))  # whole numbers, ties included
+    a, b = (
+        (2 * stats.rankdata(side, axis=-1)).astype(np.int16) for side in (x, y)
+    )  # whole numbers, ties included
     both, one, other = (np.zeros(x.shape[:-1], dtype=np.int64) for _ in range(3))
     for item in range(1, x.shape[-1]):  # with all before it
         first, second = (np.sign(ranks[..., :item] - ranks[..., item, None]) for ranks in (a, b))
