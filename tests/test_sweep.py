@@ -45,6 +45,25 @@ def test_a_sheet_has_a_row_a_run_and_an_empty_cell_is_the_default(tmp_path):
     assert sweep.read(path)[0] == [experiments.Doubling(value=3), experiments.Doubling(log="x")]
 
 
+def test_runs_that_are_no_grid_are_listed(tmp_path):
+    content = {"experiment": "doubling", "fixed": {"log": "x"}, "runs": [{"value": 1}, {"value": 7}, {"value": 1}]}
+    found, _ = sweep.read(written(tmp_path, "s.yaml", content))
+    assert [(one.value, one.log) for one in found] == [(1, "x"), (7, "x")]
+
+
+def test_runs_of_one_pruned_model_go_together(tmp_path):
+    fixed = {"model": "smollm2-135m", "data": "wikipedia-vital", "length": 16, "batch": 2, "calibration": 2}
+    fixed |= {"retraining": 8, "validation": 2, "test": 2, "steps": 2, "criterion": "magnitude", "lr": 0.001}
+    fixed |= {"tests": ["wikipedia-vital"], "seed": 0}
+    grid = {"subset": ["norms", "head", "full"], "pattern": ["50%", "70%"]}
+    content = {"experiment": "retrain", "fixed": fixed, "grid": grid, "runs_a_job": 20}
+    jobs = plan.plan(*sweep.read(written(tmp_path, "s.yaml", content))).jobs
+    assert [[(one.pattern, one.subset) for one in job.experiments] for job in jobs] == [
+        [("50%", "norms"), ("50%", "head"), ("50%", "full")],
+        [("70%", "norms"), ("70%", "head"), ("70%", "full")],
+    ]
+
+
 def test_a_notebooks_parameters_can_be_varied(tmp_path, monkeypatch):
     monkeypatch.setattr(records, "study_class", lambda _name: experiments.Study)
     path = written(tmp_path, "s.yaml", {"notebook": "90_doubling", "grid": {"values": [[1, 2], [2, 3]]}})

@@ -13,6 +13,9 @@ min_version("9.0")
 
 FOLDER = f"build/sweeps/{config['name']}"
 JOBS = json.loads(Path(FOLDER, "plan.json").read_text(encoding="utf-8"))
+# Jobs of one array have one request: the largest, with room for what an estimate misses.
+MEGABYTES = int(1.5 * max((job["megabytes"] or 4000 for job in JOBS.values()), default=0)) + 500
+MINUTES = int(3 * max((job["seconds"] or 7200 for job in JOBS.values()), default=0) / 60) + 30
 SCRIPTS = Path(workflow.basedir) / "scripts"
 PYTHON = Path(sys.executable)
 
@@ -46,9 +49,8 @@ rule runs:
     # Always one thread unless it is asked for: the last digits of a sum depend on it.
     threads: int(config.get("threads", 1))
     resources:
-        # With room for what an estimate misses.
-        mem_mb=lambda wildcards: int(1.5 * (JOBS[wildcards.job]["megabytes"] or 4000)) + 500,
-        runtime=lambda wildcards: int(3 * (JOBS[wildcards.job]["seconds"] or 7200) / 60) + 30,
+        mem_mb=MEGABYTES,
+        runtime=MINUTES,
         gpu=int(config.get("gpu", 0)),
     shell:
         "{PYTHON:q} {SCRIPTS:q}/runs.py {params.plan:q} {wildcards.job} {params.folder:q} {threads} >> {log:q} 2>&1"

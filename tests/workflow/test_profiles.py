@@ -67,6 +67,17 @@ def test_submit_fills_in_command_folder_and_needs(pod, tmp_path):
     assert "limits" not in job["spec"]["template"]["spec"]["containers"][0]["resources"]
 
 
+@pytest.mark.parametrize("version", ["1.28", "1.32", "1.36"])
+def test_the_job_is_one_by_the_schema_of_kubernetes(pod, version):
+    validate = pytest.importorskip("kubernetes_validate", reason="needs the extra 'cluster'").validate
+    for gpu in ("0", "1"):
+        _, (_, job) = pod("x", "submit", "--cpu", "8", "--memory", "64000", "--gpu", gpu, "job.sh")
+        validate(job, version, strict=True)
+        job["spec"]["template"]["spec"]["container"] = []  # the schema does refuse
+        with pytest.raises(Exception, match="container"):
+            validate(job, version, strict=True)
+
+
 @pytest.mark.parametrize(
     ("state", "word"),
     [({"succeeded": 1}, "success"), ({"failed": 1}, "failed"), ({"active": 1}, "running"), ({}, "running")],

@@ -89,6 +89,7 @@ def test_every_record_arrives_though_a_job_and_the_cluster_are_killed(tmp_path, 
         )
         output += done.stdout
         assert done.returncode == 0, output + cluster.log()
+    assert "Submitted array job" in (checkout / "build/sweeps/tiny/snakemake.log").read_text()
     records = [json.loads(path.read_text()) for path in (checkout / "build").glob("records/*/*.json")]
     assert len(records) == 6, output
     assert (checkout / "build" / "sweeps" / "tiny" / "results.parquet").exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from functools import lru_cache
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -34,6 +34,8 @@ BATCH = 8  # windows a forward pass
 
 class OnDense(Experiment):
     """A model and its texts: ``test`` windows to judge on, ``calibration`` windows drawn by ``seed`` to look at."""
+
+    shares: ClassVar[tuple[str, ...]] = ("model", "data", "dtype", "length", "test")  # what the dense model says
 
     model: ModelName
     data: CorpusName

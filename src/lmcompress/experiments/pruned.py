@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import math
 from functools import lru_cache
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
@@ -44,6 +44,12 @@ class OnPruned(Experiment):
     ``retraining``, ``validation``, ``test``: numbers of windows or texts of these splits. ``seed`` draws
     calibration and retraining texts, their order, and the start of adapters.
     """
+
+    # One process prunes once for all of them.
+    shares: ClassVar[tuple[str, ...]] = (
+        *("model", "data", "task", "dtype", "length", "fine_tune_steps"),
+        *("criterion", "pattern", "calibration", "seed"),
+    )
 
     model: ModelName
     data: CorpusName
