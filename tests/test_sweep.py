@@ -46,7 +46,11 @@ def test_a_sheet_has_a_row_a_run_and_an_empty_cell_is_the_default(tmp_path):
 
 
 def test_runs_that_are_no_grid_are_listed(tmp_path):
-    content = {"experiment": "doubling", "fixed": {"log": "x"}, "runs": [{"value": 1}, {"value": 7}, {"value": 1}]}
+    content = {
+        "experiment": "doubling",
+        "fixed": {"log": "x"},
+        "runs": [{"value": 1}, {"value": 7}, {"value": 1}],
+    }
     found, _ = sweep.read(written(tmp_path, "s.yaml", content))
     assert [(one.value, one.log) for one in found] == [(1, "x"), (7, "x")]
 

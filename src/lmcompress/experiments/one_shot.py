@@ -35,7 +35,13 @@ BATCH = 8  # windows a forward pass
 class OnDense(Experiment):
     """A model and its texts: ``test`` windows to judge on, ``calibration`` windows drawn by ``seed`` to look at."""
 
-    shares: ClassVar[tuple[str, ...]] = ("model", "data", "dtype", "length", "test")  # what the dense model says
+    shares: ClassVar[tuple[str, ...]] = (
+        "model",
+        "data",
+        "dtype",
+        "length",
+        "test",
+    )  # what the dense model says
 
     model: ModelName
     data: CorpusName

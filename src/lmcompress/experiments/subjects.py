@@ -64,7 +64,13 @@ class OnModel(Experiment):
     """
 
     fine_tunes: ClassVar[bool] = True
-    shares: ClassVar[tuple[str, ...]] = ("model", "data", "task", "length", "steps")  # the fine-tuned classifier
+    shares: ClassVar[tuple[str, ...]] = (
+        "model",
+        "data",
+        "task",
+        "length",
+        "steps",
+    )  # the fine-tuned classifier
 
     model: ModelName
     data: CorpusName
