@@ -134,8 +134,8 @@ MEANT = {
     ),
     "leaves this part out": (
         ["[]"],
-        """architectures as_uniform averages budgets classifier_scores clustered compared embeddings gptq_widths
-        kernels language_measures language_scores measures more patterns permuted random_averages retrained runs
+        """architectures as_uniform averages budgets cards classifier_scores clustered compared embeddings gptq_widths
+        kernels language_measures language_scores measures more packings patterns permuted random_averages retrained runs
         searched shapes sparsities tests uniform""",
     ),
     "nothing beyond the defaults": (
@@ -161,4 +161,4 @@ def test_a_class_takes_no_nonsense(name):
 
 
 def test_what_is_listed_as_meant_is_taken_somewhere():
-    assert set().union(*map(accepted, CLASSES)) == LISTED
+    assert set().union(*map(accepted, CLASSES)) >= LISTED

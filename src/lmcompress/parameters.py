@@ -126,6 +126,8 @@ Rate = Annotated[float, Field(strict=True, gt=0, lt=1)]
 """A learning rate."""
 Share = Annotated[float, Field(strict=True, gt=0, le=1)]
 """A part of a whole that is not empty."""
+Gigabytes = Annotated[float, Field(strict=True, gt=0, le=10**6)]
+"""Memory of a machine."""
 Average = Annotated[float, Field(strict=True, gt=0, le=16)]
 """Bits a weight, as a budget."""
 Width = Annotated[int, Field(strict=True), AfterValidator(_width)]

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lmcompress.experiments.costs import ShareTrained
+from lmcompress.experiments.costs import Architecture, ShareTrained
+from lmcompress.experiments.pruned import SubsetText
+from lmcompress.parameters import Gigabytes, Many, Some
 from lmcompress.records import Experiment, results_folder
 from lmcompress.records import Study as Planned
 from lmcompress.report import figures
@@ -31,15 +33,15 @@ FAST, LEAN = (
 class Study(Planned):
     """Parameters that each subset trains, counted for ``architectures``; ``cards``: GiB of GPUs to be fitted into."""
 
-    architectures: tuple[str, ...] = ("OPT-1.3B", "OPT-2.7B", "OPT-6.7B", "OPT-13B", "OPT-30B")
-    counted: tuple[str, ...] = (
+    architectures: Many[Architecture] = ("OPT-1.3B", "OPT-2.7B", "OPT-6.7B", "OPT-13B", "OPT-30B")
+    counted: Some[SubsetText] = (
         "biases",
         "norms",
         "biases+norms",
         "masklora",
         "biases+norms+head-lora+masklora",
     )
-    cards: tuple[float, ...] = (8, 24, 80)
+    cards: Many[Gigabytes] = (8, 24, 80)
 
     def experiments(self) -> list[Experiment]:
         return [ShareTrained(architecture=name, subsets=self.counted) for name in self.architectures]
