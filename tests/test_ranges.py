@@ -135,8 +135,8 @@ MEANT = {
     "leaves this part out": (
         ["[]"],
         """architectures as_uniform averages budgets cards classifier_scores clustered compared embeddings gptq_widths
-        kernels language_measures language_scores measures more packings patterns permuted random_averages retrained runs
-        searched shapes sparsities tests uniform""",
+        kernels language_measures language_scores measures more packings patterns permuted random_averages retrained
+        runs searched shapes sparsities tests uniform""",
     ),
     "nothing beyond the defaults": (
         ["{}"],
