@@ -9,16 +9,19 @@ recomputed forward pass not counted; for magnitude the bytes of the weights, rea
 device does in that time at its measured ceiling.
 
     python benchmarks/at_size.py --out records
+    python benchmarks/at_size.py --count --out records        # on any machine: memory alone
     python benchmarks/at_size.py --join one/at_size.json other/at_size.json --out records    # of runs of some shapes
 """
 
 import gc
 import json
+import math
 import time
 from contextlib import contextmanager
 from pathlib import Path
 
 import bench
+import counted
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, OPTConfig
@@ -73,6 +76,9 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument(
         "--join", nargs="+", type=Path, default=[], help="run nothing: one record of these, in order"
     )
+    parser.add_argument(
+        "--count", action="store_true", help="run nothing: count the memory of retraining (counted.py)"
+    )
     options = parser.parse_args(argv)
     if options.join:
         return joined(options)
@@ -83,7 +89,7 @@ def main(argv: list[str] | None = None) -> dict:
     limit = Ceilings(**bench.machine(options.device)) if on_gpu else None
     rows, failed = [], []
     for shape in options.shapes:
-        for job in (walks, trainings):
+        for job in (counts,) if options.count else (walks, trainings):
             for row in job(shape, options, limit):
                 failed += [row] if "error" in row else []
                 rows += [] if "error" in row else [row]
@@ -124,6 +130,21 @@ def random_model(shape: str, device: str, layers: int | None = None) -> nn.Modul
     torch.manual_seed(0)
     with torch.device(device):
         return AutoModelForCausalLM.from_config(config_of(shape, layers), dtype=torch.bfloat16).eval()
+
+
+def counts(shape: str, options, _limit: None):
+    """Rows of the memory alone, without a device that could hold it."""
+    for method in (name for name in ("biases+norms", "full") if name in options.methods):
+        peak = counted.peak(config_of(shape), method, options.batch, options.length)
+        found = row(
+            shape, method, options, None, math.nan, peak, work=0, tokens=0, run="counted", of="two steps"
+        )
+        yield found | {
+            "peak GiB": peak / GIB,
+            "minutes": None,
+            "device": "none",
+            "checkpointing": "all blocks",
+        }
 
 
 def row(shape: str, method: str, options, limit: Ceilings | None, seconds: float, peak: int, **about) -> dict:

@@ -162,6 +162,18 @@ def test_those_without_official_codes_run(tmp_path, name):
     record(tmp_path, name)
 
 
+def test_counted_memory_is_that_of_weights_gradients_and_moments(tmp_path):
+    import at_size
+
+    at_size.main(["--count", "--tiny", "--device", "cpu", "--out", str(tmp_path)])
+    few, full = record(tmp_path, "at_size")["rows"]
+    size = few["parameters"] / 2**30
+    assert few["run"] == full["run"] == "counted"
+    assert few["peak GiB"] > 2 * size  # bf16 weights
+    assert full["peak GiB"] > 18 * size  # with fp32 copies, gradients and two moments
+    assert full["peak GiB"] - few["peak GiB"] < 19 * size
+
+
 def test_records_of_some_shapes_each_are_joined(tmp_path):
     import at_size
 

@@ -26,7 +26,7 @@ def row(model, method, minutes, peak, checkpointing=None):
         "method": method,
         "minutes": minutes,
         "floor minutes": size / 1e10,
-        "share of peak": size / 1e10 / minutes,
+        "share of peak": size / 1e10 / (minutes or 1),
         "peak GiB": peak,
         "share of card": peak / 80,
         "checkpointing": checkpointing,
@@ -43,6 +43,9 @@ def rows(tmp_path, monkeypatch):
             found.append(row(model, "biases+norms", 12 + number, peak / 5, mode))
             found.append(row(model, "masklora", 25 - number, peak / 4, mode))
     found.append(row("OPT-1.3B", "full", 9.0, 30.0, "all blocks"))
+    for model, method, peak in (("OPT-6.7B", "full", 100.0), ("OPT-6.7B", "biases+norms", 20.0)):
+        found.append(row(model, method, None, peak, "all blocks") | {"run": "counted"})
+    found.append(row("OPT-30B", "biases+norms", None, 13.9, "all blocks") | {"run": "counted"})
     (tmp_path / "benchmarks").mkdir()
     record = {"rows": found, "card GiB": 79.2, "out of memory or failed": []}
     (tmp_path / "benchmarks" / "at_size.json").write_text(json.dumps(record))
@@ -70,11 +73,16 @@ def test_of_several_ways_the_fastest_counts_for_time_and_the_leanest_for_memory(
     assert fits.loc["wanda", "8 GiB"] == "OPT-1.3B (4.3)"
     assert fits.loc["wanda", "24 GiB"] == "OPT-6.7B (9.7)"
     assert fits.loc["full", "24 GiB"] == "none"
+    assert fits.loc["biases+norms", "24 GiB"] == "OPT-30B (14.0)"
+    assert scale.fits(rows, (100,)).set_index("method").loc["full", "100 GiB"] == "OPT-6.7B (100.0, counted)"
 
 
 def test_pieces_of_the_page(rows):
-    assert "OPT-1.3B" in scale.answers(rows)[-1]
-    assert "0.20" in scale.answers(rows)[-1]
+    sentences = scale.answers(rows)
+    assert "biases and norms take 6.0 GiB at most, full retraining 30.0, 5.0 times as much" in sentences[1]
+    assert (
+        sentences[-1] == "Where both are known, OPT-30B with biases+norms: 13.9 GiB counted, 14.0 measured."
+    )
     text = scale.aims(rows)
     assert text.count("not run here") == 3
     assert "does not hold here" in text or "holds in part" in text  # Wanda takes far more than it should
@@ -88,6 +96,7 @@ def test_the_two_claims_are_judged_by_it(rows):
     assert {case.setting: round(case.value, 3) for case in evidence.memory(0.95)} == {
         "OPT-1.3B, biases+norms": 0.2,
         "OPT-1.3B, masklora": 0.25,
+        "OPT-6.7B, biases+norms, counted": 0.2,
     }
     assert {case.setting: case.value for case in evidence.minutes(0.95)} == {
         "biases+norms, a GPU": 12,

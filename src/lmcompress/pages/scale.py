@@ -66,8 +66,10 @@ def fastest(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def leanest(frame: pd.DataFrame) -> pd.DataFrame:
-    """Of several ways the one that takes the least memory: with all blocks checkpointed."""
-    return frame[frame["checkpointing"].isin(["all blocks"]) | frame["checkpointing"].isna()]
+    """Of several ways the one that takes the least memory, with all blocks checkpointed; counted where not measured."""
+    lean = frame[frame["checkpointing"].isin(["all blocks"]) | frame["checkpointing"].isna()]
+    measured = lean["run"].ne("counted").groupby([lean["model"], lean["method"]]).transform("any")
+    return lean[lean["run"].ne("counted") | ~measured]
 
 
 def exponent(parameters: Sequence[float], cost: Sequence[float]) -> float:
@@ -110,7 +112,10 @@ def fits(frame: pd.DataFrame, cards: Sequence[float]) -> pd.DataFrame:
         for card in cards:
             inside = part[part["peak GiB"] <= card].sort_values("parameters")
             last = inside.iloc[-1] if len(inside) else None
-            row[f"{card:g} GiB"] = "none" if last is None else f"{last['model']} ({last['peak GiB']:.1f})"
+            how = ", counted" if last is not None and last["run"] == "counted" else ""
+            row[f"{card:g} GiB"] = (
+                "none" if last is None else f"{last['model']} ({last['peak GiB']:.1f}{how})"
+            )
         found.append(row)
     return pd.DataFrame(found)
 
@@ -181,18 +186,20 @@ def answers(frame: pd.DataFrame) -> list[str]:
     name, sentences = last["model"].iloc[0], []
     fast = fastest(last)
     parts = [f"{row['method']} {row['minutes']:.1f}" for _, row in fast.iterrows()]
-    sentences.append(f"{name} on one {frame['device'].iloc[0]}, minutes: {', '.join(parts)}.")
+    sentences.append(f"{name} on one {fast['device'].iloc[0]}, minutes: {', '.join(parts)}.")
     for shape, part in leanest(frame).groupby("model", sort=False):
-        full = part[part["method"] == "full"]
-        if len(full):
-            whole = full["peak GiB"].iloc[0]
-            shares = [
-                f"{row['method']} {row['peak GiB'] / whole:.2f} ({row['peak GiB']:.1f} GiB)"
-                for _, row in part.iterrows()
-                if row["method"] in ("biases+norms", "masklora")
-            ]
-            said = f"{shape}, peak memory over full retraining's {whole:.1f} GiB, all blocks checkpointed"
-            sentences.append(f"{said}: {', '.join(shares)}.")
+        peaks = part.set_index("method")["peak GiB"]
+        if {"full", "biases+norms"} <= set(peaks.index):
+            whole, few = peaks["full"], peaks["biases+norms"]
+            said = f"{shape}, all blocks checkpointed: biases and norms take {few:.1f} GiB at most, full retraining"
+            sentences.append(f"{said} {whole:.1f}, {whole / few:.1f} times as much.")
+    peaks = frame[frame["checkpointing"] == "all blocks"].set_index(["model", "method", "run"])["peak GiB"]
+    for model, method, run in peaks.index:
+        if run == "counted" and (model, method, "scaled") in peaks.index:
+            both = (
+                f"{peaks[model, method, run]:.1f} GiB counted, {peaks[model, method, 'scaled']:.1f} measured"
+            )
+            sentences.append(f"Where both are known, {model} with {method}: {both}.")
     return sentences
 
 

@@ -261,24 +261,23 @@ class Evidence:
 
     def memory(self, _level: Level) -> list[Case]:
         """Peak memory of retraining a subset over that of full retraining (same batch, all checkpointed)."""
-        peaks = {
-            (row["model"], row["method"]): row["peak GiB"]
-            for row in at_size()
-            if row["checkpointing"] == "all blocks"
-        }
+        peaks: dict[tuple[str, bool], dict[str, float]] = defaultdict(dict)
+        for row in at_size():
+            if row["checkpointing"] == "all blocks":
+                peaks[row["model"], row["run"] == "counted"][row["method"]] = row["peak GiB"]
         return [
-            Case(f"{model}, {subset}", *[peaks[model, subset] / whole] * 3, None)
-            for (model, method), whole in peaks.items()
-            if method == "full"
+            Case(f"{model}, {subset}{', counted' if counted else ''}", *[own[subset] / own["full"]] * 3, None)
+            for (model, counted), own in peaks.items()
             for subset in ("biases+norms", "masklora")
-            if (model, subset) in peaks
+            if own.keys() >= {"full", subset}
         ]
 
     def minutes(self, _level: Level) -> list[Case]:
         """Minutes for 1,000 steps of retraining at the shapes of OPT-30B, at the fastest way that the device holds."""
         taken: dict[tuple[str, str], float] = {}
         for row in at_size():
-            if row["model"] == "OPT-30B" and row["method"] in ("biases+norms", "masklora"):
+            retrained = row["method"] in ("biases+norms", "masklora") and row["run"] != "counted"
+            if row["model"] == "OPT-30B" and retrained:
                 key = row["device"], row["method"]
                 taken[key] = min(row["minutes"], taken.get(key, np.inf))
         return [Case(f"{method}, {device}", *[value] * 3, None) for (device, method), value in taken.items()]
