@@ -2,6 +2,9 @@
 records.
 """
 
+import shutil
+from pathlib import Path
+
 import pytest
 from tiny_assets import tiny_classes, tiny_corpus, tiny_model_folder
 
@@ -14,6 +17,7 @@ def tiny_place(tmp_path_factory):
     another.
     """
     place = tmp_path_factory.mktemp("project")
+    shutil.copytree(Path(__file__).parents[2] / "data" / "paper", place / "data" / "paper")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMCOMPRESS_ROOT", str(place))
         for cached in (

@@ -6,7 +6,11 @@ from lmcompress.experiments.perp_study import PerpStudy, with_rates
 from lmcompress.experiments.pruned import Criterion, SubsetText
 from lmcompress.parameters import Count, PatternText, Some
 from lmcompress.records import Experiment, Record
-from lmcompress.report.perp_tables import against_one_shot
+from lmcompress.report import perp_figures
+from lmcompress.report.html import Html
+from lmcompress.report.opening import Answer, claimed
+from lmcompress.report.perp_tables import against_one_shot, compared, corpora, corpus_of, language
+from lmcompress.report.words import estimate, says
 
 
 class Study(PerpStudy):
@@ -39,3 +43,46 @@ def answers(records: Sequence[Record], corpus: str) -> list[str]:
             f"{row['times one-shot']:.3f} times its perplexity ({row['ratio low']:.3f} to {row['ratio high']:.3f})."
         )
     return sentences
+
+
+def runs(records: Sequence[Record]) -> list[Record]:
+    """The retrainings that were run with several numbers of rounds."""
+    return compared(language(records))
+
+
+def answer(records: Sequence[Record]) -> Answer:
+    """What rounds do at equal steps, over all settings, and the verdict on the question. Raises ``LookupError`` where
+    the runs are missing.
+    """
+    found = runs(records)
+    corpus = next(iter(corpora(found)), None)
+    if corpus is None:
+        raise LookupError("several rounds beside one")
+    rows = against_one_shot(found, corpus).dropna(subset=["times one-shot"]).sort_values("times one-shot")
+    best, worst = (
+        estimate(row["times one-shot"], row["ratio low"], row["ratio high"])
+        for _, row in rows.iloc[[0, -1]].iterrows()
+    )
+    better, worse = int((rows["ratio high"] < 1).sum()), int((rows["ratio low"] > 1).sum())
+    sentence = (
+        f"At equal steps, several rounds of pruning and retraining end at {best} to {worst} times the perplexity of "
+        f"one round on {corpus}: better in {better}, worse in {worse} of {len(rows)} settings."
+    )
+    return claimed(sentence, "perp", "one-shot", found)
+
+
+def rounds_table(records: Sequence[Record], corpus: str | int = 0) -> Html:
+    """Every setting beside one round."""
+    name = corpus_of(records, corpus)
+    frame = against_one_shot(records, name)
+    return perp_figures.table(frame, f"Every setting, {name}; times one-shot: below 1 the rounds help")
+
+
+def small(records: Sequence[Record]) -> list:
+    """The figure and sentences of a few runs: for what one machine computed."""
+    found = language(records)
+    return [
+        piece
+        for corpus in corpora(found)
+        for piece in (perp_figures.rounds(found, corpus), says(answers(found, corpus)))
+    ]

@@ -10,13 +10,24 @@ from lmcompress.experiments.perp_study import PerpStudy
 from lmcompress.experiments.pruned import Criterion, SubsetText
 from lmcompress.parameters import PatternText, Rate, Some
 from lmcompress.prune.pattern import parse
-from lmcompress.records import Experiment, Record
-from lmcompress.report import figures
+from lmcompress.records import Experiment, Record, published
+from lmcompress.report import figures, perp_figures
 from lmcompress.report.figures import Figure
+from lmcompress.report.html import Html
+from lmcompress.report.opening import Answer
 from lmcompress.report.perp_figures import NAMES, PATTERN, convention, drawn
-from lmcompress.report.perp_tables import against_full, corpora, exp, of_task, ordered, without_pruning
+from lmcompress.report.perp_tables import (
+    against_full,
+    corpora,
+    corpus_of,
+    exp,
+    of_task,
+    ordered,
+    without_pruning,
+)
 from lmcompress.report.rate_tables import RATE, SETTING, _losses, best, by_rate
-from lmcompress.report.words import estimate
+from lmcompress.report.verdicts import Case, Rule
+from lmcompress.report.words import estimate, says
 
 
 class Study(PerpStudy):
@@ -50,6 +61,58 @@ class Study(PerpStudy):
                 for rate in rates
             ),
         ]
+
+
+def answer(records: Sequence[Record]) -> Answer:
+    """Whether the norms are ahead of full retraining anywhere once both have their best rate. Raises ``LookupError``
+    where the runs are missing.
+    """
+    rows = []
+    for corpus in corpora(records):
+        frame = best(records, corpus)
+        frame = _beside_full(frame) if len(frame) else frame
+        rows += [row | {"corpus": corpus} for row in frame.to_dict("records") if row["subset"] == "norms"]
+    if not rows:
+        raise LookupError("norms and full retraining, each at several rates")
+    rows.sort(key=lambda row: row["times full"])
+    cases = [
+        Case(f"{row['corpus']}, {row['pattern']}", row["times full"], row["low"], row["high"]) for row in rows
+    ]
+    ends = " to ".join(
+        dict.fromkeys(estimate(row["times full"], row["low"], row["high"]) for row in (rows[0], rows[-1]))
+    )
+    ahead = sum(row["high"] < 1 for row in rows)
+    tested = len({row["corpus"] for row in rows})
+    return Answer(
+        f"Each at its best learning rate, the norms reach {ends} times the perplexity of full retraining; they are "
+        f"ahead in {ahead} of {len(rows)} cases (prunings at which all rates were run, {tested} corpora).",
+        "At its best rate full retraining is at least as good as the norms on every corpus.",
+        Rule(at_least=1.0).verdict(cases),
+    )
+
+
+def rates_table(records: Sequence[Record]) -> Html:
+    """:func:`best_rates` for readers."""
+    return perp_figures.table(best_rates(records), "Perplexity at the best learning rate on each corpus")
+
+
+def sentences(records: Sequence[Record]) -> Html:
+    """:func:`answers` as paragraphs."""
+    return says(answers(records))
+
+
+def chosen_table(records: Sequence[Record], corpus: str = "wikitext-2-raw") -> Html:
+    """:func:`beside_chosen` of the published runs of page 20 and these. Raises ``LookupError`` without the former."""
+    chosen = published("20_retrain_subsets")
+    if not chosen or corpus not in corpora(records):
+        raise LookupError(f"published runs of page 20 and of this page on {corpus}")
+    caption = f"What the rate alone does: perplexity over full retraining's, {corpus}"
+    return perp_figures.table(beside_chosen(records, chosen, corpus), caption)
+
+
+def small(records: Sequence[Record]) -> list:
+    """Sentences and table of a few runs: for what one machine computed."""
+    return [sentences(records), rates_table(records)]
 
 
 def best_rates(records: Sequence[Record]) -> pd.DataFrame:
@@ -144,8 +207,9 @@ def _price(rates: pd.DataFrame, least: pd.DataFrame, level: pd.Series) -> dict[s
     return found
 
 
-def at_best_rates(records: Sequence[Record], corpus: str) -> Figure:
+def at_best_rates(records: Sequence[Record], corpus: str | int = 0) -> Figure:
     """Perplexity of each subset over that of full retraining, both at their best rates, by what was pruned."""
+    corpus = corpus_of(records, corpus)
     return drawn(
         _beside_full(best(records, corpus)),
         "times full",
@@ -161,8 +225,9 @@ def at_best_rates(records: Sequence[Record], corpus: str) -> Figure:
     )
 
 
-def curves(records: Sequence[Record], corpus: str) -> Figure:
+def curves(records: Sequence[Record], corpus: str | int = 0) -> Figure:
     """Perplexity against the learning rate after the first criterion, a panel for each pattern."""
+    corpus = corpus_of(records, corpus)
     criterion = records[0].parameters["criterion"]
     records = [record for record in records if record.parameters["criterion"] == criterion]
     frame = by_rate(records, corpus).rename(columns=NAMES)

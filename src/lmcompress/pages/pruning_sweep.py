@@ -1,5 +1,6 @@
-"""pages.pruning_sweep"""
+"""Pruning without retraining: which criterion keeps the model alive, and why."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from lmcompress.errors import ParameterError
@@ -17,8 +18,64 @@ from lmcompress.parameters import (
     Some,
 )
 from lmcompress.prune.pattern import NofM, parse
-from lmcompress.records import Experiment
+from lmcompress.records import Experiment, Record
 from lmcompress.records import Study as BaseStudy
+from lmcompress.report import figures, pruning_figures, pruning_tables
+from lmcompress.report.html import Html
+from lmcompress.report.opening import Answer
+from lmcompress.report.words import estimate
+
+
+def answer(records: Sequence[Record]) -> Answer:
+    """What half of the weights cost by each criterion, and whether the inputs are what makes the difference. Raises
+    ``LookupError`` where the runs are missing.
+    """
+    runs = pruning_tables.complete(records)
+    if not runs:
+        raise LookupError("pruned models, norms of inputs, and spared features")
+    claim, verdict, _ = next(one for one in pruning_tables.claims(runs) if "Wanda" in one[0])
+    table = pruning_tables.sweep(runs).dropna(subset="perplexity")
+    at = table[table["pattern"] == claim.split()[1].rstrip(",")].set_index("criterion")
+    said = [
+        f"{name} {estimate(at.loc[name, 'perplexity'], at.loc[name, 'low'], at.loc[name, 'high'])}"
+        for name in ("magnitude", "wanda", "sparsegpt")
+        if name in at.index
+    ]
+    return Answer(
+        f"With {at['pattern'].iloc[0]} of the weights removed and nothing retrained, the perplexity of "
+        f"{pruning_tables.dense(runs):.1f} becomes {', '.join(said)}.",
+        f"{claim}.",
+        verdict,
+    )
+
+
+def small(records: Sequence[Record]) -> list:
+    """Figures and tables of a few runs: for what one machine computed."""
+    runs = pruning_tables.complete(records)
+    if not runs:
+        return []
+    return [
+        figures.verdicts(pruning_tables.claims(runs)),
+        sweep_table(runs),
+        pruning_figures.perplexity(runs),
+    ]
+
+
+def sweep_table(records: Sequence[Record]) -> Html:
+    """Every criterion and pattern."""
+    table = pruning_tables.sweep(records).drop(columns=["kind", "sparsity (%)"])
+    return figures.varied(table, pruning_tables.about(records))
+
+
+def outlier_table(records: Sequence[Record]) -> Html:
+    """The largest input features of each kind of Linear."""
+    caption = "The largest input features of each kind of Linear, over all blocks"
+    return figures.table(pruning_tables.outlier_summary(records), caption)
+
+
+def claims_table(records: Sequence[Record]) -> Html:
+    """Verdicts on criteria and outlier features."""
+    return figures.verdicts(pruning_tables.claims(records))
 
 
 class Study(BaseStudy):

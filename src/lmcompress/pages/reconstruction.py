@@ -1,5 +1,6 @@
-"""pages.reconstruction"""
+"""Reconstruction block by block: how far it comes, at which granularity, beside retraining."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -8,7 +9,12 @@ from lmcompress.experiments.perp_study import PerpStudy, with_rates
 from lmcompress.experiments.pruned import Criterion, SubsetText
 from lmcompress.experiments.reconstructed import Reconstruct
 from lmcompress.parameters import Count, Many, Parameters, PatternOrNone, PatternText, Rate, Seed, Some
-from lmcompress.records import Experiment
+from lmcompress.records import Experiment, Record
+from lmcompress.report import figures, perp_figures, reconstruction_tables
+from lmcompress.report.html import Html
+from lmcompress.report.opening import Answer, claimed
+from lmcompress.report.perp_tables import corpora, corpus_of, of_task
+from lmcompress.report.words import estimate
 from lmcompress.retrain.names import parse
 
 Granularity = Literal["block", "attention-and-mlp", "linear"]
@@ -68,3 +74,63 @@ class Study(PerpStudy):
             for target in grid.targets or self.targets
             if granularity != "linear" or (target == "sparse" and "norms" not in parse(subset).names)
         ]
+
+
+def evaluated(records: Sequence[Record]) -> list[Record]:
+    """The runs that ended in a tested language model."""
+    return [record for record in records if "tests" in record.result]
+
+
+def answer(records: Sequence[Record]) -> Answer:
+    """What reconstruction with masked adapters repairs, beside retraining the norms, and the verdict on PERP's claim.
+    Raises ``LookupError`` where the runs are missing.
+    """
+    corpus = next(iter(corpora(of_task(records, "language", "reconstruct"))), None)
+    if corpus is None:
+        raise LookupError("reconstructions")
+    frame = reconstruction_tables.methods(records, corpus)
+    wanted = {
+        "pruned": "the pruned model",
+        "masklora by block": "block by block with masked adapters",
+        "norms retrained": "retraining the norms of the whole model",
+    }
+    settings = [rows for _, rows in frame.groupby(["criterion", "pattern"], sort=False)]
+    whole = [rows for rows in settings if set(wanted) <= set(rows["method"])]
+    if not whole:
+        raise LookupError(", ".join(wanted))
+    criterion, pattern = whole[0][["criterion", "pattern"]].iloc[0]
+    at = whole[0].set_index("method")
+    level = {name: estimate(*at.loc[name, ["perplexity", "low", "high"]]) for name in wanted}
+    sentence = (
+        f"After {pattern} by {criterion} the perplexity on {corpus} is {level['pruned']}; block by block with masked "
+        f"adapters brings it to {level['masklora by block']}, retraining the norms of the whole model to "
+        f"{level['norms retrained']}; dense {at['dense'].iloc[0]:.1f}."
+    )
+    return claimed(sentence, "perp", "reconstruction", records)
+
+
+def small(records: Sequence[Record]) -> list:
+    """Figures and tables of a few runs: for what one machine computed."""
+    runs = evaluated(records)
+    return [perp_figures.methods(runs), levels_table(runs), perp_figures.block_errors(records)]
+
+
+def levels_table(records: Sequence[Record], corpus: str | int = 0) -> Html:
+    """Perplexity by setting and usual method."""
+    name = corpus_of(records, corpus)
+    return figures.table(reconstruction_tables.levels(records, name), f"Perplexity of {name}")
+
+
+def few_table(records: Sequence[Record], corpus: str | int = 0) -> Html:
+    """Perplexity of what was run in few settings. Raises ``LookupError`` where there is nothing such."""
+    name = corpus_of(records, corpus)
+    frame = reconstruction_tables.few(records, name)
+    if frame.empty:
+        raise LookupError("other subsets and targets")
+    return figures.table(frame, f"Perplexity of {name} where other subsets and targets were tried, too")
+
+
+def settings_table(records: Sequence[Record], corpus: str | int = 0) -> Html:
+    """Texts seen, learning rate and seconds of every method."""
+    name = corpus_of(records, corpus)
+    return perp_figures.table(reconstruction_tables.methods(records, name), f"Every setting, {name}")

@@ -9,9 +9,10 @@ from typing import ClassVar
 from lmcompress import records as store
 from lmcompress.errors import ParameterError
 from lmcompress.estimates import estimate
-from lmcompress.files import project_root
+from lmcompress.files import carried
 from lmcompress.plan import duration
 from lmcompress.records import Record
+from lmcompress.report import cptquant_evidence, perp_evidence, verdicts
 from lmcompress.report.html import VERDICTS, Html, coverage, folded, not_run
 from lmcompress.report.run_card import Cited, cited, provenance
 
@@ -23,17 +24,33 @@ class Answer:
     sentence: with numbers and intervals, made of the runs.
     claim: what is judged, in words.
     verdict: one of ``VERDICTS``, by a rule on the runs.
+    counts: in how many cases, if there are several.
     """
 
     sentence: str
     claim: str
     verdict: str
+    counts: str = ""
 
     def _repr_html_(self) -> str:
         return (
             f'<div class="lm-answer"><p><strong>{escape(self.sentence)}</strong></p>'
-            f"<p><em>{escape(self.claim)}</em> {VERDICTS[self.verdict]} {self.verdict}</p></div>"
+            f"<p><em>{escape(self.claim)}</em> {VERDICTS[self.verdict]} {self.verdict}{escape(self.counts)}</p></div>"
         )
+
+
+def claimed(sentence: str, paper: str, name: str, records: Sequence[Record]) -> Answer:
+    """``sentence`` with the verdict on claim ``name`` of ``claims/PAPER.yaml``. Raises ``LookupError`` where the runs
+    have no case of it.
+    """
+    evidence = {"perp": perp_evidence, "cptquant": cptquant_evidence}[paper].Evidence(records).measures()
+    claim = next(one for one in verdicts.read(paper) if one.id == name)
+    found = verdicts.judge(claim, evidence[claim.measure])
+    if not found.cases:
+        raise LookupError(claim.needs)
+    good = sum(claim.rule.says(case) == "as claimed" for case in found.cases)
+    counts = f" ({good} of {len(found.cases)} cases)" if len(found.cases) > 1 else ""
+    return Answer(sentence, f"{claim.claim} ({claim.origin}).", found.verdict, counts)
 
 
 Answers = Callable[[Sequence[Record]], Answer]  # raises LookupError where runs that it needs are missing
@@ -59,7 +76,7 @@ class Page:
             said = answer(self.published)._repr_html_()
         except LookupError as missing:
             return not_run(f"the published runs of this page ({missing})", self._needs())
-        return Html(said + coverage(self.notebook))
+        return Html(said)
 
     def show(self, number: str, make: Callable, of: Callable = list, **options: object) -> Cited | Html:
         """Figure or table ``number`` of the published runs, which can be cited; nothing where there are no runs at all.
@@ -76,6 +93,25 @@ class Page:
             return cited(number, make(runs, **options), runs)
         except LookupError as missing:
             return not_run(f"Figure {number} ({missing})", self._needs())
+
+    def pieces(self, number: str, make: Callable[..., list], of: Callable = list) -> Html:
+        """Several figures and tables, numbered from ``number`` on; sentences between them stay as they are.
+
+        make: called with the runs that ``of`` picks, gives the pieces.
+        """
+        runs, (page, place) = of(self.published), number.split(".")
+        if Page.figures is not None:
+            Page.figures[number] = runs
+        if not runs or Page.figures is not None:
+            return Html("")
+        shown, at = [], int(place)
+        for piece in make(runs):
+            if isinstance(piece, Html) and "<caption>" not in piece:
+                shown.append(piece)
+            else:
+                shown.append(cited(f"{page}.{at}", piece, runs))
+                at += 1
+        return Html("".join(piece._repr_html_() for piece in shown))
 
     def all_records(self) -> Html:
         """The run block of all published runs of the page, which can be downloaded."""
@@ -104,7 +140,9 @@ class Page:
         return folded(f"On this machine: {word}", pieces)
 
     def time(self) -> Html:
-        """How long the published runs took, and what the notebook's own parameters are expected to take."""
+        """How long the published runs took, what the notebook's own parameters are expected to take, and which of the
+        planned runs are not published.
+        """
         seconds = sum(record.provenance["seconds"] for record in self.published)
         devices = " and ".join(sorted({record.provenance["device"] for record in self.published}))
         parts = (
@@ -114,7 +152,8 @@ class Page:
         expected = [estimate(one, known).seconds for one in store.study_class(self.notebook)().experiments()]
         if expected and None not in expected:
             parts.append(f"the parameters below take about {duration(sum(expected))} on a CPU")
-        return Html(f'<p class="lm-time"><em>Time:</em> {escape("; ".join(parts) or "no run tells")}.</p>')
+        said = f'<p class="lm-time"><em>Time:</em> {escape("; ".join(parts) or "no run tells")}.</p>'
+        return Html(said + coverage(self.notebook))
 
     def _needs(self) -> str:
         return f"a GPU, and `lmcompress compute {self.notebook} --profile full`"
@@ -127,7 +166,7 @@ def runs_of(number: str) -> list[Record]:
     """The published runs of a figure or table, such as ``20.1``: what the notebook's cells before its parameters make
     it of; nothing is drawn. Raises :class:`ParameterError` for a figure that there is not.
     """
-    found = sorted((project_root() / "notebooks").glob(f"{number.partition('.')[0]}_*.md"))
+    found = sorted(carried("notebooks").glob(f"{number.partition('.')[0]}_*.md"))
     Page.figures = {}
     try:
         variables: dict = {}
@@ -135,9 +174,11 @@ def runs_of(number: str) -> list[Record]:
             if "parameters" in tags:
                 break
             exec(compile(code, str(found[0]), "exec"), variables)
-        if not Page.figures.get(number):
+        places = {int(name.split(".")[1]): runs for name, runs in Page.figures.items() if runs}
+        first = max((at for at in places if at <= int(number.partition(".")[2])), default=None)
+        if first is None:
             raise ParameterError("figure", number, sorted(Page.figures) or "page and place, such as 20.1")
-        return Page.figures[number]
+        return places[first]
     finally:
         Page.figures = None
 

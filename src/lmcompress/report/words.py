@@ -50,7 +50,7 @@ def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
 
 def says(sentences: Sequence[str]) -> Html:
     """Sentences that were made of records, as paragraphs of the page."""
-    return Html("".join(f"<p><strong>{escape(sentence)}</strong></p>" for sentence in sentences))
+    return Html("".join(f"<p>{escape(sentence)}</p>" for sentence in sentences))
 
 
 def page(
