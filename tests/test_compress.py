@@ -1,5 +1,6 @@
 """From a model folder to a model folder: the command, its recipe, what it refuses and what it leaves behind."""
 
+import copy
 import json
 import shutil
 from types import SimpleNamespace
@@ -8,7 +9,6 @@ import pytest
 import torch
 import transformers
 import yaml
-from safetensors.torch import load_file
 from tiny import tiny_model
 from tiny_assets import tiny_corpus, tiny_model_folder, tiny_tokenizer
 
@@ -27,6 +27,7 @@ from lmcompress.recipe import Recipe, short
 from lmcompress.retrain import adapters
 from lmcompress.retrain.reconstruct import reconstruct
 from lmcompress.retrain.train import train
+from lmcompress.unbundle import as_linears
 
 SIZES = {"length": 16, "calibration": 4, "evaluation": 4, "batch": 2}
 TEXTS = {"llama": "masklora", "opt": "biases", "gpt_neox": "biases+norms"}
@@ -243,25 +244,84 @@ def test_the_command(corpus, tmp_path, capsys):
     assert "does not exist yet" in capsys.readouterr().err
 
 
-def test_a_family_that_stores_its_experts_in_parts(corpus, tmp_path, monkeypatch):
-    monkeypatch.setenv("LMCOMPRESS_CACHE", str(tmp_path / "cache"))
+_SIZES = {"vocab_size": 128, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
+_SIZES |= {"num_key_value_heads": 2, "max_position_embeddings": 64}
+_GPT = {"n_embd": 32, "n_head": 4, "n_layer": 2, "n_positions": 64, "bos_token_id": 1, "eos_token_id": 2}
+OTHERS = {
+    "Mixtral": lambda: transformers.MixtralConfig(**_SIZES, intermediate_size=64, num_local_experts=4),
+    "Qwen3Moe": lambda: transformers.Qwen3MoeConfig(
+        **_SIZES, intermediate_size=64, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=32
+    ),
+    "GPT2": lambda: transformers.GPT2Config(vocab_size=128, **_GPT),
+}
+
+
+def other_folder(folder, family):
     torch.manual_seed(0)
-    sizes = {"vocab_size": 128, "hidden_size": 32, "num_attention_heads": 4, "num_hidden_layers": 2}
-    config = transformers.MixtralConfig(
-        **sizes, num_key_value_heads=2, intermediate_size=64, num_local_experts=4
+    model = transformers.AutoModelForCausalLM.from_config(OTHERS[family](), dtype=torch.float32).eval()
+    model.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return model
+
+
+@pytest.mark.parametrize("family", OTHERS)
+def test_experts_and_conv1d_are_linears_in_their_turn_and_written_as_the_family_has_them(
+    family, corpus, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("LMCOMPRESS_CACHE", str(tmp_path / "cache"))
+    model = other_folder(tmp_path / "model", family)
+    own = set(model.state_dict())
+    subset = "masklora+biases" if family == "GPT2" else "masklora"
+    recipe = recipe_of(
+        corpus,
+        prune={"criterion": "wanda", "pattern": "2:4"},
+        reconstruct={"subset": subset, "steps": 3, "lr": 1e-2},
+        retrain={"subset": "norms", "steps": 2, "lr": 1e-2, "batch": 2},
     )
-    model = transformers.MixtralForCausalLM(config).eval()
-    model.save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    stored = load_file(tmp_path / "model" / "model.safetensors")
-    assert any(".experts.0." in name for name in stored)
-    recipe = recipe_of(corpus, prune={"criterion": "magnitude", "pattern": "2:4"})
     done = compress(str(tmp_path / "model"), tmp_path / "out", recipe, device="cpu", progress=False)
-    whole = prune_model(model, "magnitude", "2:4", progress=False).masks
-    found = loaded(tmp_path / "out").state_dict()
-    masks = mask.load(tmp_path / "out" / "masks.safetensors")
-    assert masks.keys() == {
-        name for name in whole if ".experts." not in name
-    }  # experts are left when streamed, ...
-    assert all(torch.equal(found[f"{name}.weight"], model.get_submodule(name).weight) for name in masks)
-    assert done.results["prune"]["share"] < 0.5  # ... and that is said
+    batches = data.batches(windows(corpus, "calibration", 4), 2)
+    pruned = copy.deepcopy(model)
+    masks = prune_model(pruned, "wanda", "2:4", batches, progress=False).masks
+    weights = {name: layer.weight.detach() for name, layer in block_linears(pruned).items()}
+    as_linears(model)
+    reconstruct(model, masks, batches, subset, lr=1e-2, steps=3, weights=weights, progress=False)
+    options = {"lr": 1e-2, "steps": 2, "batch_size": 2, "progress": False}
+    train(model, windows(corpus, "retraining", None), "norms", masks, **options)
+
+    saved = mask.load(tmp_path / "out" / "masks.safetensors")
+    assert saved.keys() == masks.keys()
+    assert all(torch.equal(saved[name], masks[name]) for name in masks)
+    assert (
+        done.results["prune"]["share"] == 1 if family == "GPT2" else 0.97 < done.results["prune"]["share"] < 1
+    )
+    assert all(".gate" in name for name in done.results["prune"]["left"])
+    found = loaded(tmp_path / "out")
+    assert set(found.state_dict()) == own
+    for split in ("validation", "test"):
+        value = perplexity(found, windows(corpus, split, 4), 2).value
+        assert value == pytest.approx(done.results["after"][split]["perplexity"], rel=1e-6)
+    again = as_linears(found)
+    for name, layer in block_linears(again).items():
+        assert torch.equal(layer.weight, model.get_submodule(name).weight), name
+
+
+@pytest.mark.parametrize("family", ["Mixtral", "Qwen3Moe"])
+def test_what_cannot_be_packed_stays_in_16_bits_and_is_counted(family, corpus, tmp_path, monkeypatch):
+    monkeypatch.setenv("LMCOMPRESS_CACHE", str(tmp_path / "cache"))
+    other_folder(tmp_path / "model", family)
+    recipe = recipe_of(corpus, quantize={"format": "4bit-g16", "method": "gptq"})
+    done = compress(str(tmp_path / "model"), tmp_path / "out", recipe, device="cpu", progress=False)
+    found = done.results["quantize"]
+    assert found["share"] < 0.5
+    assert any("experts.0.up" in name for name in found["left"])
+    assert found["bits"] > 8
+    assert "in 16 bits" in done.card
+    model = loaded(tmp_path / "out")
+    value = perplexity(model, windows(corpus, "test", 4), 2).value
+    assert value == pytest.approx(done.results["after"]["test"]["perplexity"], rel=1e-3)
+
+
+def test_nothing_to_pack_is_refused(corpus, tmp_path):
+    other_folder(tmp_path / "model", "GPT2")
+    with pytest.raises(ParameterError, match="Linears of its own"):
+        check(str(tmp_path / "model"), tmp_path / "out", recipe_of(corpus, quantize={}))

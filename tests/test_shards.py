@@ -96,7 +96,8 @@ def test_reconstruction_on_disk_equals_that_in_memory_bit_for_bit(saved, tmp_pat
 
     first = open_streamed(folder, device="cpu")
     found = prune_model(first, "sparsegpt", "50%", batches(), progress=False, checkpoint=tmp_path / "one")
-    second, on_disk = open_streamed(folder, device="cpu"), LayerWeights(written(tmp_path / "one"))
+    second = open_streamed(folder, device="cpu")
+    on_disk = LayerWeights(written(tmp_path / "one"), second)
     ours = reconstruct(
         second, found.masks, batches(), "masklora", weights=on_disk, checkpoint=tmp_path / "two", **settings
     )

@@ -12,6 +12,7 @@ from lmcompress.errors import ParameterError
 from lmcompress.files import atomic_path, write_json
 from lmcompress.models import blocks
 from lmcompress.shards import is_streamed
+from lmcompress.unbundle import joined, origins, split
 
 
 class BlockFiles:
@@ -81,10 +82,11 @@ def keep_all(model: nn.Module, folder: str | Path) -> None:
 
 
 def state_of(name: str, block: nn.Module) -> dict[str, Tensor]:
-    """The state of a block by full name."""
-    return block.state_dict(prefix=f"{name}.")
+    """The state of a block by full name, as the model itself keeps it (bundled experts, Conv1D)."""
+    return joined(block.state_dict(prefix=f"{name}."), origins(block, f"{name}."))
 
 
 def load_state(name: str, block: nn.Module, tensors: dict[str, Tensor]) -> None:
     """The inverse of :func:`state_of`."""
-    block.load_state_dict({key.removeprefix(f"{name}."): value for key, value in tensors.items()})
+    own = {key.removeprefix(f"{name}."): value for key, value in tensors.items()}
+    block.load_state_dict(split(own, origins(block)))

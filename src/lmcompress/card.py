@@ -2,7 +2,7 @@
 
 import yaml
 
-from lmcompress import __version__
+from lmcompress import __version__, covered
 from lmcompress.assets import Asset
 from lmcompress.recipe import Recipe
 from lmcompress.records import Record
@@ -92,6 +92,7 @@ def _savings(results: dict[str, dict]) -> list[str]:
         f"({sizes['half'] / sizes['bytes']:.2f} times as much)"
     ]
     if pruned := results.get("prune"):
+        found += _not_all("pruning", pruned)
         found.append(
             f"{pruned['sparsity']:.2%} of the weights of {pruned['layers']} Linears are zero; these Linears hold "
             f"{pruned['share']:.1%} of the matrices in the blocks"
@@ -101,11 +102,19 @@ def _savings(results: dict[str, dict]) -> list[str]:
             "weights were pruned, one bit each"
         )
     if packed := results.get("quantize"):
+        found += _not_all("packing", packed)
         found.append(
             f"{packed['bits']:.2f} bits a weight, scales counted, over all Linears of the blocks; {packed['layers']} "
             f"of them, with {packed['share']:.1%} of the matrices in the blocks, are below 16 bits"
         )
+        if packed["left"]:
+            found.append("what packing does not reach is stored in 16 bits: the format has Linears alone")
     return found
+
+
+def _not_all(step: str, result: dict) -> list[str]:
+    told = covered.told(result["share"], result["left"])
+    return [f"**{step} {told}**"] if told else []
 
 
 def _perplexities(results: dict[str, dict]) -> str:

@@ -29,7 +29,7 @@ from lmcompress.files import write_json
 from lmcompress.gguf_weights import safetensors_folder
 from lmcompress.lazily import callable_module
 from lmcompress.loading import open_tokenizer
-from lmcompress.models import DTYPES, block_linears, default_device
+from lmcompress.models import DTYPES, block_linears, coverage, default_device
 from lmcompress.prune import mask
 from lmcompress.prune.mask import Masks
 from lmcompress.prune.model import prune_model
@@ -42,6 +42,7 @@ from lmcompress.retrain.reconstruct import reconstruct
 from lmcompress.retrain.train import train
 from lmcompress.shards import LayerWeights, Shards, bring_whole, open_streamed
 from lmcompress.stream import answered
+from lmcompress.unbundle import bundled
 
 callable_module(__name__)
 SPLITS = ("validation", "test")
@@ -228,14 +229,19 @@ class _Job:
         if whole:
             keep_all(model, folder)
             mask.save(report.masks, folder / model_folder.MASKS)
-        pruned = list(report.layers)
-        return {"sparsity": report.sparsity, "layers": len(pruned), "share": fit.share(model, pruned)}
+        return {
+            "sparsity": report.sparsity,
+            "layers": len(report.layers),
+            "share": report.coverage,
+            "left": report.left,
+        }
 
     def _reconstruct(self, folder: Path) -> dict:
         chosen = self.recipe.reconstruct
-        pruned, self.files = LayerWeights(Shards(self.files)), []  # the targets come from the dense model
+        files, self.files = self.files, []  # the targets come from the dense model
+        model = self.open()
         found = reconstruct(
-            self.open(),
+            model,
             self.masks,
             self.calibration(),
             chosen.subset,
@@ -243,7 +249,7 @@ class _Job:
             steps=chosen.steps,
             granularity=chosen.granularity,
             targets=chosen.targets,
-            weights=pruned,
+            weights=LayerWeights(Shards(files), model),
             seed=self.recipe.seed,
             progress=self.progress,
             checkpoint=folder,
@@ -302,8 +308,10 @@ class _Job:
         inside = block_linears(model)
         below = [name for name, format in self.formats.items() if format.bits < 16]
         stored = sum(format.bytes_for(inside[name].weight.shape) for name, format in self.formats.items())
-        bits = 8 * stored / sum(layer.weight.numel() for layer in inside.values())
-        return {"bits": bits, "layers": len(below), "share": fit.share(model, below)}
+        unpacked = [layer.weight.numel() for name, layer in inside.items() if name not in self.formats]
+        bits = (8 * stored + 16 * sum(unpacked)) / sum(layer.weight.numel() for layer in inside.values())
+        share, left = coverage(model, below)
+        return {"bits": bits, "layers": len(below), "share": share, "left": left}
 
     def _evaluate(self, folder: Path) -> dict:
         """Perplexity on validation and test windows of the model as it is now."""
@@ -331,7 +339,8 @@ class _Job:
         last = self._quantized_folder() if self.formats else self.files[0].parent
         about = {"recipe": self.recipe.model_dump(mode="json"), "results": results}
         given = {"masks": self.masks, "formats": self.formats, "about": about}
-        model_folder.write(room, model, last, beside=self.source, **given)
+        with bundled(model):
+            model_folder.write(room, model, last, beside=self.source, **given)
         size = sum(path.stat().st_size for path in room.glob("model-*.safetensors"))
         results["sizes"] = {"bytes": size, "half": 2 * numbers, "masks": len(self.masks)}
         text = card.text(self.name, self.asset, self.recipe, results)

@@ -6,6 +6,7 @@ from lmcompress import card, model_folder, records
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.rebuilt import rebuild
 from lmcompress.quantize import compressed_tensors
+from lmcompress.unbundle import origins
 
 
 def export(key: str, out: str | Path, point: int | None = None) -> Path:
@@ -26,7 +27,8 @@ def export(key: str, out: str | Path, point: int | None = None) -> Path:
         raise ParameterError("OUT", str(out), "a folder that does not exist yet")
     record = records.by_key(key)
     made = rebuild(record, point)
-    quantized = made.quantized if all(map(_holds, made.quantized.values())) else {}
+    packs = not any(f"{name}.weight" in origins(made.model) for name in made.quantized)
+    quantized = made.quantized if packs and all(map(_holds, made.quantized.values())) else {}
     text = card.of_record(record, point, bool(quantized), bool(made.quantized) and not quantized)
     about = {"record": record.key, "kind": record.kind, "point": point}
     model_folder.save(

@@ -15,22 +15,30 @@ from lmcompress.recipe import Recipe
 from lmcompress.retrain.reconstruct import OUTSIDE
 from lmcompress.retrain.subsets import count
 from lmcompress.retrain.subsets import parse as parse_subset
+from lmcompress.unbundle import origins
 
 
 def formats(model: nn.Module, recipe: Recipe) -> dict[str, Bits]:
     """The format of every Linear in the blocks by full name; empty without quantization.
 
-    Raises :class:`ParameterError` for a regular expression of the recipe that matches no layer.
+    Bundled experts and Conv1D have none: the storage packs the Linears of the model's own layout.
+    Raises :class:`ParameterError` for a regular expression of the recipe that matches no layer, and without a Linear.
     """
     if (chosen := recipe.quantize) is None:
         return {}
+    made = origins(model)
+    layers = [name for name in block_linears(model) if f"{name}.weight" not in made]
+    if not layers:
+        raise ParameterError(
+            "quantize", type(model).__name__, "a model with Linears of its own in its blocks: they are packed"
+        )
     for pattern in chosen.layers:
         block_linears(model, pattern)
     return {
         name: parse(
             next((one for pattern, one in chosen.layers.items() if re.search(pattern, name)), chosen.format)
         )
-        for name in block_linears(model)
+        for name in layers
     }
 
 
@@ -45,8 +53,6 @@ def refuse_misfits(model: nn.Module, recipe: Recipe, chosen: dict[str, Bits], ma
     masked: whether the model comes with masks.
     """
     layers = block_linears(model)
-    if not layers:  # GPT-2 has Conv1D in their place
-        raise ParameterError("model", type(model).__name__, "a model with Linears in its blocks")
     if recipe.prune:
         pattern = parse_pattern(recipe.prune.pattern)
         for name, layer in block_linears(model, recipe.prune.layers).items():
@@ -84,12 +90,3 @@ def room_needed(model: nn.Module, recipe: Recipe, chosen: dict[str, Bits]) -> in
     steps = [packed if step == "quantize" else dense for step in recipe.steps]
     trained = 12 * count(model, recipe.retrain.subset).trainable if recipe.retrain else 0
     return max(a + b for a, b in zip([0, *steps], [*steps, 0], strict=True)) + 2 * others * size + trained
-
-
-def share(model: nn.Module, layers: list[str]) -> float:
-    """Share of the numbers in the blocks' matrices that these Linears hold."""
-    inside = block_linears(model)
-    total = sum(
-        value.numel() for block in blocks(model).values() for value in block.parameters() if value.ndim > 1
-    )
-    return sum(inside[name].weight.numel() for name in layers) / total

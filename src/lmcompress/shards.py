@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from lmcompress.errors import AssetError
 from lmcompress.loading import check_finite, header, places, read_config, some
-from lmcompress.models import TASKS, blocks, default_device
+from lmcompress.models import TASKS, blocks, default_device, linears
+from lmcompress.unbundle import as_linears, origins, split
 
 
 class Shards(Mapping[str, Tensor]):
@@ -47,6 +48,14 @@ class Shards(Mapping[str, Tensor]):
     def __len__(self) -> int:
         return len(self._places)
 
+    def at(self, name: str, place: int) -> Tensor:
+        """One row of a tensor, such as one expert of a bundle; the others are not read."""
+        path = self._places[name][0]
+        with safe_open(path, framework="pt") as file:
+            value = file.get_slice(name)[place]
+        check_finite([(name, value)], path)
+        return value.clone()
+
     def read(self, names: Iterable[str], pin: bool = False) -> dict[str, Tensor]:
         """Copies of several tensors (views would keep their whole files mapped), in pinned memory if asked."""
         found, by_file = {}, {}
@@ -62,22 +71,27 @@ class Shards(Mapping[str, Tensor]):
 
 
 class LayerWeights(Mapping[str, Tensor]):
-    """The weights [out, in] in ``shards`` by the full name of their layer, read when asked for."""
+    """The weights [out, in] in ``shards`` by the full name of their layer in ``model``, read when asked for."""
 
-    def __init__(self, shards: Shards):
+    def __init__(self, shards: Shards, model: nn.Module):
+        made, inside = origins(model), linears(model)
         self._shards = shards
+        names = {name: made.get(f"{name}.weight") for name in inside}
+        self._places = {
+            name: one for name, one in names.items() if (one.name if one else f"{name}.weight") in shards
+        }
 
     def __getitem__(self, name: str) -> Tensor:
-        return self._shards[f"{name}.weight"]
-
-    def __contains__(self, name: object) -> bool:
-        return f"{name}.weight" in self._shards
+        if (one := self._places[name]) is None:
+            return self._shards[f"{name}.weight"]
+        value = self._shards[one.name] if one.place is None else self._shards.at(one.name, one.place)
+        return value.T.contiguous() if one.transposed else value
 
     def __iter__(self) -> Iterator[str]:
-        return (name.removesuffix(".weight") for name in self._shards if name.endswith(".weight"))
+        return iter(self._places)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._places)
 
 
 class BlockWeights:
@@ -102,12 +116,12 @@ class BlockWeights:
 
     def bring(self, index: int, device: torch.device) -> None:
         """Block ``index`` to ``device``, with its weights; a thread begins to read the next one."""
-        name, module = self._blocks[index]
+        module = self._blocks[index][1]
         tensors = self._take(index, device)
         if index + 1 < len(self._blocks):
             self._ahead = (index + 1, self._thread.submit(self._read, index + 1, device.type == "cuda"))
         for key, value in module.named_parameters():
-            if f"{name}.{key}" not in self._names:  # added since the model was opened, such as a bias
+            if key not in tensors:  # added since the model was opened, such as a bias
                 tensors[key] = torch.zeros(value.shape, dtype=value.dtype)
         placed = {key: self._to(value, device) for key, value in tensors.items()}
         module.load_state_dict(placed, strict=False, assign=True)
@@ -124,7 +138,8 @@ class BlockWeights:
         start = f"{self._blocks[index][0]}."
         wanted = {self._names[name]: name for name in self._names if name.startswith(start)}
         found = self._shards.read(wanted, pin)
-        return {name.removeprefix(start): found[stored] for stored, name in wanted.items()}
+        own = {name.removeprefix(start): found[stored] for stored, name in wanted.items()}
+        return split(own, origins(self._blocks[index][1]))
 
     def _to(self, value: Tensor, device: torch.device) -> Tensor:
         dtype = self._dtype if value.is_floating_point() else value.dtype
@@ -140,6 +155,8 @@ def open_streamed(
     **options: object,
 ) -> transformers.PreTrainedModel:
     """The model of a folder with its blocks left on disk, for :func:`~lmcompress.stream.stream`.
+
+    Bundled experts and Conv1D are Linears in it (:mod:`lmcompress.unbundle`); on disk they stay what they are.
 
     Parameters
     ----------
@@ -179,6 +196,7 @@ def open_streamed(
                 module._parameters[key].data = value.data.to(place)
             for key, value in module.named_buffers(recurse=False):
                 module._buffers[key] = value.to(place)
+    as_linears(model)
     model.block_weights = BlockWeights(model, shards, names, dtype)
     return model
 

@@ -3,11 +3,13 @@
 Criteria, adapters and formats work on ``nn.Linear`` [out, in]. Mixture-of-experts models of transformers hold the
 weights of all experts of a block in one parameter [experts, out, in] (or [experts, in, out]), and GPT-2 holds its
 weights transposed. Here both become Linears that compute the same, so that every expert has a mask and statistics
-of its own, from the tokens that the router sends to it. :func:`bundled` puts them back for saving.
+of its own, from the tokens that the router sends to it. :func:`bundled` puts them back for saving; :func:`split` and
+:func:`joined` do the same to tensors by name. Files always hold the model's own parameters.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -131,6 +133,59 @@ def bundled(model: nn.Module) -> Iterator[None]:
                     for part in (key, f"{key}_bias"):
                         if isinstance(getattr(whole, part, None), nn.Parameter):
                             setattr(whole, part, None)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where the model itself keeps a parameter: ``name`` of its own, ``place`` in it (None: all), and how."""
+
+    name: str
+    place: int | None
+    transposed: bool
+
+
+def origins(module: nn.Module, prefix: str = "") -> dict[str, Origin]:
+    """Name (after ``prefix``) of every parameter that :func:`as_linears` made -> where the model itself keeps it."""
+    found = {}
+    for name, part in module.named_modules(prefix=prefix.rstrip(".")):
+        if isinstance(part, Experts):
+            whole = part._whole[0]
+            first = "gate_up_proj" if whole.has_gate else "up_proj"
+            for index in range(len(part)):
+                for own, bundle in (("up", first), ("down", "down_proj")):
+                    place = f"{name}.{index}.{own}"
+                    found[f"{place}.weight"] = Origin(f"{name}.{bundle}", index, whole.is_transposed)
+                    if whole.has_bias:
+                        found[f"{place}.bias"] = Origin(f"{name}.{bundle}_bias", index, False)
+        elif getattr(part, "transposed", False):
+            found[f"{name}.weight"] = Origin(f"{name}.weight", None, True)
+    return found
+
+
+def split(tensors: Mapping[str, Tensor], made: Mapping[str, Origin]) -> dict[str, Tensor]:
+    """The model's own ``tensors`` as parameters of Linears; ``made`` of :func:`origins`. Others stay."""
+    there = {name: one for name, one in made.items() if one.name in tensors}
+    own = {one.name for one in there.values()}
+    found = {name: value for name, value in tensors.items() if name not in own}
+    for name, one in there.items():
+        value = tensors[one.name] if one.place is None else tensors[one.name][one.place]
+        found[name] = value.T.contiguous() if one.transposed else value
+    return found
+
+
+def joined(tensors: Mapping[str, Tensor], made: Mapping[str, Origin]) -> dict[str, Tensor]:
+    """The inverse of :func:`split`."""
+    found, parts = {}, {}
+    for name, value in tensors.items():
+        if (one := made.get(name)) is None:
+            found[name] = value
+            continue
+        value = value.T.contiguous() if one.transposed else value
+        if one.place is None:
+            found[one.name] = value
+        else:
+            parts.setdefault(one.name, {})[one.place] = value
+    return found | {name: torch.stack([each[n] for n in range(len(each))]) for name, each in parts.items()}
 
 
 def left(blocks: dict[str, nn.Module], covered: set[str]) -> dict[str, int]:

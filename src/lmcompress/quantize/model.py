@@ -19,7 +19,7 @@ from lmcompress.quantize.rtn import Quantized, dequantize, to_half
 from lmcompress.shards import is_streamed
 from lmcompress.stats import Gram, relative_output_error, require_finite
 from lmcompress.stream import BlockVisit, stream
-from lmcompress.unbundle import as_linears
+from lmcompress.unbundle import as_linears, origins
 
 METHODS = ("rtn", "gptq")
 
@@ -107,8 +107,11 @@ def quantize_model(
     if not is_streamed(model):
         as_linears(model)
     targets = _targets(model, formats)
+    made = origins(model) if checkpoint is not None else {}
     for name, module in targets.items() if checkpoint is not None else ():
         compressed_tensors.check(formats[name], tuple(module.weight.shape), name)
+        if f"{name}.weight" in made:
+            raise ParameterError("allocation", name, "a Linear of the model's own layout, for packed storage")
     masks = masks or {}
     on_disk = is_streamed(model)
     if not on_disk:

@@ -139,6 +139,9 @@ class AdaptedLinear(nn.Linear):
         nn.Module.__init__(self)  # not Linear's: it would allocate a second weight
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
+        self.transposed = getattr(
+            linear, "transposed", False
+        )  # a Conv1D to be put back (lmcompress.unbundle)
         self.kind, self.scale = kind, None if kind in SCALING else alpha / rank
         if mask is not None and mask.dtype == torch.bool and fused.usable(self.weight, rank):
             mask = pack(mask)
@@ -182,7 +185,7 @@ class AdaptedLinear(nn.Linear):
     def bare(self) -> nn.Linear:
         """The plain Linear with the weight and bias as they are, without the adapter."""
         plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
-        plain.weight, plain.bias = self.weight, self.bias
+        plain.weight, plain.bias, plain.transposed = self.weight, self.bias, self.transposed
         return plain.train(self.training)
 
     def extra_repr(self) -> str:
