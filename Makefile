@@ -16,12 +16,12 @@ SMALL := .venv/.ready-to-read
 LIMIT := $(if $(findstring --profile,$(ARGS)),,--cores $(CORES))
 NOTEBOOKS := $(wildcard notebooks/*.md)
 
-.PHONY: help book report full sweep handouts serve test lint format notebooks pins clean
+.PHONY: help book report full sweep handouts slides pdf serve test lint format notebooks pins clean
 .DELETE_ON_ERROR:
 
 help:
 	@sed -n 's/^#   //p' Makefile
-	@echo "also: full (the published runs, needs a GPU), sweep, handouts, serve, lint, format, notebooks, pins, clean"
+	@echo "also: full (the published runs, needs a GPU), sweep, handouts, slides, pdf, serve, lint, format, notebooks, pins, clean"
 
 # Where everything is installed already, that serves as well.
 book: $(or $(wildcard $(READY)),$(SMALL))
@@ -41,6 +41,14 @@ sweep: $(READY)
 # Exercises as notebooks, with and without solutions, and the worked examples, for a class.
 handouts: $(READY)
 	@$(BIN)/python workflow/scripts/handouts.py build/handouts
+
+# The concept pages of the built book as slides, a file each that needs no network: build/slides.
+slides: $(READY)
+	@$(BIN)/python workflow/scripts/slides.py build/book/_build/html build/slides
+
+# The built book as one file, build/lmcompress.pdf; needs chromium.
+pdf: $(READY)
+	@$(BIN)/python workflow/scripts/pdf.py build/book/_build/html build/lmcompress.pdf
 
 # Read the built book as a browser would from a web server: http://localhost:8000
 serve: $(READY)
