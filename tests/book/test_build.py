@@ -3,6 +3,8 @@
 import importlib
 import json
 import re
+import shutil
+import sys
 from fnmatch import fnmatchcase
 from html import escape
 from html.parser import HTMLParser
@@ -165,8 +167,6 @@ def test_formulas_need_no_network(built):
 
 
 def test_an_unknown_formula_is_a_warning_that_names_it():
-    import sys
-
     sys.path.insert(0, str(ROOT / "book" / "_ext"))
     import lmcompress_book
     from docutils import nodes
@@ -194,3 +194,54 @@ def test_each_page_links_a_term_where_it_uses_it_first(built, pages):
     text = (built / "book" / "concepts" / "sparsegpt.html").read_text(encoding="utf-8")
     assert text.index("#term-magnitude") < text.index("#term-GPTQ")
     assert set(linked_terms(built / "book" / "concepts" / "sensitivity.html")) >= {"Fisher", "HAWQ-V2", "CCA"}
+
+
+def script(name: str):
+    """A module of workflow/scripts."""
+    sys.path.insert(0, str(ROOT / "workflow" / "scripts"))
+    return importlib.import_module(name)
+
+
+def test_each_concept_page_becomes_slides_that_need_no_other_file(built):
+    slides = script("slides")
+    for page in sorted((built / "book" / "concepts").glob("*.html")):
+        deck = slides.BeautifulSoup(slides.deck(page), "html.parser")
+        shown = deck.find_all("section")
+        assert len(shown) >= 8, page.name
+        assert deck.find("svg", role="img"), f"{page.name}: the drawing is not on a slide"
+        assert not deck.select("link, img, [src], a:not([href^=http])")
+        for slide in shown:
+            parts = slide.find_all(recursive=False)[1:-1]
+            assert sum(map(slides.weight, parts)) <= 1.6 * slides.FULL or len(parts) == 1, slide.get_text()[
+                :80
+            ]
+        assert len(deck.select(".lm-quiz")) == 3
+
+
+def test_the_printed_book_has_contents_with_true_page_numbers(built, tmp_path, monkeypatch):
+    if not any(map(shutil.which, ("chromium", "google-chrome"))):
+        pytest.skip("no chromium or google-chrome on this machine")
+    pdf = script("pdf")
+    few = [one for one in pdf.chapters(built) if "intro" in one[1] or "pruning" in one[1]]
+    assert len(few) >= 4
+    monkeypatch.setattr(pdf, "chapters", lambda book: few)
+    monkeypatch.setattr(sys, "argv", ["pdf.py", str(built), str(tmp_path / "book.pdf")])
+    pdf.main()
+    pages = [page.extract_text() for page in pdf.PdfReader(tmp_path / "book.pdf").pages]
+    listed = re.findall(r"^(.*Pruning by hand.*?) ?(\d+)$", pages[1], re.MULTILINE)[0]
+    assert listed[0] in pages[int(listed[1]) - 1]
+    assert (
+        pages[int(listed[1]) - 1].split()[-1] == listed[1]
+        or pages[int(listed[1]) - 1].split()[0] == listed[1]
+    )
+    assert any("Reshape so that each group of four is a row" in page for page in pages), "solutions are open"
+    assert not any("Data of this figure" in page for page in pages)
+
+
+def test_without_chromium_the_pdf_is_skipped_visibly(built, tmp_path, monkeypatch, capsys):
+    pdf = script("pdf")
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr(sys, "argv", ["pdf.py", str(built), str(tmp_path / "book.pdf")])
+    pdf.main()
+    assert capsys.readouterr().out.startswith("SKIPPED")
+    assert not (tmp_path / "book.pdf").exists()
