@@ -181,6 +181,38 @@ def test_widths_are_permuted_among_linears_of_a_kind():
     ]
 
 
+def test_a_score_of_squares_is_added_up_where_blocks_were_measured():
+    blocks = truth([0.1, 0.3, 0.2, 0.4, 0.5, 0.6], noise=0.01)
+    names = [
+        f"model.layers.{block}.{kind}" for block in range(6) for kind in ("mlp.up_proj", "self_attn.q_proj")
+    ]
+    parts = [
+        0.1,
+        0.0,
+        0.1,
+        0.2,
+        0.2,
+        0.0,
+        0.4,
+        0.0,
+        0.1,
+        0.4,
+        0.6,
+        0.0,
+    ]  # of the blocks above, Linear by Linear
+    table = dict(zip(names, parts, strict=True))
+    linears = record(
+        "score",
+        {"seconds": 1.0, "per_layer": table, "per_width": {"3": table}},
+        **{"task": "language", "per": "linear", "score": "TDMPQ, Gauss-Newton", "widths": [3], "seed": 0},
+    )
+    (case,) = Evidence([blocks, linears]).ranks(0.95, "TDMPQ, Gauss-Newton", 3)
+    assert case.setting == "texts, 6 blocks, sums of their Linears"
+    assert case.value == pytest.approx(1)
+    linears.parameters["score"] = "TDMPQ"  # not a sum of squares
+    assert Evidence([blocks, linears]).ranks(0.95, "TDMPQ", 3) == []
+
+
 def test_widths_in_published_records_are_read_in_the_order_of_the_model():
     """What the solver promised for the measured costs is the sum of these costs at the widths that it chose."""
     records = published("34_bit_allocation")

@@ -8,6 +8,7 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,10 @@ ORDER = [
     *(f"attention.self.{name}" for name in ("query", "key", "value")),
     *("attention.output.dense", "intermediate.dense", "output.dense"),
 ]
+SUMS = (
+    "TDMPQ, Fisher",
+    "TDMPQ, Gauss-Newton",
+)  # squares: a block's score is the sum over its Linears, cross terms aside
 PERMUTATIONS = 2000
 
 
@@ -146,25 +151,21 @@ class Evidence:
         """Spearman's rho with the truth for every model, data and granularity."""
         cases = []
         for data, records in self.by_data.items():
-            for per in ("block", "linear"):
-                chosen = [
-                    one
-                    for one in records
-                    if one.parameters.get("per") == per
-                    and bits in one.parameters.get("widths", ())
-                    and (one.kind == "truth" or (one.kind == "score" and one.parameters["score"] == score))
-                ]
-                truths, scores = of_kind(chosen, "truth"), of_kind(chosen, "score")
-                if not truths or not scores:
+            here = [one for one in records if bits in one.parameters.get("widths", ())]
+            scored = [one for one in of_kind(here, "score") if one.parameters["score"] == score]
+            for truth in of_kind(here, "truth"):
+                per = truth.parameters["per"]
+                scores = [one for one in scored if one.parameters["per"] == per]
+                how = "blocks" if per == "block" else "Linears"
+                if per == "block" and not scores and score in SUMS:
+                    scores, how = [of_blocks(one, truth) for one in scored], "blocks, sums of their Linears"
+                if not scores:
                     continue
-                if (
-                    data,
-                    per,
-                    score,
-                ) not in self._ranked:  # a measure is asked twice, and bootstraps take seconds
-                    self._ranked[data, per, score] = agreement_table(chosen, int(bits))
-                layers = f"{len(truths[0].result['losses'])} {'blocks' if per == 'block' else 'Linears'}"
-                for _, row in self._ranked[data, per, score].dropna(subset=["Spearman"]).iterrows():
+                key = data, per, score
+                if key not in self._ranked:  # a measure is asked twice, and bootstraps take seconds
+                    self._ranked[key] = agreement_table([truth, *scores], int(bits))
+                layers = f"{len(truth.result['losses'])} {how}"
+                for _, row in self._ranked[key].dropna(subset=["Spearman"]).iterrows():
                     ends = widened(row["Spearman"], row["low"], row["high"], level)
                     low, high = np.clip(ends, -1, 1)
                     cases.append(Case(f"{data}, {layers}", row["Spearman"], low, high, len(scores)))
@@ -204,6 +205,19 @@ def in_order(names: Sequence[str]) -> list[str]:
 def block_of(name: str) -> int:
     """Number of the block that a layer is, or is in."""
     return int(re.search(r"\.(\d+)\b", name)[1])
+
+
+def of_blocks(score: Record, truth: Record) -> Record:
+    """A score of Linears at every width, added up over the blocks that ``truth`` is of."""
+    tables = {
+        bits: {
+            block: sum(value for name, value in table.items() if name.startswith(f"{block}."))
+            for block in truth.result["losses"]
+        }
+        for bits, table in score.result["per_width"].items()
+    }
+    result = {**score.result, "per_width": tables, "per_layer": next(iter(tables.values()))}
+    return replace(score, parameters={**score.parameters, "per": "block"}, result=result)
 
 
 def chosen_widths(records: Sequence[Record], score: str, truth: Record) -> dict[str, list[list[int]]]:
