@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tiny_assets import tiny_classes, tiny_corpus, tiny_model_folder
 
-from lmcompress.experiments import pruned
+from lmcompress.experiments import biased, pruned
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,7 @@ def tiny_place(tmp_path_factory):
             pruned._windows,
             pruned._pruned,
             pruned._reference,
+            biased.with_biases,
         ):
             cached.cache_clear()
         yield place

@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import BeforeValidator, model_validator
 
 from lmcompress.errors import NumericError, ParameterError
+from lmcompress.experiments.biased import with_biases
 from lmcompress.experiments.fine_tune import classifier
 from lmcompress.lazily import lazy
 from lmcompress.parameters import CorpusName, Count, Length, ModelName, PatternText, Sample, Seed, Some, Whole
@@ -40,9 +41,10 @@ class OnPruned(Experiment):
     """What all runs here have in common: a model, its texts, and how it is pruned.
 
     ``task`` classification: the encoder ``model`` is first fine-tuned for ``fine_tune_steps`` on the texts of
-    ``data``. ``length``: tokens a window (or at most, a text); ``batch``: windows a step; ``calibration``,
-    ``retraining``, ``validation``, ``test``: numbers of windows or texts of these splits. ``seed`` draws
-    calibration and retraining texts, their order, and the start of adapters.
+    ``data``. A language model with ``fine_tune_steps`` is given biases and trained with them for so many (see
+    :mod:`lmcompress.experiments.biased`). ``length``: tokens a window (or at most, a text); ``batch``: windows a
+    step; ``calibration``, ``retraining``, ``validation``, ``test``: numbers of windows or texts of these splits.
+    ``seed`` draws calibration and retraining texts, their order, and the start of adapters.
     """
 
     # One process prunes once for all of them.
@@ -67,9 +69,8 @@ class OnPruned(Experiment):
 
     @model_validator(mode="after")
     def _tuned_where_it_classifies(self) -> Self:
-        if (self.task == "classification") != bool(self.fine_tune_steps):
-            valid = "at least 1 for classification, 0 for language"
-            raise ParameterError("fine_tune_steps", self.fine_tune_steps, valid)
+        if self.task == "classification" and not self.fine_tune_steps:
+            raise ParameterError("fine_tune_steps", self.fine_tune_steps, "at least 1 for classification")
         return self
 
     def assets(self) -> list[tuple[str, str]]:
@@ -79,9 +80,13 @@ class OnPruned(Experiment):
         """The dense model and its tokenizer, shared by all runs of this process: to be copied, not
         changed.
         """
-        if self.task == "language":
-            return _language(self.model, self.dtype)
-        return _classifier(self.model, self.data, self.length, self.fine_tune_steps)
+        if self.task == "classification":
+            return _classifier(self.model, self.data, self.length, self.fine_tune_steps)
+        if self.fine_tune_steps:
+            return with_biases(
+                self.model, self.dtype, self.data, self.length, self.batch, self.fine_tune_steps
+            )
+        return _language(self.model, self.dtype)
 
     def texts(self, split: str, number: int, corpus: str | None = None):
         """Windows [N, T] of a language corpus, or batches of labelled texts."""
@@ -170,7 +175,8 @@ class Evaluated(OnPruned):
                 "correct": found.correct.int().tolist(),
                 "dense": dense.value,
             }
-        before = _reference(self.model, self.dtype, corpus, self.length, self.test, self.batch)
+        dense = OnPruned(**self.model_dump(include=set(OnPruned.model_fields)) | NO_PRUNING)
+        before = _reference(dense, corpus, self.test)
         about = {"dense": math.exp(float(before.nll.mean()))}
         try:
             found = evaluate.compare(model, before, texts, self.batch)
@@ -191,12 +197,16 @@ class Evaluated(OnPruned):
         }
 
 
+NO_PRUNING = {
+    "criterion": "magnitude",
+    "pattern": "0%",
+    "seed": 0,
+}  # of a run that only names its dense model
+
+
 @lru_cache(maxsize=2)
-def _reference(
-    name: str, dtype: str, corpus: str, length: int, number: int, batch: int
-) -> evaluate.Reference:
-    """What the dense language model says about the test windows of ``corpus`` (they do not depend on a
-    seed).
+def _reference(of: OnPruned, corpus: str, number: int) -> evaluate.Reference:
+    """What the dense language model of a run says about ``number`` test windows of ``corpus`` (they do not depend on
+    a seed).
     """
-    model, tokenizer = _language(name, dtype)
-    return evaluate.reference(model, _windows(corpus, tokenizer, "test", length, number, 0), batch)
+    return evaluate.reference(of.dense()[0], of.texts("test", number, corpus), of.batch)
