@@ -15,15 +15,18 @@ from lmcompress.report import figures, frontier
 from lmcompress.report.agreement import agreement
 from lmcompress.report.figures import Figure
 from lmcompress.report.html import FAILS, HOLDS, NOT_RUN, OPEN, PART
-from lmcompress.report.perp_tables import exp, interval
-from lmcompress.report.rate_tables import _losses, best
-from lmcompress.report.verdicts import Judged
+from lmcompress.report.perp_evidence import Evidence, Losses
+from lmcompress.report.perp_tables import exp
+from lmcompress.report.verdicts import Judged, interval
 from lmcompress.report.words import estimate
 
-RATES, SCORES, BITS = "24_learning_rates", "33_sensitivity_shootout", "34_bit_allocation"
+CLAIMS, SCORES, BITS = "29_perp_claims", "33_sensitivity_shootout", "34_bit_allocation"
 CORPUS = "wikipedia-vital"  # the language runs are retrained and tested on different parts of it
 WORDS = {"norms": "the norms", "full": "all weights", "masklora": "MaskLoRA", "nothing": "nothing"}
+NAMES = {"wanda": "Wanda", "sparsegpt": "SparseGPT"}
+SUBSETS = ("norms", "masklora", "full")
 RANKED = "language modelling"
+HALF = "50%"
 
 
 @dataclass(frozen=True)
@@ -35,36 +38,30 @@ class Answer:
     page: str
 
 
-def level(records: Sequence[Record], criterion: str, subset: str, pattern: str = "50%") -> tuple[float, ...]:
-    """Perplexity and its 95 % interval on :data:`CORPUS` after pruning and retraining ``subset`` at its best rate.
-
-    Raises ``LookupError`` if there is no such run.
+def runs(records: Sequence[Record], criterion: str, subset: str) -> Losses:
+    """Seed -> losses of the test windows of :data:`CORPUS`, of the runs that prune half by ``criterion`` and retrain
+    ``subset`` at the rate that the validation split chose. Raises ``LookupError`` if there is none.
     """
-    return interval(_runs(records, criterion, subset, pattern), exp)
-
-
-def _runs(records: Sequence[Record], criterion: str, subset: str, pattern: str) -> np.ndarray:
-    """Losses [seeds, windows] of these runs."""
-    rate = None
-    if subset != "nothing":
-        frame = best(records, CORPUS)
-        at = frame.query("criterion == @criterion and pattern == @pattern and subset == @subset")
-        if at.empty:
-            raise LookupError(f"no run of {subset} after {criterion} at {pattern}")
-        rate = at["learning rate"].iloc[0]
-    found = _losses(records, CORPUS).get((criterion, pattern, subset, rate))
+    found = Evidence(records).losses(subset, CORPUS).get((criterion, HALF))
     if not found:
-        raise LookupError(f"no run of {subset} after {criterion} at {pattern}")
-    return np.stack([found[seed] for seed in sorted(found)])
+        raise LookupError(f"no run of {subset} after {criterion} at {HALF}")
+    return found
+
+
+def level(records: Sequence[Record], criterion: str, subset: str) -> tuple[float, float, float]:
+    """Perplexity of these runs and its 95 % interval."""
+    return interval(np.stack(list(runs(records, criterion, subset).values())), transform=exp)
 
 
 def ratio(
-    records: Sequence[Record], one: tuple[str, str], other: tuple[str, str], pattern: str = "50%"
-) -> str:
-    """Perplexity of ``one`` (criterion, subset) over that of the ``other``, window by window, with its interval."""
-    first, second = (_runs(records, *which, pattern) for which in (one, other))
-    seeds = min(len(first), len(second))
-    return estimate(*interval(first[:seeds] - second[:seeds], exp))
+    records: Sequence[Record], one: tuple[str, str], other: tuple[str, str]
+) -> tuple[float, float, float]:
+    """Perplexity of ``one`` (criterion, subset) over that of the ``other``, seed by seed and window by window, with
+    its interval.
+    """
+    first, second = (runs(records, *which) for which in (one, other))
+    seeds = sorted(first.keys() & second.keys())
+    return interval(np.stack([first[seed] - second[seed] for seed in seeds]), transform=exp)
 
 
 def shown(found: tuple[float, ...]) -> str:
@@ -78,52 +75,56 @@ def survives(records: Sequence[Record]) -> Answer:
         shown(level(records, "magnitude", subset)) for subset in ("nothing", "norms", "full")
     )
     sentence = (
-        f"Without half of its weights, removed by magnitude, the model's perplexity rises from "
-        f"{_dense(records):.1f} to {pruned}; retraining only the norms, "
-        f"{_share(records):.3f} % of the parameters, brings it to {norms}, and retraining all weights to {full}."
+        f"Setting half of the weights to zero, the smallest first, raises the perplexity from {_dense(records):.1f} to "
+        f"{pruned}. Retraining only the norms, {_share(records):.3f} % of the parameters, brings it down to {norms}; "
+        f"retraining all weights to {full}."
     )
-    return Answer("What survives of PERP at 50 % sparsity?", sentence, RATES)
+    return Answer("What survives of PERP at 50 % sparsity?", sentence, CLAIMS)
 
 
 def _dense(records: Sequence[Record]) -> float:
-    return records[0].result["tests"][CORPUS]["dense"]
+    return _language(records, "norms").result["tests"][CORPUS]["dense"]
 
 
 def _share(records: Sequence[Record]) -> float:
     """Percent of the parameters that are norms, as the runs counted them."""
-    return next(one.result["percent"] for one in records if one.parameters["subset"] == "norms")
+    return _language(records, "norms").result["percent"]
+
+
+def _language(records: Sequence[Record], subset: str) -> Record:
+    for record in records:
+        about = record.parameters
+        if record.kind == "tuned" and (about["task"], about["subset"]) == ("language", subset):
+            return record
+    raise LookupError(f"no run of {subset}")
 
 
 def which_subset(records: Sequence[Record]) -> Answer:
     """The part that is best after 50 %, and how far the others are."""
-    frame = best(records, CORPUS).query("criterion == 'magnitude' and pattern == '50%'")
-    if len(frame) < 2:
-        raise LookupError("several subsets after magnitude at 50%")
-    order = frame.sort_values("perplexity")
-    winner, *others = order["subset"].astype(str)
-    behind = [f"{WORDS.get(s, s)} {ratio(records, ('magnitude', s), ('magnitude', winner))}" for s in others]
-    sentence = (
-        "Each at its best learning rate (picked on the same texts), "
-        f"retraining {WORDS.get(winner, winner)} is best; in times its perplexity, the "
-        f"others reach: {'; '.join(behind)}."
+    levels = {subset: level(records, "magnitude", subset) for subset in SUBSETS}
+    best, *others = sorted(SUBSETS, key=lambda subset: levels[subset][0])
+    behind = " and ".join(
+        f"{WORDS[name]} {estimate(*ratio(records, ('magnitude', name), ('magnitude', best)))} times that"
+        for name in others
     )
-    return Answer("Which part should be retrained?", sentence, RATES)
+    sentence = (
+        f"After magnitude pruning to 50 %, each part at its own learning rate, retraining {WORDS[best]} leaves the "
+        f"lowest perplexity, {shown(levels[best])}; retraining {behind}."
+    )
+    return Answer("Which part should be retrained?", sentence, CLAIMS)
 
 
 def contender(records: Sequence[Record]) -> Answer:
-    """Magnitude with norms retrained against better criteria that are not retrained."""
-    there = {record.parameters["criterion"] for record in records} - {"magnitude"}
-    parts = [
-        f"{ratio(records, ('magnitude', 'norms'), (name, 'nothing'))} against {name}"
-        for name in sorted(there)
-    ]
-    if not parts:
-        raise LookupError("a criterion beside magnitude")
-    sentence = (
-        "At 50 %, magnitude pruning with its norms retrained reaches, in times the perplexity of the other criterion "
-        f"without retraining: {'; '.join(parts)}. Below 1 it is better."
-    )
-    return Answer("Can magnitude with PERP replace a better pruning criterion?", sentence, RATES)
+    """Magnitude with a part retrained against better criteria that are not retrained."""
+    parts = []
+    for subset in ("norms", "masklora"):
+        against = " and ".join(
+            f"{estimate(*ratio(records, ('magnitude', subset), (name, 'nothing')))} times that of {shown_name}"
+            for name, shown_name in NAMES.items()
+        )
+        parts.append(f"with {WORDS[subset]} retrained, magnitude pruning has a perplexity {against}")
+    sentence = f"At 50 %, compared with better criteria that are not retrained: {'; '.join(parts)}."
+    return Answer("Can retraining make up for a plain pruning criterion?", sentence, CLAIMS)
 
 
 def score_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -182,21 +183,21 @@ def cannot_be_judged(judged: Sequence[Judged]) -> Answer:
         f"Of {len(judged)} claims and questions on PERP, by published runs: {', '.join(parts)}. The models "
         "are far smaller than the papers', and what holds at one size need not hold at the other."
     )
-    return Answer("What cannot be judged at this size?", sentence, "29_perp_claims")
+    return Answer("What cannot be judged at this size?", sentence, CLAIMS)
 
 
 def answers() -> list[Answer]:
     """The six answers of the front page. Raises ``LookupError`` where records are missing."""
     from lmcompress.pages.perp_claims import judged
 
-    rates = _of(RATES)
+    claims = _of(CLAIMS)
     makers: tuple[Callable[[], Answer], ...] = (
-        lambda: survives(rates),
-        lambda: which_subset(rates),
-        lambda: contender(rates),
+        lambda: survives(claims),
+        lambda: which_subset(claims),
+        lambda: contender(claims),
         lambda: which_score(score_table(_of(SCORES))),
         lambda: three_bits(_of(BITS)),
-        lambda: cannot_be_judged(judged(published("29_perp_claims"))),
+        lambda: cannot_be_judged(judged(claims)),
     )
     return [make() for make in makers]
 
@@ -210,13 +211,13 @@ def _of(page: str) -> list[Record]:
 
 def retrained_figure(records: Sequence[Record]) -> Figure:
     """Perplexity after pruning half by magnitude, by what was retrained."""
-    subsets = ["nothing", *best(records, CORPUS).query("pattern == '50%'")["subset"].astype(str).unique()]
     rows = []
-    for subset in subsets:
+    for subset in ("nothing", *SUBSETS):
         value, low, high = level(records, "magnitude", subset)
         rows.append({"retrained": subset, "perplexity": value, "low": low, "high": high})
     frame = pd.DataFrame([*rows, {"retrained": "not pruned", "perplexity": _dense(records)}])
     values = frame.set_index("retrained")["perplexity"]
+    said = ", ".join(f"{WORDS[subset]} {values[subset]:,.1f}" for subset in SUBSETS)
     return figures.bars(
         frame,
         "retrained",
@@ -225,11 +226,10 @@ def retrained_figure(records: Sequence[Record]) -> Figure:
         high="high",
         log=True,
         title="Half of the weights removed by magnitude, then a part retrained",
-        caption=f"smollm2-135m on {CORPUS}, each part at its best learning rate, picked on the same texts; "
-        "bars are 95 % intervals over windows "
-        "and seeds. Smaller is better.",
-        alt=f"Perplexity: retraining nothing {values['nothing']:,.0f}, the norms {values['norms']:,.1f}, all weights "
-        f"{values['full']:,.1f}; the model that is not pruned {values['not pruned']:.1f}.",
+        caption=f"smollm2-135m on {CORPUS}, each part at its own learning rate, chosen on validation texts; "
+        "bars are 95 % intervals over windows and seeds. Smaller is better.",
+        alt=f"Perplexity: retraining nothing {values['nothing']:,.0f}, {said}; "
+        f"the model that is not pruned {values['not pruned']:.1f}.",
     )
 
 
@@ -251,4 +251,4 @@ def scores_figure(table: pd.DataFrame) -> Figure:
 
 def pictures() -> list[tuple[Figure, str]]:
     """The two figures of the front page, each with the notebook that it belongs to."""
-    return [(retrained_figure(_of(RATES)), RATES), (scores_figure(score_table(_of(SCORES))), SCORES)]
+    return [(retrained_figure(_of(CLAIMS)), CLAIMS), (scores_figure(score_table(_of(SCORES))), SCORES)]
