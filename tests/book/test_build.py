@@ -28,6 +28,7 @@ PLAN = [
         "22_iterative_or_one_shot",
         "23_cost_of_retraining",
         "24_learning_rates",
+        "25_other_settings",
         "29_perp_claims",
     ),
     *(

@@ -41,6 +41,13 @@ CHANGES = {
         "patterns": ["0%", "50%"],
         "trials": {"norms": [0.01, 0.03], "full": [0.001, 0.003]},
     },
+    "25_other_settings": {
+        "steps": 2,
+        "settings": [
+            {"name": "here", "compared": [{"subsets": ["nothing", "norms"]}]},
+            {"name": "with biases", "biases": 2, "compared": [{"subsets": ["nothing", "biases"]}]},
+        ],
+    },
     "29_perp_claims": {"steps": 3},
     "40_scale": {"architectures": ["OPT-125M"], "counted": ["biases", "norms"]},
 }
