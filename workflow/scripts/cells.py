@@ -43,8 +43,9 @@ def comment(text: str) -> str:
 
 
 def _some_type(annotation: object) -> type:
-    """The type that a value has where it is not None."""
-    return next(one for one in typing.get_args(annotation) if one is not type(None))
+    """The plain type that a value has where it is not None: ``int`` of ``Annotated[int, ...] | None``."""
+    kind = next(one for one in typing.get_args(annotation) if one is not type(None))
+    return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
 
 
 def main() -> None:

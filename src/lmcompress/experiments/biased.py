@@ -16,6 +16,7 @@ from typing import Literal
 from lmcompress import assets
 from lmcompress.files import once, project_root
 from lmcompress.lazily import lazy
+from lmcompress.parameters import CorpusName, Count, Length, ModelName, Sample
 from lmcompress.records import Experiment
 
 data = lazy("lmcompress.data")
@@ -69,13 +70,13 @@ class BiasesMatter(Experiment):
     :func:`with_biases`, and with these set to zero again.
     """
 
-    model: str
-    data: str
+    model: ModelName
+    data: CorpusName
     dtype: Literal["fp32", "bf16"] = "bf16"
-    length: int
-    batch: int
-    steps: int
-    test: int
+    length: Length
+    batch: Count
+    steps: Count
+    test: Sample
 
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model"), (self.data, "data")]

@@ -9,7 +9,19 @@ from lmcompress.experiments.biased import BiasesMatter
 from lmcompress.experiments.perp_study import PerpStudy
 from lmcompress.experiments.pruned import Criterion, SubsetText
 from lmcompress.experiments.tuned import RATES, Tuned
-from lmcompress.parameters import CorpusName, ModelName, Parameters, PatternText
+from lmcompress.parameters import (
+    CorpusName,
+    Count,
+    Length,
+    Many,
+    ModelName,
+    Parameters,
+    PatternText,
+    Sample,
+    Seed,
+    Some,
+    Whole,
+)
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.figures import Figure
@@ -25,10 +37,10 @@ COMPARING = ("contender", "recovered", "near_full", "lower")  # measures that ru
 class Compared(Parameters):
     """Runs that are compared, each at its own rate: all combinations."""
 
-    criteria: tuple[Criterion, ...] = ("magnitude",)
-    patterns: tuple[PatternText, ...] = ("50%",)
-    subsets: tuple[SubsetText, ...] = ("nothing", "norms", "full")
-    seeds: tuple[int, ...] | None = None
+    criteria: Some[Criterion] = ("magnitude",)
+    patterns: Some[PatternText] = ("50%",)
+    subsets: Some[SubsetText] = ("nothing", "norms", "full")
+    seeds: Some[Seed] | None = None
 
 
 class Setting(Parameters):
@@ -39,14 +51,14 @@ class Setting(Parameters):
     name: str
     model: ModelName | None = None
     corpus: CorpusName | None = None
-    length: int | None = None
-    batch: int | None = None
-    retraining: int | None = None
-    validation: int | None = None
-    calibration: int | None = None
-    test: int | None = None
-    biases: int = 0
-    compared: tuple[Compared, ...] = (
+    length: Length | None = None
+    batch: Count | None = None
+    retraining: Count | None = None
+    validation: Count | None = None
+    calibration: Count | None = None
+    test: Sample | None = None
+    biases: Whole = 0
+    compared: Some[Compared] = (
         Compared(),
         Compared(criteria=("wanda",), subsets=("nothing",)),
     )
@@ -57,7 +69,7 @@ class Study(PerpStudy):
     after magnitude pruning to ``budget_pattern``.
     """
 
-    settings: tuple[Setting, ...] = (
+    settings: Some[Setting] = (
         Setting(name="as it comes"),
         Setting(
             name="with biases",
@@ -65,8 +77,8 @@ class Study(PerpStudy):
             compared=(Compared(subsets=("nothing", "biases", "full")),),
         ),
     )
-    steps: int = 6
-    budgets: tuple[int, ...] = ()
+    steps: Count = 6
+    budgets: Many[Count] = ()
     budget_pattern: PatternText = "50%"
 
     def experiments(self) -> list[Experiment]:
