@@ -173,3 +173,26 @@ def test_what_cannot_be_loaded_is_refused(tmp_path):
     (tmp_path / "two.gguf").touch()
     with pytest.raises(AssetError, match="one GGUF file is needed"):
         models.load(str(tmp_path))
+
+
+def test_an_attention_that_sees_later_tokens_is_replaced():
+    model = tiny_model("llama").eval()
+    assert models.causal(model).config._attn_implementation == "sdpa"
+    for module in model.modules():
+        if hasattr(module, "is_causal"):
+            module.is_causal = False
+    ids = tiny_tokens(1, 8)
+    other = ids.clone()
+    other[0, -1] = (ids[0, -1] + 1) % model.config.vocab_size
+    with torch.no_grad():
+        leaking = model(ids).logits[0, :-1] - model(other).logits[0, :-1]
+        models.causal(model)
+        assert leaking.abs().max() > 0.01
+        assert torch.equal(model(ids).logits[0, :-1], model(other).logits[0, :-1])
+
+
+def test_a_model_that_is_not_causal_at_all_is_refused():
+    model = tiny_model("llama").eval()
+    model.lm_head.register_forward_hook(lambda _module, _args, logits: logits + logits[:, -1:])
+    with pytest.raises(NumericError, match="not a causal model"):
+        models.causal(model)

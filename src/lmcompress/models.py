@@ -13,7 +13,7 @@ from torch import nn
 from transformers.pytorch_utils import Conv1D
 
 from lmcompress import assets
-from lmcompress.errors import ParameterError
+from lmcompress.errors import NumericError, ParameterError
 from lmcompress.gguf_weights import safetensors_folder
 from lmcompress.loading import open_model, open_tokenizer
 from lmcompress.unbundle import as_linears, left
@@ -24,6 +24,10 @@ TASKS = {
     "encoder": transformers.AutoModel,
     "classification": transformers.AutoModelForSequenceClassification,
 }
+PROBE = {
+    False: 32,
+    True: 512,
+}  # tokens of the look at causality, off and on a GPU, whose kernels go by length
 
 
 def default_device() -> torch.device:
@@ -48,9 +52,9 @@ def load(
         ``num_labels`` outputs, drawn from torch's global generator).
     options: values of the config that take the place of its own.
 
-    Raises :class:`ParameterError` for an unknown dtype or task and :class:`~lmcompress.errors.AssetError` for a model
+    Raises :class:`ParameterError` for an unknown dtype or task, :class:`~lmcompress.errors.AssetError` for a model
     that cannot be had or whose files lack a weight, have one too many or one that is not finite (see
-    :func:`~lmcompress.loading.open_model`).
+    :func:`~lmcompress.loading.open_model`), and :class:`NumericError` for a causal model that sees later tokens.
     """
     if dtype not in DTYPES:
         raise ParameterError("dtype", dtype, DTYPES)
@@ -58,7 +62,36 @@ def load(
         raise ParameterError("task", task, TASKS)
     folder = safetensors_folder(assets.resolve(name, "model"))
     model = as_linears(open_model(folder, TASKS[task], DTYPES[dtype], **options))
-    return model.to(device or default_device()), open_tokenizer(folder)
+    model = model.to(device or default_device())
+    return causal(model) if task == "causal" else model, open_tokenizer(folder)
+
+
+def causal(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
+    """``model``, with an attention that is causal on its device: plain where the fused one lets a token see later ones.
+
+    Seen on an H100 with torch 2.11 for Gemma 3 (heads of 256): perplexity 40,000, and 4 after training on what comes
+    next. Raises :class:`NumericError` where the plain attention leaks, too.
+    """
+    if not _leaks(model):
+        return model
+    model.set_attn_implementation("eager")
+    if _leaks(model):
+        raise NumericError(
+            type(model).__name__, "predictions change with later tokens: this is not a causal model"
+        )
+    return model
+
+
+@torch.no_grad()
+def _leaks(model: transformers.PreTrainedModel) -> bool:
+    """Whether another last token changes what is predicted before it."""
+    where, config = next(model.parameters()).device, model.config.get_text_config()
+    length = min(PROBE[where.type == "cuda"], getattr(config, "max_position_embeddings", None) or PROBE[True])
+    one = torch.arange(length, device=where)[None] * 7 % config.vocab_size
+    other = one.clone()
+    other[0, -1] = (one[0, -1] + 1) % config.vocab_size
+    first, second = (model(input_ids=ids, use_cache=False).logits[0, :-1].float() for ids in (one, other))
+    return bool((first - second).abs().max() > 0.1 * first.std())
 
 
 def blocks(model: nn.Module) -> dict[str, nn.Module]:
