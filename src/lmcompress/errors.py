@@ -20,7 +20,7 @@ def did_you_mean(given: object, names: Iterable[str]) -> str:
 class _Shown(reprlib.Repr):
     """Values as messages show them: a line of each, however large it is."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.maxlevel, self.maxstring, self.maxother = 4, 300, 300
         self.maxtuple = self.maxlist = self.maxdict = 12

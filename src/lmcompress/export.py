@@ -1,6 +1,7 @@
 """The model of a record as a folder that transformers loads."""
 
 from pathlib import Path
+from typing import Any
 
 from lmcompress import card, model_folder, records
 from lmcompress.errors import ParameterError
@@ -37,7 +38,7 @@ def export(key: str, out: str | Path, point: int | None = None) -> Path:
     return out
 
 
-def _holds(value) -> bool:
+def _holds(value: Any) -> bool:
     try:
         compressed_tensors.check(value.format, value.shape, "")
     except ParameterError:

@@ -105,16 +105,13 @@ def _room(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         for left in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
             _remove_stale(left)
-        room, lock = None, None
-        while (
-            room is None
-        ):  # until the lock is held: another writer may take a room without one for a stale one
+        while True:  # until the lock is held: another writer may take a room without one for a stale one
             room = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
             lock = FileLock(room / _LOCK)
             with suppress(FileNotFoundError):
                 lock.acquire()
-            if not room.is_dir():
-                room = None
+            if room.is_dir():
+                break
     try:
         yield room
     finally:

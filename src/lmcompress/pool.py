@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+from typing import Any
 
 from lmcompress.errors import LmcompressError, StorageError
 from lmcompress.records import Experiment
@@ -58,7 +60,8 @@ def run_all(
     workers = min(workers, len(cards)) if cards else workers
     threads = max(1, (os.cpu_count() or 1) // workers)
     idle = [_Lane(cards[index] if cards else None, threads) for index in range(min(workers, len(groups)))]
-    waiting, running = deque((list(group), False) for group in groups), {}
+    waiting = deque((list(group), False) for group in groups)
+    running: dict[Any, Any] = {}
     try:
         while waiting or running:
             while waiting and idle:
@@ -118,7 +121,7 @@ def _start(gpu: str | None, threads: int) -> None:
 def end_with_parent() -> None:
     """End this process once the one that started it is killed: a run may take hours, and nobody waits for it."""
 
-    def watch(parent) -> None:
+    def watch(parent: BaseProcess) -> None:
         parent.join()
         os._exit(1)
 

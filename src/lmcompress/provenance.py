@@ -16,7 +16,7 @@ from lmcompress.files import project_root
 _VERSIONS = ("torch", "transformers", "numpy", "scipy", "lmcompress")
 
 
-def here() -> dict:
+def here() -> dict[str, object]:
     """Commit, code, versions, device, threads and time of this process, as plain values."""
     return {
         "commit": commit(),
@@ -68,7 +68,7 @@ def device() -> str:
 def peak_memory() -> int:
     """The most memory that this process has held so far, in MB: of the GPU where there is one, else of the machine."""
     if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
-        return round(sys.modules["torch"].cuda.max_memory_reserved() / 1e6)
+        return round(int(sys.modules["torch"].cuda.max_memory_reserved()) / 1e6)
     scale = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale / 1e6)
 

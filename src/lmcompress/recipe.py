@@ -4,7 +4,7 @@ A YAML file of it is a mapping of these names; the short way writes a step as te
 """
 
 import re
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -134,7 +134,7 @@ class Recipe(Parameters):
         return bool(by_data or self.reconstruct or (self.quantize and self.quantize.method == "gptq"))
 
 
-def short(step: str, text: str) -> dict:
+def short(step: str, text: str) -> dict[str, Any]:
     """The fields of a step from its short spelling.
 
     ``wanda:2:4`` (criterion:pattern), ``masklora:100`` and ``norms:200`` (subset:steps), ``4:128:gptq`` or

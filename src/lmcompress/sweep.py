@@ -19,7 +19,7 @@ import itertools
 import math
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -50,7 +50,7 @@ class Sweep(Parameters):
     runs_a_job: Annotated[int, Field(strict=True, ge=1, le=10_000)] = 20
 
     @model_validator(mode="after")
-    def _fits(self):
+    def _fits(self) -> Self:
         if bool(self.experiment) == bool(self.notebook):
             raise ParameterError("experiment", self.experiment, "either this or notebook, and not both")
         if twice := self.fixed.keys() & self.grid.keys() | self.fixed.keys() & set().union(*self.runs):

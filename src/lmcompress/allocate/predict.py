@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from lmcompress.allocate.problem import Table
 from lmcompress.errors import ParameterError
-from lmcompress.sensitivity.scores import Scores, layer_groups, quantized
+from lmcompress.sensitivity.agreement import Scores
+from lmcompress.sensitivity.scores import layer_groups, quantized
 
 FLOOR = 1e-3
 

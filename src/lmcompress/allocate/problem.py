@@ -39,7 +39,7 @@ class Problem:
     cost: dict[str, dict[str, int]]
     loss: Table
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.cost or set(self.cost) != set(self.loss):
             raise ParameterError("loss", sorted(self.loss), f"a table over the layers {sorted(self.cost)}")
         for layer, offered in self.cost.items():

@@ -25,7 +25,15 @@ from lmcompress.cli import options
 )
 @click.option("--device", help="Where a block is worked on; default: the first GPU, else the CPU.")
 @click.option("--check", is_flag=True, help="Only check that it can be done, and print the recipe.")
-def compress(model: str, out: Path, file: Path | None, parameter, device, check: bool, **steps) -> None:
+def compress(
+    model: str,
+    out: Path,
+    file: Path | None,
+    parameter: tuple[tuple[str, str], ...],
+    device: str | None,
+    check: bool,
+    **steps: str | None,
+) -> None:
     """Prune, reconstruct, retrain and quantize MODEL in any combination; write a folder OUT that transformers loads.
 
     One block is in memory at a time, but for retraining. A killed call goes on where it was.

@@ -1,6 +1,7 @@
 """``lmcompress compute``: the records of notebooks, in processes of this machine."""
 
 import time
+from pathlib import Path
 
 import click
 
@@ -32,7 +33,18 @@ from lmcompress.errors import ParameterError
 @click.option("--seconds", type=float, help="Start no new run after so many seconds.")
 @click.option("--force", is_flag=True, help="Compute also what is known.")
 @click.option("--check", is_flag=True, help="Only check the parameters, and count the runs.")
-def compute(notebooks, parameter, file, profile, workers, chunk, kinds, seconds, force, check) -> None:
+def compute(
+    notebooks: tuple[str, ...],
+    parameter: tuple[tuple[str, str], ...],
+    file: Path | None,
+    profile: str | None,
+    workers: int,
+    chunk: int,
+    kinds: tuple[str, ...],
+    seconds: float | None,
+    force: bool,
+    check: bool,
+) -> None:
     """Compute the records of notebooks without Jupyter. Goes on where it was stopped."""
     from lmcompress import pool
 

@@ -1,6 +1,7 @@
 """What became of each claim of CPTQuant (arXiv 2412.03599), judged on the records of the other notebooks."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -82,12 +83,12 @@ def dotted_table(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def dotted_pieces(records: Sequence[Record]) -> list:
+def dotted_pieces(records: Sequence[Record]) -> list[Any]:
     """The table of the released replacement."""
     return [figures.table(dotted_table(records), "Layers replaced as in the released scripts, and really")]
 
 
-def pieces(records: Sequence[Record]) -> list:
+def pieces(records: Sequence[Record]) -> list[Any]:
     """How many claims met which verdict, the table of verdicts, what stands out, and what decides."""
     found = judged(records)
     counts = {word: sum(one.verdict == word for one in found) for word in VERDICTS}

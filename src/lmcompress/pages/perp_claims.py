@@ -1,7 +1,7 @@
 """Each claim of PERP (arXiv 2312.15230) with a verdict made of records, by the rule that its text states."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import pandas as pd
 from pydantic import Field
@@ -111,7 +111,7 @@ class Study(PerpStudy):
 
     @staticmethod
     def _tuned(
-        on: dict, subset: str, criterion: str, pattern: str, seed: int, rank: int, steps: int
+        on: dict[str, Any], subset: str, criterion: str, pattern: str, seed: int, rank: int, steps: int
     ) -> Tuned:
         nothing = subset == "nothing"
         about = {"criterion": criterion, "pattern": pattern, "subset": subset, "rank": rank, "seed": seed}

@@ -1,6 +1,7 @@
 """Which score foresees what quantizing a layer costs? Every score against the measured truth."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -44,7 +45,7 @@ def verdict(agreement: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def pieces(records: Sequence[Record], bits: int = 3) -> list:
+def pieces(records: Sequence[Record], bits: int = 3) -> list[Any]:
     """Sentence, figures and table of the page: what the truth looks like, and how well each score ranks
     it.
     """
@@ -105,7 +106,7 @@ def _cells(agreement: pd.DataFrame, name: str, ends: str) -> list[str]:
     return [estimate(*row) for row in rows]
 
 
-def _narrowest(records: Sequence[Record], bits: int) -> list:
+def _narrowest(records: Sequence[Record], bits: int) -> list[Any]:
     """The table at the narrowest width, where the truth stands out from its noise; nothing if that is
     ``bits``.
     """

@@ -4,6 +4,7 @@ instead.
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -118,7 +119,7 @@ def still_to_gain(retrained: Sequence[Record]) -> list[str]:
 
     retrained: records of kind ``retrain``; of these, what was trained in full with nothing pruned. Empty without any.
     """
-    found: dict[tuple, list[float]] = {}
+    found: dict[tuple[Any, ...], list[float]] = {}
     for record in of_kind(retrained, "retrain"):
         about, tests = record.parameters, record.result["tests"]
         whole = about["pattern"] == "0%" and about["subset"] == "full"
@@ -135,7 +136,7 @@ def still_to_gain(retrained: Sequence[Record]) -> list[str]:
     ]
 
 
-def pieces(records: Sequence[Record]) -> list:
+def pieces(records: Sequence[Record]) -> list[Any]:
     """Sentences, agreement with the truth at every width, predicted against measured, the released draws."""
     predicted, ranks = predicted_table(records), agreement(records)
     predicted["width"] = pd.Categorical(
@@ -143,7 +144,7 @@ def pieces(records: Sequence[Record]) -> list:
         [f"{bits} bits" for bits in sorted(set(predicted["bits"]))],
     )
     shown = predicted[(predicted["predicted (nats)"] > 0) & (predicted["measured (nats)"] > 0)]
-    found: list = [says(verdict(records, ranks)), *agreement_tables(records, ranks)]
+    found: list[Any] = [says(verdict(records, ranks)), *agreement_tables(records, ranks)]
     for task, part in shown.groupby("task", sort=False):
         lost = (predicted["task"] == task) & (predicted["measured (nats)"] <= 0)
         found.append(

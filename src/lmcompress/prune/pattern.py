@@ -21,7 +21,7 @@ class Unstructured:
 
     sparsity: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         number = isinstance(self.sparsity, (int, float)) and not isinstance(self.sparsity, bool)
         if not number or not 0 <= self.sparsity < 1:
             raise ParameterError("sparsity", self.sparsity, VALID)
@@ -39,7 +39,7 @@ class NofM:
     n: int
     m: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         whole = all(isinstance(value, int) and not isinstance(value, bool) for value in (self.n, self.m))
         if not whole or not 1 <= self.n < self.m <= MOST:
             raise ParameterError("pattern", f"{self.n}:{self.m}", VALID)

@@ -1,6 +1,7 @@
 """What a reader of CPTQuant's verdicts needs to know beside them: sentences and tables, made of records."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +31,7 @@ def caveats(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame({"what to know": _told(records, (chance_is_a_straw_man, curse, halves))})
 
 
-def _told(records: Sequence[Record], tellers: Sequence) -> list[str]:
+def _told(records: Sequence[Record], tellers: Sequence[Any]) -> list[str]:
     by_data = Evidence(records).by_data
     return [sentence for tell in tellers for data, found in by_data.items() for sentence in tell(data, found)]
 
@@ -184,7 +185,7 @@ def halves(data: str, records: Sequence[Record]) -> Iterator[str]:
                 )
 
 
-def equal_loss_pieces(records: Sequence[Record]) -> list:
+def equal_loss_pieces(records: Sequence[Record]) -> list[Any]:
     """Bits and bytes at which every way to choose widths costs :data:`AT` nats, as a table and a figure."""
     rows = []
     for data, points in Evidence(records).points().items():

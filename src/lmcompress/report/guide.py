@@ -119,7 +119,8 @@ def _quantized(records: Sequence[Record], method: str, width: int) -> tuple[floa
     ]
     if at.empty:
         raise LookupError(f"{name} at {width} bits")
-    return tuple(exp(at.iloc[0][column]) for column in ("loss increase (nats)", "low", "high"))
+    value, low, high = (exp(at.iloc[0][column]) for column in ("loss increase (nats)", "low", "high"))
+    return value, low, high
 
 
 def _retrained(

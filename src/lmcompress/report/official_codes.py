@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pandas as pd
 
@@ -28,13 +29,13 @@ def tables() -> list[Html]:
     return [_table(name, title) for name, title in BENCHMARKS.items()]
 
 
-def _record(name: str) -> dict | None:
+def _record(name: str) -> dict[str, Any] | None:
     path = results_folder() / "benchmarks" / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def _judged(
-    claim: str, name: str, measured: Callable[[dict], tuple[list[bool], str]]
+    claim: str, name: str, measured: Callable[[dict[str, Any]], tuple[list[bool], str]]
 ) -> tuple[str, str, str]:
     """``measured(record)``: whether what was aimed at is reached, in each case, and the evidence."""
     record = _record(name)
@@ -47,7 +48,7 @@ def _judged(
 def _agreement() -> tuple[str, str, str]:
     claim = "Masks of magnitude and Wanda equal the official ones, ties aside; SparseGPT's output error is within 1 %"
 
-    def measured(record: dict) -> tuple[list[bool], str]:
+    def measured(record: dict[str, Any]) -> tuple[list[bool], str]:
         agreeing = sum(row["agrees"] for row in record["rows"])
         return [record["agrees"]], f"{agreeing} of {len(record['rows'])} comparisons agree"
 
@@ -55,7 +56,7 @@ def _agreement() -> tuple[str, str, str]:
 
 
 def _masks() -> tuple[str, str, str]:
-    def measured(record: dict) -> tuple[list[bool], str]:
+    def measured(record: dict[str, Any]) -> tuple[list[bool], str]:
         found = [row["speed-up"] for row in record["rows"]]
         evidence = f"{min(found):.0f} to {max(found):.0f} times, over {len(found)} shapes and patterns"
         return [min(found) >= 50], evidence
@@ -64,7 +65,7 @@ def _masks() -> tuple[str, str, str]:
 
 
 def _useful_tokens() -> tuple[str, str, str]:
-    def measured(record: dict) -> tuple[list[bool], str]:
+    def measured(record: dict[str, Any]) -> tuple[list[bool], str]:
         return [record["gain"] >= 3], f"{record['gain']:.1f} times, on {record['documents']:,} documents"
 
     return _judged("Packed training sees three times as many real tokens a second", "useful_tokens", measured)
@@ -73,7 +74,7 @@ def _useful_tokens() -> tuple[str, str, str]:
 def _adapter_step() -> tuple[str, str, str]:
     claim = "A step with MaskLoRA or ScaleLoRA is 1.5 times as fast, with at most 0.6 times the extra memory"
 
-    def measured(record: dict) -> tuple[list[bool], str]:
+    def measured(record: dict[str, Any]) -> tuple[list[bool], str]:
         equal = [
             row for row in record["ratios"] if row["ours checkpointing"] == row["official checkpointing"]
         ]

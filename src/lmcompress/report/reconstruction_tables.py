@@ -1,6 +1,7 @@
 """Tables of reconstruction block by block."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ def methods(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     """One row for each criterion, pattern and method that was evaluated on ``corpus``: perplexity with its interval,
     tokens seen, seconds.
     """
-    groups: dict[tuple, list[Record]] = {}
+    groups: dict[tuple[Any, ...], list[Record]] = {}
     for record in records:
         if corpus in record.result.get("tests", {}):
             about = record.parameters

@@ -1,6 +1,7 @@
 """Tables of the sizes of saved models."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -37,7 +38,7 @@ def size_table(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _blocks(about: dict) -> str:
+def _blocks(about: dict[str, Any]) -> str:
     """How a table calls the formats of the blocks."""
     if about["average"] == 16:
         return "FP16"

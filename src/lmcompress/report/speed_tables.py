@@ -1,6 +1,7 @@
 """Tables and sentences of timed kernels."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -132,7 +133,7 @@ NARROW = {  # columns of the table for readers; a name may break at \u00ad
 }
 
 
-def pieces(speeds: pd.DataFrame) -> list:
+def pieces(speeds: pd.DataFrame) -> list[Any]:
     """A table of :func:`speed_table`, and where several sizes of models were timed a figure of what size does."""
     devices = ", ".join(dict.fromkeys(speeds["device"]))
     decode = [
@@ -146,7 +147,7 @@ def pieces(speeds: pd.DataFrame) -> list:
         columns=hidden if (speeds["why not"] != "").any() else [*hidden, "why not"]
     )
     shown = shown.rename(columns=NARROW).round({"of band\u00adwidth": 3})
-    found: list = [
+    found: list[Any] = [
         figures.table(
             shown,
             f"Real kernels on {devices}: tokens per second, decoding with its range; MB of weights read",

@@ -25,7 +25,7 @@ def page(frame: pd.DataFrame, name: str) -> str:
     shown = frame.groupby([one for one in (x, series, panels) if one], sort=False, as_index=False)[
         measure
     ].mean()
-    mean = f"Mean over {', '.join(one for one in others if one)}. " if any(others) else ""
+    mean = f"Mean over {', '.join(filter(None, others))}. " if any(others) else ""
     drawn = figures.lines(
         shown,
         x,

@@ -5,7 +5,7 @@ identically.
 import hashlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ SAMPLE = 64  # leading values of a parameter that stand for it in the fingerprin
 
 
 def fingerprint(
-    model: nn.Module, trained: dict[str, nn.Parameter], data: Tensor | list, settings: list
+    model: nn.Module, trained: dict[str, nn.Parameter], data: Tensor | list[Any], settings: list[Any]
 ) -> str:
     """Hash of settings, data, names of what is trained and the start of every parameter of the model."""
     digest = hashlib.sha256(repr((settings, list(trained))).encode())

@@ -41,8 +41,8 @@ def depth_null(similarity: Sequence[Sequence[float]], targets: Sequence[int] | N
     for distance in range(size):
         pairs = [similarity[i][j] for i in range(size) for j in range(size) if abs(i - j) == distance]
         decay.append(sum(pairs) / len(pairs))
-    scores = [1 - _mean(similarity[i][j] for j in range(size) if j != i) for i in targets]
-    expected = [1 - _mean(decay[abs(i - j)] for j in range(size) if j != i) for i in targets]
+    scores = [1 - _mean([similarity[i][j] for j in range(size) if j != i]) for i in targets]
+    expected = [1 - _mean([decay[abs(i - j)] for j in range(size) if j != i]) for i in targets]
     residual = [a - b for a, b in zip(scores, expected, strict=True)]
     centre = _mean(scores)
     spread = sum((value - centre) ** 2 for value in scores)
@@ -58,6 +58,5 @@ def ends_contrast(scores: Sequence[float], share: float = 0.3) -> float:
     return _mean([*scores[:end], *scores[-end:]]) - _mean(scores[end:-end])
 
 
-def _mean(values) -> float:
-    values = list(values)
+def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values)

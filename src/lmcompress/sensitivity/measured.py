@@ -5,10 +5,10 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from lmcompress.sensitivity.agreement import Scores
 from lmcompress.sensitivity.losses import Loss, window_losses
 from lmcompress.sensitivity.scores import (
     Quantizer,
-    Scores,
     check_batches,
     check_widths,
     quantized,

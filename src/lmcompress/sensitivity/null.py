@@ -6,8 +6,9 @@ import time
 from torch import nn
 
 from lmcompress.models import blocks
+from lmcompress.sensitivity.agreement import Scores
 from lmcompress.sensitivity.losses import block_of
-from lmcompress.sensitivity.scores import Scores, check_count, layer_groups
+from lmcompress.sensitivity.scores import check_count, layer_groups
 
 
 def random_draws(

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +78,7 @@ def add_up(model: nn.Module, per: str, values: dict[str, float]) -> dict[str, fl
 
 
 def per_width(
-    model: nn.Module, per: str, table: dict[int, dict[str, float]], seconds: float, **detail
+    model: nn.Module, per: str, table: dict[int, dict[str, float]], seconds: float, **detail: Any
 ) -> Scores:
     """Scores from ``table`` (bits -> Linear -> value): sizes of sums over layers, for every width."""
     summed = {str(bits): add_up(model, per, values) for bits, values in table.items()}
