@@ -1,7 +1,5 @@
 """The card of a compressed model: what was done, what it saved and what it cost, for README.md beside the weights."""
 
-from typing import Any
-
 import yaml
 
 from lmcompress import __version__, covered
@@ -10,7 +8,7 @@ from lmcompress.recipe import Recipe
 from lmcompress.records import Record
 
 
-def text(name: str, asset: Asset, recipe: Recipe, results: dict[str, dict[str, Any]]) -> str:
+def text(name: str, asset: Asset, recipe: Recipe, results: dict[str, dict]) -> str:
     """The card as Markdown.
 
     Parameters
@@ -71,11 +69,11 @@ def of_record(record: Record, point: int | None, packed: bool, read_back: bool) 
     return "\n\n".join(parts) + "\n"
 
 
-def _yaml(title: str, values: dict[str, Any]) -> str:
+def _yaml(title: str, values: dict) -> str:
     return f"## {title}\n\n```yaml\n{yaml.safe_dump(values, sort_keys=False).strip()}\n```"
 
 
-def _levels(tests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _levels(tests: dict[str, dict]) -> dict[str, dict]:
     return {
         corpus: {key: value for key, value in found.items() if isinstance(value, int | float)}
         for corpus, found in tests.items()
@@ -87,7 +85,7 @@ def _short(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2] if name.startswith(("/", "~", ".")) else name
 
 
-def _savings(results: dict[str, dict[str, Any]]) -> list[str]:
+def _savings(results: dict[str, dict]) -> list[str]:
     sizes = results["sizes"]
     found = [
         f"{sizes['bytes'] / 1e6:,.1f} MB of weights on disk; {sizes['half'] / 1e6:,.1f} MB with 16 bits a number "
@@ -114,16 +112,12 @@ def _savings(results: dict[str, dict[str, Any]]) -> list[str]:
     return found
 
 
-<<<<<<< HEAD
 def _not_all(step: str, result: dict) -> list[str]:
     told = covered.told(result["share"], result["left"])
     return [f"**{step} {told}**"] if told else []
 
 
 def _perplexities(results: dict[str, dict]) -> str:
-=======
-def _perplexities(results: dict[str, dict[str, Any]]) -> str:
->>>>>>> 6eac01e (55 modules pass mypy --strict, 21 before; a room for writing without two half-set names)
     rows = ["| windows | before | after |", "| --- | --- | --- |"]
     for split in ("validation", "test"):
         before, after = (results[when][split] for when in ("before", "after"))
@@ -134,7 +128,7 @@ def _perplexities(results: dict[str, dict[str, Any]]) -> str:
     return "\n".join(rows) + f"\n\nPerplexity with a 95 % interval over windows: {before['convention']}."
 
 
-def _notes(recipe: Recipe, results: dict[str, dict[str, Any]]) -> list[str]:
+def _notes(recipe: Recipe, results: dict[str, dict]) -> list[str]:
     found = []
     if done := results.get("reconstruct"):
         found.append(
