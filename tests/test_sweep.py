@@ -153,6 +153,27 @@ def test_jobs_hold_missing_runs_that_share_what_a_process_holds():
     assert plan.summary(made).startswith("6 runs: 1 known, 5 to do in 3 jobs; about 0 s one after the other")
 
 
+def test_the_papers_runs_are_priced_by_what_was_measured_at_size(project):
+    rows = [
+        {"method": "wanda", "parameters": 30e9, "minutes": 2.0, "tokens": 1000, "device": "a GPU"},
+        {"method": "biases+norms", "parameters": 30e9, "minutes": 15.0, "tokens": 4000, "device": "a GPU"},
+        {"method": "biases+norms", "parameters": 1e9, "minutes": 1.0, "tokens": 4000, "device": "a GPU"},
+        {"method": "full", "parameters": 30e9, "minutes": None, "tokens": 0, "device": "none"},
+    ]
+    place = project / "results" / "benchmarks"
+    place.mkdir(parents=True)
+    (place / "at_size.json").write_text(json.dumps({"rows": rows}))
+    about = {"model": "facebook/opt-13b", "criterion": "wanda", "calibration": 5, "length": 100, "batch": 2}
+    about |= {"subset": "norms", "steps": 40, "rates": [0.1, 0.2]}
+    found = estimates.at_size(about)
+    whole = 2.0 * 13 / 30 * 500 / 1000 + 15.0 * 13 / 30 * 40 * 2 * 100 * 2 / 4000
+    assert found == Estimate(pytest.approx(60 * whole), None, "a GPU")
+    assert estimates.at_size(about | {"subset": "full"}) == Estimate()
+    assert estimates.at_size(about | {"model": "bert-base-uncased"}) == Estimate()
+    pruned = estimates.at_size(about | {"subset": "nothing", "steps": 0, "rates": []})
+    assert pruned.seconds == pytest.approx(60 * 2.0 * 13 / 30 / 2)
+
+
 def test_an_estimate_from_another_model_is_scaled_by_its_work_or_not_made():
     class Trained(records.Experiment):
         model: str

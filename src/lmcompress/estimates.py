@@ -1,10 +1,13 @@
-"""What a run will take, by the records of earlier ones."""
+"""What a run will take, by the records of earlier ones and by what each method was measured to take at size."""
 
+import json
+import math
 import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from lmcompress.files import carried
 from lmcompress.records import Experiment, Record
 
 
@@ -19,8 +22,9 @@ class Estimate:
 
 def estimate(experiment: Experiment, earlier: Iterable[Record]) -> Estimate:
     """The median over those records of the same kind that agree with ``experiment`` in most parameters; the model
-    counts before all others. Records of another model are scaled by the work: parameters, as the names state them
-    (``opt-1.3b``), times tokens; where a name states none there is no estimate, and of their memory never.
+    counts before all others. Without a record of the same model, pruning and retraining are taken from the measurements
+    :func:`at_size`, and other kinds from records of another model, scaled by the work: parameters, as the names state
+    them (``opt-1.3b``), times tokens. Where a name states none there is no estimate, and of their memory never.
     """
     wanted = experiment.model_dump(mode="json")
     alike: dict[tuple, list[Record]] = {}
@@ -29,6 +33,10 @@ def estimate(experiment: Experiment, earlier: Iterable[Record]) -> Estimate:
             same = [name for name, value in wanted.items() if record.parameters.get(name) == value]
             alike.setdefault(("model" in same, len(same)), []).append(record)
     closest = alike[max(alike)] if alike else []
+    if not any(record.parameters.get("model") == wanted.get("model") for record in closest) and (
+        (found := at_size(wanted)).seconds is not None
+    ):
+        return found
     devices = [record.provenance.get("device") or "" for record in closest]
     same = [record.parameters.get("model") == wanted.get("model") for record in closest]
     factors = [1.0 if one else _ratio(wanted, of.parameters) for one, of in zip(same, closest, strict=True)]
@@ -37,6 +45,38 @@ def estimate(experiment: Experiment, earlier: Iterable[Record]) -> Estimate:
         _median(closest, "peak_mb", [1.0 if one else None for one in same]),
         max(set(devices), key=devices.count, default=""),
     )
+
+
+def at_size(parameters: dict) -> Estimate:
+    """Pruning and retraining, without evaluation, by ``results/benchmarks/at_size.json``: the row of the method whose
+    model is closest in size, in proportion to parameters and tokens. Empty where the file has no row for them.
+    """
+    subset, whole, found = parameters.get("subset"), size(parameters), []
+    tokens = (parameters.get("batch") or 1) * (parameters.get("length") or 1)
+    trained = {"full": "full", "nothing": ""}.get(
+        subset, "masklora" if "lora" in str(subset) else "biases+norms"
+    )
+    if "granularity" in parameters:
+        trained = f"reconstruct {trained}"
+        tokens = parameters["calibration"] * parameters["length"]  # of a walk over the blocks
+    else:
+        tokens *= (parameters.get("steps") or 0) * (len(parameters.get("rates") or ()) or 1)
+    calibrated = (parameters.get("calibration") or 0) * (parameters.get("length") or 1)
+    for method, seen in ((parameters.get("criterion"), calibrated), (trained if subset else "", tokens)):
+        rows = [row for row in _measured() if row["method"] == method] if whole and method else []
+        if method and not rows:
+            return Estimate()
+        if rows:
+            row = min(rows, key=lambda one: abs(math.log(one["parameters"] / whole)))
+            share = seen / row["tokens"] if row["tokens"] else 1.0
+            found.append((row["minutes"] * 60 * whole / row["parameters"] * share, row["device"]))
+    return Estimate(sum(one for one, _ in found), None, found[-1][1]) if found else Estimate()
+
+
+def _measured() -> list[dict]:
+    path = carried("results", "benchmarks", "at_size.json")
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+    return [row for row in rows if row.get("minutes")]
 
 
 def size(parameters: dict) -> float | None:
