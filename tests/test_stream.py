@@ -170,6 +170,25 @@ def test_linears_that_are_given_the_same_tensor_share_a_statistic():
         assert {one.tokens for one in seen.values()} == {5 * 16}
 
 
+@pytest.mark.parametrize("twice", [False, True])
+def test_a_block_ends_at_the_input_of_its_last_linear_but_where_one_is_called_twice(twice):
+    model, products = tiny_model("llama"), []
+    block = model.model.layers[0]
+    block.mlp.down_proj.register_forward_hook(lambda *_: products.append(1))
+    if twice:
+        block.mlp.register_forward_hook(lambda mlp, given, out: mlp.down_proj(torch.ones(1, 64)) + out)
+
+    def visit(seen):
+        before, found = len(products), seen.statistics(lambda linear: Gram(linear.in_features))
+        if seen.index == 0:
+            assert len(products) - before == (6 if twice else 1)  # one batch of three, or all of them
+            assert found["mlp.down_proj"].tokens == (51 if twice else 48)
+        assert found["mlp.up_proj"].tokens == 48
+        return {}
+
+    stream(model, [{"input_ids": tiny_tokens(1, seed=seed)} for seed in range(3)], visit, progress=False)
+
+
 def test_a_checkpoint_of_another_walk_is_refused(tmp_path):
     stream(tiny_model("llama"), batches(), halve, checkpoint=tmp_path, progress=False)
     with pytest.raises(ParameterError, match="checkpoint"):

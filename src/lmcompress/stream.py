@@ -10,7 +10,7 @@ The blocks are called with *all* the arguments that the model itself gives them 
 """
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -86,6 +86,9 @@ class BlockVisit:
         ``make(linear)`` builds an empty one for inputs of its width. Linears that are always given the very same
         tensor (query, key and value; gate and up) share one. Raises :class:`NumericError` with the layer's
         name on a non-finite input, when all batches have been seen: nothing waits for the device before.
+
+        A block ends at the input of its last Linear, whose product nobody needs (a third of those of an OPT), unless
+        one of them was called twice in the first batch.
         """
         layers = linears(self.module)
         layers = layers if names is None else {name: layers[name] for name in names}
@@ -96,10 +99,18 @@ class BlockVisit:
         ] = {}  # the input of each Linear that has a statistic of its own, in this batch
         leader: dict[str, str | None] = {}  # whose statistic a Linear shares, None for one of its own
         bad: dict[str, Tensor] = {}
+        called: list[str] = []  # in this batch
+        stops = False
 
         def hook(name: str) -> Callable:
             def collect(_module: nn.Module, arguments: tuple) -> None:
-                x, keep = arguments[0], current[0]
+                take(arguments[0])
+                called.append(name)
+                if stops and len(set(called)) == len(layers):
+                    raise _Stop
+
+            def take(x: Tensor) -> None:
+                keep = current[0]
                 if name not in leader:
                     leader[name] = next((own for own, seen in latest.items() if seen is x), None)
                 if (own := leader[name]) is not None:
@@ -119,7 +130,10 @@ class BlockVisit:
                 for batch, hidden in enumerate(self.inputs if inputs is None else inputs):
                     current[0] = self.token_masks[batch] if self.token_masks is not None else None
                     latest.clear()
-                    self(batch, hidden)
+                    called.clear()
+                    with suppress(_Stop):
+                        self(batch, hidden)
+                    stops = stops or (batch == 0 and len(set(called)) == len(called))
         finally:
             latest.clear()
             for handle in handles:
@@ -253,7 +267,7 @@ def _placed(model: nn.Module, index: int, module: nn.Module, device: torch.devic
 
 
 class _Stop(Exception):
-    """Raised inside the last block: everything that was wanted of the model has been captured."""
+    """Raised inside a block: everything that was wanted of the pass has been captured."""
 
 
 def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor], list[list[_Call]], bool]:
