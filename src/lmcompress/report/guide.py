@@ -7,6 +7,7 @@ which fails the build of the book.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 
 from lmcompress.quantize.formats import Bits, stored_bytes
@@ -14,9 +15,11 @@ from lmcompress.records import Record, published
 from lmcompress.report import answers, frontier
 from lmcompress.report.html import Html, table
 from lmcompress.report.perp_tables import exp, interval
+from lmcompress.report.rate_tables import _losses, best
 from lmcompress.report.speed_tables import speed_table, verdict
 from lmcompress.report.words import estimate, mean
 
+RATES = "24_learning_rates"
 GROUP = 128
 FREE = 0.2  # of the memory of a GPU, left for activations and the cache of a conversation
 KERNELS = {8: "int8", 4: "int4"}  # width -> what page 35 times; it times nothing for other widths
@@ -76,7 +79,7 @@ class Way:
 
 def ways() -> list[Way]:
     """All ways, the gentlest first. Raises ``LookupError`` where records are missing."""
-    bits, rates = answers._of(answers.BITS), answers._of(answers.RATES)
+    bits, rates = answers._of(answers.BITS), answers._of(RATES)
     found = [
         Way(
             f"{width} bits, rounded" if method == "rtn" else f"{width} bits, GPTQ",
@@ -98,7 +101,7 @@ def ways() -> list[Way]:
             _retrained(rates, criterion, pattern, subset),
             _seconds(rates, criterion=criterion, pattern=pattern, subset=subset),
             f"--prune {criterion}:{pattern} --retrain {subset}:150",
-            answers.RATES,
+            RATES,
         )
         for criterion, pattern, subset in (
             ("wanda", "50%", "masklora"),
@@ -127,11 +130,24 @@ def _retrained(
     records: Sequence[Record], criterion: str, pattern: str, subset: str
 ) -> tuple[float, float, float]:
     runs, dense = (
-        answers._runs(records, criterion, subset, pattern),
-        answers._runs(records, criterion="magnitude", subset="nothing", pattern="0%"),
+        _runs(records, criterion, subset, pattern),
+        _runs(records, criterion="magnitude", subset="nothing", pattern="0%"),
     )
     seeds = min(len(runs), len(dense))
     return interval(runs[:seeds] - dense[:seeds], exp)
+
+
+def _runs(records: Sequence[Record], criterion: str, subset: str, pattern: str) -> np.ndarray:
+    """Losses [seeds, windows] of these runs, at the rate that was best of those tried."""
+    rate = None
+    if subset != "nothing":
+        frame = best(records, answers.CORPUS)
+        at = frame.query("criterion == @criterion and pattern == @pattern and subset == @subset")
+        rate = None if at.empty else at["learning rate"].iloc[0]
+    found = _losses(records, answers.CORPUS).get((criterion, pattern, subset, rate))
+    if not found:
+        raise LookupError(f"no run of {subset} after {criterion} at {pattern}")
+    return np.stack([found[seed] for seed in sorted(found)])
 
 
 def _seconds(records: Sequence[Record], kind: str | None = None, **parameters: object) -> float:
