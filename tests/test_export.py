@@ -34,7 +34,7 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("project")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMCOMPRESS_ROOT", str(folder))
-        for cached in (pruned._language, pruned._windows, pruned._pruned, pruned._reference, one_shot._dense,
+        for cached in (pruned._dense, pruned._texts, pruned._pruned, pruned._reference, one_shot._dense,
                        one_shot._reference):  # fmt: skip
             cached.cache_clear()
         tiny_model_folder(folder / "llama")

@@ -31,6 +31,7 @@ from lmcompress.lazily import callable_module
 from lmcompress.loading import open_tokenizer
 from lmcompress.models import DTYPES, block_linears, coverage, default_device
 from lmcompress.prune import mask
+from lmcompress.prune.criteria import CRITERIA
 from lmcompress.prune.mask import Masks
 from lmcompress.prune.model import prune_model
 from lmcompress.quantize import compressed_tensors
@@ -211,22 +212,21 @@ class _Job:
 
     def _prune(self, folder: Path) -> dict:
         chosen, model = self.recipe.prune, self.open()
-        by_data = chosen.criterion in ("wanda", "sparsegpt")
-        whole = chosen.criterion == "magnitude-global"
-        if whole:
+        criterion = CRITERIA[chosen.criterion]
+        if criterion.whole:
             bring_whole(model)
         report = prune_model(
             model,
             chosen.criterion,
             chosen.pattern,
-            self.calibration() if by_data else None,
+            self.calibration() if criterion.by_data else None,
             layers=chosen.layers,
             seed=self.recipe.seed,
             output_errors=False,
             progress=self.progress,
-            checkpoint=None if whole else folder,
+            checkpoint=None if criterion.whole else folder,
         )
-        if whole:
+        if criterion.whole:
             keep_all(model, folder)
             mask.save(report.masks, folder / model_folder.MASKS)
         return {

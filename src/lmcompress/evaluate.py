@@ -5,7 +5,6 @@ not independent. The windows are non-overlapping pieces of a packed text (see ``
 length.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -18,6 +17,7 @@ from lmcompress import models
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.intervals import bootstrap
 from lmcompress.lazily import callable_module
+from lmcompress.numbers import exp
 
 callable_module(__name__)
 
@@ -138,7 +138,7 @@ def gptq_perplexity(
         means.append(_nll(logits, batch))
         total += float((means[-1] * length).sum())
     estimate = _perplexity(torch.cat(means), windows, "GPTQ/SparseGPT: sum of loss x T over N x T")
-    value = _exp(total / (count * length))
+    value = exp(total / (count * length))
     return Perplexity(value, estimate.low, estimate.high, estimate.nll, count * length, estimate.convention)
 
 
@@ -192,7 +192,7 @@ def compare(
     nll = torch.cat(nll)
     return Comparison(
         _perplexity(nll, windows, "mean over predicted tokens"),
-        Estimate.of(nll - dense.nll, _exp),
+        Estimate.of(nll - dense.nll, exp),
         Estimate.of(torch.cat(kl)),
         Estimate.of(torch.cat(agreement)),
     )
@@ -293,9 +293,4 @@ def _perplexity(nll: Tensor, windows: Tensor, mean: str) -> Perplexity:
     begins = f"each begins with token {first}" if bool((windows[:, 0] == first).all()) else "no BOS added"
     convention = f"{mean}, {count} non-overlapping windows of {length} tokens, {begins}"
     low, high = bootstrap(nll)
-    return Perplexity(_exp(float(nll.mean())), _exp(low), _exp(high), nll, count * (length - 1), convention)
-
-
-def _exp(value: float) -> float:
-    """exp, but finite where a collapsed model is beyond what a float can say."""
-    return math.exp(min(value, 700.0))
+    return Perplexity(exp(float(nll.mean())), exp(low), exp(high), nll, count * (length - 1), convention)

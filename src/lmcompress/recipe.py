@@ -20,6 +20,7 @@ from lmcompress.parameters import (
     Rate,
     Seed,
 )
+from lmcompress.prune.criteria import CRITERIA, CriterionName
 from lmcompress.retrain.names import parse as parse_subset
 
 STEPS = ("prune", "reconstruct", "retrain", "quantize")
@@ -50,9 +51,7 @@ Expression = Annotated[str, AfterValidator(_expression)]
 class Prune(Parameters):
     """``layers``: a regular expression on full names of Linears; default: every Linear in the blocks."""
 
-    criterion: Literal["magnitude", "magnitude-row", "magnitude-global", "random", "wanda", "sparsegpt"] = (
-        "wanda"
-    )
+    criterion: CriterionName = "wanda"
     pattern: PatternText = "2:4"
     layers: Expression | None = None
 
@@ -130,7 +129,7 @@ class Recipe(Parameters):
     @property
     def needs_calibration(self) -> bool:
         """Whether a step looks at the inputs of the layers."""
-        by_data = self.prune and self.prune.criterion in ("wanda", "sparsegpt")
+        by_data = self.prune and CRITERIA[self.prune.criterion].by_data
         return bool(by_data or self.reconstruct or (self.quantize and self.quantize.method == "gptq"))
 
 

@@ -21,9 +21,8 @@ def tiny_place(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMCOMPRESS_ROOT", str(place))
         for cached in (
-            pruned._language,
-            pruned._classifier,
-            pruned._windows,
+            pruned._dense,
+            pruned._texts,
             pruned._pruned,
             pruned._reference,
             biased.with_biases,

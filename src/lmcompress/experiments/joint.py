@@ -9,10 +9,10 @@ from lmcompress.allocate.solve import budget_for, exact
 from lmcompress.experiments.subjects import OnModel, measure, outcome
 from lmcompress.lazily import lazy
 from lmcompress.parameters import Average, Flag, Group, PatternText, Sample, Seed, Some, Width
+from lmcompress.prune.criteria import CRITERIA
 from lmcompress.prune.pattern import Unstructured, parse
 from lmcompress.quantize.formats import stored_bytes
 
-magnitude = lazy("lmcompress.prune.magnitude")
 models = lazy("lmcompress.models")
 nn = lazy("torch.nn")
 pruning = lazy("lmcompress.sensitivity.pruning")
@@ -21,7 +21,6 @@ rtn = lazy("lmcompress.quantize.rtn")
 sensitivity = lazy("lmcompress.sensitivity.scores")
 taylor = lazy("lmcompress.sensitivity.taylor")
 torch = lazy("torch")
-wanda = lazy("lmcompress.prune.wanda")
 
 DENSE = str(Unstructured(0))
 
@@ -98,17 +97,16 @@ class Joint(OnModel):
 
     def masks(self, model: nn.Module, calibration) -> dict[tuple[str, str], torch.Tensor | None]:
         """Bool masks by Linear and pattern; None for the pattern that drops nothing."""
-        norms = pruning.input_norms(model, calibration) if self.criterion == "wanda" else {}
+        criterion = CRITERIA["magnitude-row" if self.criterion == "magnitude" else self.criterion]
+        norms = pruning.input_norms(model, calibration) if criterion.by_data else {}
         found: dict[tuple[str, str], torch.Tensor | None] = {}
         for name, linear in models.block_linears(model).items():
             weight = linear.weight.detach()
             for pattern in self.patterns:
                 if pattern == DENSE:
                     found[name, pattern] = None
-                elif self.criterion == "wanda":
-                    found[name, pattern] = wanda.prune(weight, norms[name].to(weight.device), parse(pattern))
                 else:
-                    found[name, pattern] = magnitude.per_row({name: weight}, parse(pattern))[name]
+                    found[name, pattern] = criterion.of_layer(name, weight, norms.get(name), parse(pattern))
         return found
 
     def _compressed(self, weight: torch.Tensor, kept: torch.Tensor | None, bits: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from pydantic import model_validator
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.lazily import lazy
 from lmcompress.parameters import CorpusName, Count, Flag, Length, ModelName, PatternText, Sample, Seed, Share
+from lmcompress.prune.criteria import CRITERIA, CriterionName
 from lmcompress.prune.pattern import Unstructured, parse
 from lmcompress.records import Experiment
 
@@ -25,9 +26,6 @@ stats = lazy("lmcompress.stats")
 stream = lazy("lmcompress.stream")
 torch = lazy("torch")
 wanda = lazy("lmcompress.prune.wanda")
-
-Criterion = Literal["magnitude", "magnitude-row", "magnitude-global", "random", "wanda", "sparsegpt"]
-
 
 BATCH = 8  # windows a forward pass
 
@@ -99,13 +97,13 @@ def _rounded(values: torch.Tensor) -> list[float]:
 class PrunedModel(OnDense):
     """Prune by one criterion to one pattern and judge. ``layer_errors``: measure those on the calibration windows."""
 
-    criterion: Criterion
+    criterion: CriterionName
     pattern: PatternText
     layer_errors: Flag
 
     def run(self) -> dict:
         model = self.fresh()
-        looks = self.layer_errors or self.criterion in ("wanda", "sparsegpt")
+        looks = self.layer_errors or CRITERIA[self.criterion].by_data
         try:
             report = prune_model.prune_model(
                 model,

@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from lmcompress.experiments.pruned import Criterion, SubsetText
+from lmcompress.experiments.pruned import SubsetText
 from lmcompress.experiments.reconstructed import Reconstruct
 from lmcompress.experiments.retrained import Retrain
 from lmcompress.parameters import (
@@ -21,6 +21,7 @@ from lmcompress.parameters import (
     Some,
     Whole,
 )
+from lmcompress.prune.criteria import CriterionName
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Experiment, Study
 
@@ -28,7 +29,7 @@ from lmcompress.records import Experiment, Study
 class Grid(Parameters):
     """All combinations of its values; what is not given is taken from the notebook's own parameters."""
 
-    criteria: Some[Criterion] | None = None
+    criteria: Some[CriterionName] | None = None
     patterns: Some[PatternText] | None = None
     subsets: Some[SubsetText] | None = None
     seeds: Some[Seed] | None = None

@@ -8,30 +8,25 @@ says about the test texts are kept for the next run of the same process.
 from __future__ import annotations
 
 import copy
-import math
 from functools import lru_cache
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
-from lmcompress.errors import NumericError, ParameterError
-from lmcompress.experiments.biased import with_biases
-from lmcompress.experiments.fine_tune import classifier
+from lmcompress.errors import ParameterError
 from lmcompress.lazily import lazy
 from lmcompress.parameters import CorpusName, Count, Length, ModelName, PatternText, Sample, Seed, Some, Whole
+from lmcompress.prune.criteria import CRITERIA, CriterionName
 from lmcompress.records import Experiment
 from lmcompress.retrain.names import parse as parse_subset
+from lmcompress.tasks import TASKS, TaskName
 
 data = lazy("lmcompress.data")
-evaluate = lazy("lmcompress.evaluate")
 mask = lazy("lmcompress.prune.mask")
 models = lazy("lmcompress.models")
 nn = lazy("torch.nn")
 prune_model = lazy("lmcompress.prune.model")
 torch = lazy("torch")
-
-Criterion = Literal["magnitude", "magnitude-row", "magnitude-global", "random", "wanda", "sparsegpt"]
-
 
 SubsetText = Annotated[str, BeforeValidator(lambda text: str(parse_subset(text)))]
 """What is retrained, in its plain spelling (see :mod:`lmcompress.retrain.subsets`)."""
@@ -55,12 +50,12 @@ class OnPruned(Experiment):
 
     model: ModelName
     data: CorpusName
-    task: Literal["language", "classification"] = "language"
+    task: TaskName = "language"
     dtype: Literal["fp32", "bf16"] = "bf16"
     length: Length
     batch: Count
     fine_tune_steps: Whole = 0
-    criterion: Criterion
+    criterion: CriterionName
     pattern: PatternText
     calibration: Count
     retraining: Count
@@ -69,8 +64,8 @@ class OnPruned(Experiment):
 
     @model_validator(mode="after")
     def _tuned_where_it_classifies(self) -> Self:
-        if self.task == "classification" and not self.fine_tune_steps:
-            raise ParameterError("fine_tune_steps", self.fine_tune_steps, "at least 1 for classification")
+        if TASKS[self.task].tuned and not self.fine_tune_steps:
+            raise ParameterError("fine_tune_steps", self.fine_tune_steps, f"at least 1 for {self.task}")
         return self
 
     def assets(self) -> list[tuple[str, str]]:
@@ -80,21 +75,18 @@ class OnPruned(Experiment):
         """The dense model and its tokenizer, shared by all runs of this process: to be copied, not
         changed.
         """
-        if self.task == "classification":
-            return _classifier(self.model, self.data, self.length, self.fine_tune_steps)
-        if self.fine_tune_steps:
-            return with_biases(
-                self.model, self.dtype, self.data, self.length, self.batch, self.fine_tune_steps
-            )
-        return _language(self.model, self.dtype)
+        return _dense(*self._dense_about())
+
+    def _dense_about(self) -> tuple:
+        """What the dense model depends on: on texts only where it is trained on them."""
+        trained = (self.data, self.length, self.fine_tune_steps, self.dtype, self.batch)
+        return self.task, self.model, *(trained if self.fine_tune_steps else ("", 0, 0, self.dtype, 0))
 
     def texts(self, split: str, number: int, corpus: str | None = None):
         """Windows [N, T] of a language corpus, or batches of labelled texts."""
         tokenizer, name = self.dense()[1], corpus or self.data
         seed = self.seed if split in ("calibration", "retraining") else 0  # all runs are judged on the same
-        if self.task == "language":
-            return _windows(name, tokenizer, split, self.length, number, seed)
-        return data.classification(name, tokenizer, split, self.length, self.batch, number, seed)
+        return _texts(self.task, name, tokenizer, split, self.length, self.batch, number, seed)
 
     def calibration_batches(self) -> list[dict[str, torch.Tensor]]:
         """Inputs for criteria and reconstruction, without labels."""
@@ -118,23 +110,19 @@ class OnPruned(Experiment):
 
 
 @lru_cache(maxsize=1)
-def _language(name: str, dtype: str) -> tuple[nn.Module, object]:
-    return models.load(name, dtype)
+def _dense(task: str, *about) -> tuple[nn.Module, object]:
+    return TASKS[task].functions.load(*about)
 
 
 @lru_cache(maxsize=8)  # tokenising a corpus takes as long as many training steps
-def _windows(corpus: str, tokenizer, split: str, length: int, number: int, seed: int) -> torch.Tensor:
-    return data.windows(corpus, tokenizer, split, length, number, seed)
-
-
-_classifier = lru_cache(maxsize=1)(classifier)
+def _texts(task: str, *about):
+    return TASKS[task].functions.texts(*about)
 
 
 @lru_cache(maxsize=1)
 def _pruned(of: OnPruned) -> tuple[mask.Masks, dict[str, torch.Tensor]]:
     model = copy.deepcopy(of.dense()[0])
-    needs_data = of.criterion in ("wanda", "sparsegpt")
-    batches = of.calibration_batches() if needs_data else None
+    batches = of.calibration_batches() if CRITERIA[of.criterion].by_data else None
     device = next(model.parameters()).device
     report = prune_model.prune_model(
         model,
@@ -159,54 +147,18 @@ class Evaluated(OnPruned):
         return list(dict.fromkeys([*super().assets(), *((name, "data") for name in self.tests)]))
 
     def evaluate(self, model: nn.Module) -> dict[str, dict]:
-        """Per corpus: perplexity, KL and agreement with the dense model, each with its 95 % interval, and the
-        loss of every window; for a classifier the accuracy. None where the loss is not finite.
-        """
-        return {name: self._evaluate(model, name) for name in self.tests}
+        """Per corpus what the task judges by (see :mod:`lmcompress.tasks`), beside the dense model."""
+        return {name: self._judged(model, name) for name in self.tests}
 
-    def _evaluate(self, model: nn.Module, corpus: str) -> dict:
+    def _judged(self, model: nn.Module, corpus: str) -> dict:
+        dense = _reference(self._dense_about(), corpus, self.length, self.test, self.batch)
         texts = self.texts("test", self.test, corpus)
-        if self.task == "classification":
-            dense, found = evaluate.accuracy(self.dense()[0], texts), evaluate.accuracy(model, texts)
-            return {
-                "accuracy": found.value,
-                "low": found.low,
-                "high": found.high,
-                "correct": found.correct.int().tolist(),
-                "dense": dense.value,
-            }
-        dense = OnPruned(**self.model_dump(include=set(OnPruned.model_fields)) | NO_PRUNING)
-        before = _reference(dense, corpus, self.test)
-        about = {"dense": math.exp(float(before.nll.mean()))}
-        try:
-            found = evaluate.compare(model, before, texts, self.batch)
-        except NumericError:
-            return about | dict.fromkeys(
-                ("perplexity", "low", "high", "kl", "kl_low", "kl_high", "agreement", "nll")
-            )
-        return about | {
-            "perplexity": found.perplexity.value,
-            "low": found.perplexity.low,
-            "high": found.perplexity.high,
-            "kl": found.kl.value,
-            "kl_low": found.kl.low,
-            "kl_high": found.kl.high,
-            "agreement": found.agreement.value,
-            "nll": [round(value, 4) for value in found.perplexity.nll.tolist()],
-            "convention": found.perplexity.convention,
-        }
-
-
-NO_PRUNING = {
-    "criterion": "magnitude",
-    "pattern": "0%",
-    "seed": 0,
-}  # of a run that only names its dense model
+        return TASKS[self.task].functions.judge(model, dense, texts, self.batch)
 
 
 @lru_cache(maxsize=2)
-def _reference(of: OnPruned, corpus: str, number: int) -> evaluate.Reference:
-    """What the dense language model of a run says about ``number`` test windows of ``corpus`` (they do not depend on
-    a seed).
-    """
-    return evaluate.reference(of.dense()[0], of.texts("test", number, corpus), of.batch)
+def _reference(about: tuple, corpus: str, length: int, number: int, batch: int):
+    """What the dense model says about the test texts of ``corpus`` (they do not depend on a seed)."""
+    model, tokenizer = _dense(*about)
+    texts = _texts(about[0], corpus, tokenizer, "test", length, batch, number, 0)
+    return TASKS[about[0]].functions.reference(model, texts, batch)

@@ -13,6 +13,7 @@ from lmcompress.experiments.reconstructed import Reconstruct, reconstructed
 from lmcompress.experiments.retrained import Retrain
 from lmcompress.experiments.subjects import OnModel, Palette
 from lmcompress.lazily import lazy
+from lmcompress.prune.criteria import CRITERIA
 from lmcompress.records import Record
 from lmcompress.retrain.names import parse as parse_subset
 
@@ -87,12 +88,11 @@ def _point(points: list[dict], number: int | None) -> dict:
 
 def _pruned(run: PrunedModel) -> Rebuilt:
     model = run.fresh()
-    by_data = run.criterion in ("wanda", "sparsegpt")
     report = prune_model.prune_model(
         model,
         run.criterion,
         run.pattern,
-        run.batches() if by_data else None,
+        run.batches() if CRITERIA[run.criterion].by_data else None,
         seed=run.seed,
         output_errors=False,
         progress=False,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from lmcompress.experiments.scored import calibration
-from lmcompress.experiments.subjects import SIZE, OnModel, measure, outcome
+from lmcompress.experiments.subjects import OnModel, measure, outcome
 from lmcompress.lazily import lazy
 from lmcompress.parameters import Count, Sample, Seed, Some, Width
+from lmcompress.tasks import TASKS
 
 cca = lazy("lmcompress.sensitivity.cca")
 data = lazy("lmcompress.data")
@@ -101,7 +102,7 @@ class RandomHead(OnModel):
             count = len(data.classes(self.data))
             model, tokenizer = models.load(self.model, task="classification", num_labels=count)
             batches = data.classification(
-                self.data, tokenizer, "calibration", self.length, SIZE[self.task], self.texts, 0
+                self.data, tokenizer, "calibration", self.length, TASKS[self.task].batch, self.texts, 0
             )
             found = pruning.pmpq_as_released(model, batches)
             scores.append(list(found.per_layer.values()))

@@ -15,6 +15,7 @@ from lmcompress.experiments.pruned import Evaluated, OnPruned, SubsetText
 from lmcompress.lazily import lazy
 from lmcompress.parameters import Count, PatternText, QuestionsName, Rate, TaskName, Whole
 from lmcompress.prune import pattern
+from lmcompress.prune.criteria import CRITERIA
 from lmcompress.prune.pattern import Pattern
 from lmcompress.records import Experiment, obtain
 
@@ -145,7 +146,7 @@ class Retrain(Evaluated):
             adapters.merge(model)
             return model, masks, reports
         model = copy.deepcopy(self.dense()[0])
-        batches = self.calibration_batches() if self.criterion in ("wanda", "sparsegpt") else None
+        batches = self.calibration_batches() if CRITERIA[self.criterion].by_data else None
 
         def prune(current: nn.Module, pattern: Pattern) -> mask.Masks:
             return prune_model.prune_model(

@@ -8,22 +8,21 @@ arithmetic is fp32.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Self
 
 from pydantic import model_validator
 
 from lmcompress.errors import ParameterError
-from lmcompress.experiments.fine_tune import classifier
 from lmcompress.intervals import bootstrap
 from lmcompress.lazily import lazy
 from lmcompress.parameters import CorpusName, Length, ModelName, Sample, Whole
 from lmcompress.quantize.formats import Bits, stored_bytes
 from lmcompress.records import Experiment
+from lmcompress.tasks import TASKS, TaskName
 
 F = lazy("torch.nn.functional")
 data = lazy("lmcompress.data")
 model_losses = lazy("lmcompress.sensitivity.losses")
-models = lazy("lmcompress.models")
 nn = lazy("torch.nn")
 quantize_model = lazy("lmcompress.quantize.model")
 rtn = lazy("lmcompress.quantize.rtn")
@@ -33,12 +32,6 @@ torch = lazy("torch")
 Batches = list[dict[str, "torch.Tensor"]]
 
 
-Task = Literal["language", "classification"]
-
-
-SIZE = {"language": 4, "classification": 32}  # windows or texts a batch
-
-
 @dataclass(frozen=True)
 class Subject:
     """A model (fp32 arithmetic, values of half precision) and what its texts are read with."""
@@ -46,16 +39,15 @@ class Subject:
     model: nn.Module
     tokenizer: object
     data: str
-    task: Task
+    task: str
     length: int
 
     def texts(self, split: str, count: int, seed: int = 0) -> Batches:
         """``count`` windows of ``length`` tokens, or texts of at most ``length`` tokens with their labels."""
-        if self.task == "language":
-            found = data.windows(self.data, self.tokenizer, split, self.length, count, seed)
-            return data.batches(found, SIZE[self.task])
-        size = SIZE[self.task]
-        return data.classification(self.data, self.tokenizer, split, self.length, size, count, seed)
+        task = TASKS[self.task]
+        about = (self.data, self.tokenizer, split, self.length, task.batch, count, seed)
+        found = task.functions.texts(*about)
+        return data.batches(found, task.batch) if isinstance(found, torch.Tensor) else found
 
 
 class OnModel(Experiment):
@@ -74,13 +66,13 @@ class OnModel(Experiment):
 
     model: ModelName
     data: CorpusName
-    task: Task
+    task: TaskName
     length: Length
     steps: Whole = 0
 
     @model_validator(mode="after")
     def _tuned_where_it_classifies(self) -> Self:
-        if (self.task == "classification" and self.fine_tunes) != bool(self.steps):
+        if (TASKS[self.task].tuned and self.fine_tunes) != bool(self.steps):
             raise ParameterError(
                 "steps", self.steps, "at least 1 where a classifier is fine-tuned, 0 elsewhere"
             )
@@ -96,10 +88,8 @@ class OnModel(Experiment):
 
     def subject(self) -> Subject:
         """The model, loaded; a classifier is fine-tuned first where that was not done on this machine."""
-        if self.task == "language":
-            model, tokenizer = models.load(self.model)
-        else:
-            model, tokenizer = classifier(self.model, self.data, self.length, self.steps)
+        load = TASKS[self.task].functions.load
+        model, tokenizer = load(self.model, self.data, self.length, self.steps)
         quantize_model.round_rest(model, ())
         return Subject(model, tokenizer, self.data, self.task, self.length)
 
@@ -109,7 +99,7 @@ class FineTuned(OnModel):
     texts.
     """
 
-    task: Task = "classification"
+    task: TaskName = "classification"
     test: Sample
 
     def run(self) -> dict:

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 from lmcompress.experiments.perp_study import PerpStudy, with_rates
-from lmcompress.experiments.pruned import Criterion, SubsetText
+from lmcompress.experiments.pruned import SubsetText
 from lmcompress.parameters import Count, PatternText, Some
+from lmcompress.prune.criteria import CriterionName
 from lmcompress.records import Experiment, Record
 from lmcompress.report import perp_figures
 from lmcompress.report.html import Html
@@ -16,7 +17,7 @@ from lmcompress.report.words import estimate, says
 class Study(PerpStudy):
     """Every subset retrained in each of ``rounds`` rounds of pruning and retraining, at the same total steps."""
 
-    criteria: Some[Criterion] = ("magnitude",)
+    criteria: Some[CriterionName] = ("magnitude",)
     patterns: Some[PatternText] = ("70%",)
     subsets: Some[SubsetText] = ("norms",)
     rounds: Some[Count] = (1, 3)

@@ -7,8 +7,9 @@ import pandas as pd
 from pydantic import Field
 
 from lmcompress.experiments.perp_study import PerpStudy
-from lmcompress.experiments.pruned import Criterion, SubsetText
+from lmcompress.experiments.pruned import SubsetText
 from lmcompress.parameters import PatternText, Rate, Some
+from lmcompress.prune.criteria import CriterionName
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Experiment, Record, published
 from lmcompress.report import figures, perp_figures
@@ -35,7 +36,7 @@ class Study(PerpStudy):
     ``criteria`` and ``patterns``. A pattern that prunes nothing is the same after all: the first has it.
     """
 
-    criteria: Some[Criterion] = ("magnitude",)
+    criteria: Some[CriterionName] = ("magnitude",)
     patterns: Some[PatternText] = ("50%",)
     trials: dict[SubsetText, Some[Rate]] = Field(
         min_length=1, default_factory=lambda: {"norms": (0.01,), "full": (0.0001, 0.001)}

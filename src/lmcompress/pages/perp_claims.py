@@ -7,7 +7,7 @@ import pandas as pd
 from pydantic import Field
 
 from lmcompress.experiments.perp_study import PerpStudy
-from lmcompress.experiments.pruned import Criterion, SubsetText
+from lmcompress.experiments.pruned import SubsetText
 from lmcompress.experiments.tuned import RATES, Tuned
 from lmcompress.parameters import (
     CorpusName,
@@ -25,6 +25,7 @@ from lmcompress.parameters import (
     Some,
     TaskName,
 )
+from lmcompress.prune.criteria import CriterionName
 from lmcompress.records import Experiment, Record, profile, study_class
 from lmcompress.report import verdicts
 from lmcompress.report.perp_evidence import Evidence, state
@@ -35,7 +36,7 @@ NOTEBOOKS = ("20_retrain_subsets", "21_reconstruction", "22_iterative_or_one_sho
 class Compared(Parameters):
     """Runs that are compared, each at its own rate: all combinations. ``asked``: zero-shot questions as well."""
 
-    criteria: Some[Criterion] = ("magnitude",)
+    criteria: Some[CriterionName] = ("magnitude",)
     patterns: Some[PatternText] = ("50%",)
     subsets: Some[SubsetText] = ("nothing", "norms", "masklora", "full")
     ranks: Some[Rank] = (16,)

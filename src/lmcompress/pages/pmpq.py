@@ -10,11 +10,12 @@ from lmcompress.experiments.released import RandomHead
 from lmcompress.experiments.score_study import ScoreStudy
 from lmcompress.experiments.scored import Per, ScoreName
 from lmcompress.lazily import lazy
+from lmcompress.numbers import mean
 from lmcompress.parameters import Many, Seed, Some
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.agreement import agreement, agreement_tables, standing
-from lmcompress.report.words import by_depth, mean, of_kind, readable, says
+from lmcompress.report.words import by_depth, of_kind, readable, says
 
 stats = lazy("scipy.stats")
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from lmcompress.errors import ParameterError
-from lmcompress.experiments.one_shot import Criterion, FewColumns, InputNorms, PrunedModel
+from lmcompress.experiments.one_shot import FewColumns, InputNorms, PrunedModel
 from lmcompress.parameters import (
     CorpusName,
     Count,
@@ -17,6 +17,7 @@ from lmcompress.parameters import (
     Share,
     Some,
 )
+from lmcompress.prune.criteria import CRITERIA, CriterionName
 from lmcompress.prune.pattern import NofM, parse
 from lmcompress.records import Experiment, Record
 from lmcompress.records import Study as BaseStudy
@@ -92,7 +93,7 @@ class Study(BaseStudy):
     length: Length = 512
     test: Sample | None = 8
     calibration: Count = 8
-    criteria: Some[Criterion] = ("random", "magnitude", "magnitude-row", "wanda", "sparsegpt")
+    criteria: Some[CriterionName] = ("random", "magnitude", "magnitude-row", "wanda", "sparsegpt")
     sparsities: Many[PatternText] = ("50%", "70%")
     patterns: Many[PatternText] = ("2:4",)
     errors_at: Some[PatternText] = ("50%",)
@@ -110,7 +111,7 @@ class Study(BaseStudy):
         first = {**on, "seed": self.seeds[0]}
         found: list[Experiment] = []
         for criterion in self.criteria:
-            seeds = self.seeds if criterion in ("random", "wanda", "sparsegpt") else self.seeds[:1]
+            seeds = self.seeds if CRITERIA[criterion].varies else self.seeds[:1]
             for pattern in (*self.sparsities, *self.patterns):
                 if criterion in ("magnitude-global", "magnitude-row") and isinstance(parse(pattern), NofM):
                     continue  # N:M compares within groups of m: no scope to choose, all would be "magnitude"
@@ -123,6 +124,6 @@ class Study(BaseStudy):
             found.append(FewColumns(**some, action="drop", pattern=None))
         return list(dict.fromkeys(found))
 
-    def _pruned(self, on: dict, criterion: Criterion, pattern: str) -> PrunedModel:
+    def _pruned(self, on: dict, criterion: str, pattern: str) -> PrunedModel:
         errors = pattern in self.errors_at
         return PrunedModel(**on, criterion=criterion, pattern=pattern, layer_errors=errors)

@@ -6,9 +6,10 @@ from typing import Literal
 from pydantic import Field
 
 from lmcompress.experiments.perp_study import PerpStudy, with_rates
-from lmcompress.experiments.pruned import Criterion, SubsetText
+from lmcompress.experiments.pruned import SubsetText
 from lmcompress.experiments.reconstructed import Reconstruct
 from lmcompress.parameters import Count, Many, Parameters, PatternOrNone, PatternText, Rate, Seed, Some
+from lmcompress.prune.criteria import CriterionName
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures, perp_figures, reconstruction_tables
 from lmcompress.report.html import Html
@@ -23,7 +24,7 @@ Granularity = Literal["block", "attention-and-mlp", "linear"]
 class ReconstructionGrid(Parameters):
     """All combinations of its values; what is not given is taken from the notebook's own parameters."""
 
-    criteria: Some[Criterion] | None = None
+    criteria: Some[CriterionName] | None = None
     patterns: Some[PatternText] | None = None
     subsets: Some[SubsetText] | None = None
     granularities: Some[Granularity] | None = None
@@ -37,7 +38,7 @@ class Study(PerpStudy):
     after magnitude pruning to ``block_rate_pattern``, or, with an empty one, the middle of the grid.
     """
 
-    criteria: Some[Criterion] = ("magnitude",)
+    criteria: Some[CriterionName] = ("magnitude",)
     patterns: Some[PatternText] = ("50%",)
     block_subsets: Some[SubsetText] = ("masklora",)
     granularities: Some[Granularity] = ("block", "attention-and-mlp", "linear")

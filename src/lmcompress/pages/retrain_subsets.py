@@ -9,7 +9,7 @@ from numpy import log
 from pydantic import Field
 
 from lmcompress.experiments.perp_study import Grid, PerpStudy, with_rates
-from lmcompress.experiments.pruned import Criterion, SubsetText
+from lmcompress.experiments.pruned import SubsetText
 from lmcompress.experiments.retrained import Retrain
 from lmcompress.parameters import (
     CorpusName,
@@ -22,6 +22,7 @@ from lmcompress.parameters import (
     Sample,
     Some,
 )
+from lmcompress.prune.criteria import CriterionName
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures, perp_figures
 from lmcompress.report.html import Html
@@ -36,7 +37,7 @@ class Study(PerpStudy):
     question for a ``classifier`` that has biases (an empty name leaves it out).
     """
 
-    criteria: Some[Criterion] = ("magnitude",)
+    criteria: Some[CriterionName] = ("magnitude",)
     patterns: Some[PatternText] = ("50%",)
     subsets: Some[SubsetText] = ("nothing", "norms", "masklora", "full")
     more: Many[Grid] = ()

@@ -12,11 +12,12 @@ from lmcompress.experiments.released import ReleasedDraws
 from lmcompress.experiments.score_study import ScoreStudy
 from lmcompress.experiments.scored import ScoreName, as_scores
 from lmcompress.lazily import lazy
+from lmcompress.numbers import mean
 from lmcompress.parameters import Count, Flag, Many
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.agreement import agreement, agreement_tables, standing
-from lmcompress.report.words import mean, of_kind, readable, says
+from lmcompress.report.words import of_kind, readable, says
 
 stats = lazy("scipy.stats")
 

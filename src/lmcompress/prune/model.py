@@ -1,8 +1,7 @@
-"""Prune a whole model: every Linear in its blocks, each to the same pattern, by one of six criteria."""
+"""Prune a whole model: every Linear in its blocks, each to the same pattern, by a criterion of the registry."""
 
 import json
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -12,22 +11,15 @@ from torch import Tensor, nn
 from lmcompress.errors import ParameterError
 from lmcompress.files import write_json
 from lmcompress.models import block_linears, coverage, linears
-from lmcompress.prune import magnitude, mask, sparsegpt, wanda
+from lmcompress.prune import magnitude, mask, sparsegpt
 from lmcompress.prune.bits import Packed
+from lmcompress.prune.criteria import CRITERIA, Criterion
 from lmcompress.prune.mask import Masks
 from lmcompress.prune.pattern import Pattern, parse
 from lmcompress.shards import is_streamed
 from lmcompress.stats import ColumnNorms, Gram, relative_output_error, require_finite
 from lmcompress.stream import BlockVisit, stream
 from lmcompress.unbundle import as_linears
-
-DATA_FREE: dict[str, Callable[[dict[str, Tensor], Pattern, int], Masks]] = {
-    "magnitude": lambda weights, pattern, seed: magnitude.per_matrix(weights, pattern),
-    "magnitude-row": lambda weights, pattern, seed: magnitude.per_row(weights, pattern),
-    "magnitude-global": lambda weights, pattern, seed: magnitude.over_model(weights, pattern),
-    "random": magnitude.at_random,
-}
-CRITERIA = (*DATA_FREE, "wanda", "sparsegpt")
 
 
 @dataclass(frozen=True)
@@ -88,10 +80,11 @@ def prune_model(
 ) -> PruneReport:
     """Prune ``model`` in place and return the masks with a report of each layer.
 
-    ``criterion``: one of :data:`CRITERIA`. ``pattern``: see :func:`~lmcompress.prune.pattern.parse`.
-    ``batches``: calibration inputs as model keyword arguments; Wanda and SparseGPT need them, the others use
-    them only to measure output errors. ``layers``: regular expression on full Linear names (default: every
-    Linear in the blocks; embeddings, head and norms always stay). ``seed`` is that of ``random``.
+    ``criterion``: one of :data:`~lmcompress.prune.criteria.CRITERIA`. ``pattern``: see
+    :func:`~lmcompress.prune.pattern.parse`. ``batches``: calibration inputs as model keyword arguments; Wanda and
+    SparseGPT need them, the others use them only to measure output errors. ``layers``: regular expression on full
+    Linear names (default: every Linear in the blocks; embeddings, head and norms always stay). ``seed`` is that of
+    ``random``.
     ``output_errors=False`` leaves out the Gram matrices where only the report needs them: Wanda then costs
     little more than its forward passes. ``propagate``, ``store``, ``device``, ``progress``, ``checkpoint``:
     see :func:`~lmcompress.stream.stream`; a resumed call takes the dense model again. The masks of a model whose
@@ -104,7 +97,7 @@ def prune_model(
     started = time.perf_counter()
     if criterion not in CRITERIA:
         raise ParameterError("criterion", criterion, CRITERIA)
-    pattern = parse(pattern)
+    chosen_by, pattern = CRITERIA[criterion], parse(pattern)
     if not is_streamed(model):
         as_linears(model)
     targets = block_linears(model, layers)
@@ -113,19 +106,19 @@ def prune_model(
         mask.require_divisible(linear.in_features, pattern, name)
         if not is_streamed(model):
             require_finite(linear.weight, name, "weight")
-    if criterion not in DATA_FREE and not batches:
+    if chosen_by.by_data and not batches:
         raise ParameterError("batches", batches, f"at least one batch of calibration inputs for {criterion}")
 
-    if is_streamed(model) and criterion == "magnitude-global":
+    if is_streamed(model) and chosen_by.whole:
         raise ParameterError("criterion", criterion, "one that decides block by block, for a model on disk")
 
-    batches = [] if criterion in DATA_FREE and not output_errors else batches or []
+    batches = [] if not chosen_by.by_data and not output_errors else batches or []
     chosen = Packed()
-    if criterion in DATA_FREE and not is_streamed(model):
+    if not chosen_by.by_data and not is_streamed(model):
         weights = {name: linear.weight for name, linear in targets.items()}
-        parts = [weights] if criterion == "magnitude-global" else [{one: weights[one]} for one in weights]
+        parts = [weights] if chosen_by.whole else [{one: weights[one]} for one in weights]
         for part in parts:
-            chosen.update(DATA_FREE[criterion](part, pattern, seed))
+            chosen.update(chosen_by.of_weights(part, pattern, seed))
     if not batches and not is_streamed(model):
         found = {name: _decided(linear, chosen[name]) for name, linear in targets.items()}
         return PruneReport(criterion, pattern, chosen, found, time.perf_counter() - started, *reached)
@@ -147,7 +140,7 @@ def prune_model(
         inside = {f"{block.name}.{name}": linear for name, linear in linears(block.module).items()}
         inside = {name: linear for name, linear in inside.items() if name in targets}
         names = [name.removeprefix(f"{block.name}.") for name in inside]
-        with_gram = output_errors or criterion == "sparsegpt"
+        with_gram = output_errors or chosen_by.needs == "gram"
         seen = {}
         if block.inputs:
             seen = block.statistics(lambda linear: _Inputs(linear.in_features, with_gram), names)
@@ -155,14 +148,14 @@ def prune_model(
         for name, (full, linear) in zip(names, inside.items(), strict=True):
             require_finite(linear.weight, full, "weight")
             kept = chosen.get(full)
-            if kept is None and criterion in DATA_FREE:
-                kept = DATA_FREE[criterion]({full: linear.weight}, pattern, seed)[full]
+            if kept is None and not chosen_by.by_data:
+                kept = chosen_by.of_weights({full: linear.weight}, pattern, seed)[full]
             inputs = seen.pop(name, None)
             unseen = inputs is not None and not inputs.norms.tokens
             if unseen and kept is None:
-                kept = DATA_FREE["magnitude"]({full: linear.weight}, pattern, seed)[full]
+                kept = magnitude.per_matrix({full: linear.weight}, pattern)[full]
             if inputs is not None and not unseen:
-                kept, result = _prune_layer(full, linear, criterion, pattern, inputs, kept, output_errors)
+                kept, result = _prune_layer(full, linear, chosen_by, pattern, inputs, kept, output_errors)
             else:
                 result = replace(_decided(linear, kept), unseen=unseen)
             masks[full], results[full] = kept.to(home[full]), asdict(result)
@@ -227,7 +220,7 @@ def _decided(linear: nn.Linear, kept: Tensor) -> LayerReport:
 def _prune_layer(
     name: str,
     linear: nn.Linear,
-    criterion: str,
+    criterion: Criterion,
     pattern: Pattern,
     inputs: _Inputs,
     kept: Tensor | None,
@@ -238,12 +231,12 @@ def _prune_layer(
     require_finite(norms, name, "norms of the inputs")
     dense = linear.weight.clone()
     started = time.perf_counter()
-    if criterion == "sparsegpt":
+    if criterion.needs == "gram":
         factor = inputs.factor(name, overwrite=not output_error)
-        weight, kept, damping, _ = sparsegpt.prune(dense, factor[0], pattern, layer=name, factor=factor)
+        weight, kept, damping, _ = criterion(dense, factor[0], pattern, layer=name, factor=factor)
         linear.weight.copy_(weight)
-    elif criterion == "wanda":
-        kept = wanda.prune(dense, norms, pattern)
+    elif criterion.needs == "norms":
+        kept = criterion(dense, norms, pattern)
     kept = kept.to(dense.device)
     linear.weight.masked_fill_(~kept, 0)
     share = mask.sparsity({name: kept})  # waits for the device, so that the clock below is right on a GPU

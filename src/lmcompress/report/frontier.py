@@ -10,7 +10,8 @@ from lmcompress.experiments.scored import MEASURED, SHRUNK, TRUTHS
 from lmcompress.records import Record
 from lmcompress.report import figures
 from lmcompress.report.verdicts import over_seeds, widened
-from lmcompress.report.words import perplexity, readable, says
+from lmcompress.report.words import readable, says
+from lmcompress.tasks import TASKS
 
 RANDOM = "random allocations"
 
@@ -222,9 +223,14 @@ def dense_table(records: Sequence[Record]) -> pd.DataFrame:
     for record in records:
         if "dense" in record.result:
             dense, task = record.result["dense"], record.parameters["task"]
-            kind = "perplexity" if task == "language" else "accuracy"
-            value = perplexity(dense["loss"]) if task == "language" else dense["right"]
-            rows[task] = (readable(task), record.parameters["model"], dense["loss"], kind, value)
+            value = TASKS[task].level(dense)
+            rows[task] = (
+                readable(task),
+                record.parameters["model"],
+                dense["loss"],
+                TASKS[task].measure,
+                value,
+            )
     return pd.DataFrame(rows.values(), columns=["task", "model", "loss (nats)", "measure", "value"])
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from lmcompress.numbers import mean
 from lmcompress.quantize.formats import Bits, stored_bytes
 from lmcompress.records import Record, published
 from lmcompress.report import answers, frontier
@@ -17,7 +18,7 @@ from lmcompress.report.html import Html, table
 from lmcompress.report.perp_tables import exp, interval
 from lmcompress.report.rate_tables import _losses, best
 from lmcompress.report.speed_tables import speed_table, verdict
-from lmcompress.report.words import estimate, mean
+from lmcompress.report.words import estimate
 
 RATES = "24_learning_rates"
 GROUP = 128

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from lmcompress.numbers import exp
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Record
 from lmcompress.retrain.names import NAMES
@@ -47,11 +48,6 @@ def shares(part: np.ndarray, whole: np.ndarray) -> tuple[float, float, float]:
         ratios.append(part[place].mean() / whole[place].mean())
     low, high = np.quantile(ratios, [0.025, 0.975]).tolist()
     return float(part.mean() / whole.mean()), low, high
-
-
-def exp(value: float) -> float:
-    """exp that stays finite where a model has collapsed."""
-    return math.exp(min(value, 700.0))
 
 
 def of_task(records: Iterable[Record], task: str, kind: str = RETRAIN) -> list[Record]:

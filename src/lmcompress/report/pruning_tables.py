@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from lmcompress.intervals import bootstrap
+from lmcompress.numbers import mean
 from lmcompress.prune.pattern import NofM, parse
 from lmcompress.records import Record
 
@@ -25,12 +26,12 @@ def sweep(records: Sequence[Record]) -> pd.DataFrame:
             row["perplexity"] = math.exp(float(_nll(done).mean()))
             row["low"], row["high"] = math.exp(low), math.exp(high)
             row["times dense"] = math.exp(float((_nll(done) - _dense_nll(done)).mean()))
-            row["KL (nats a token)"] = _mean(run.result["kl"]["value"] for run in done)
-            row["top-1 agreement (%)"] = 100 * _mean(run.result["agreement"]["value"] for run in done)
+            row["KL (nats a token)"] = mean(run.result["kl"]["value"] for run in done)
+            row["top-1 agreement (%)"] = 100 * mean(run.result["agreement"]["value"] for run in done)
             errors = [value for run in done for values in run.result["errors"].values() for value in values]
-            row["layer error"] = _mean(errors) if errors else None
-            row["seconds"] = _mean(run.result["seconds"] for run in done)
-            row["of which deciding"] = _mean(run.result["deciding"] for run in done)
+            row["layer error"] = mean(errors) if errors else None
+            row["seconds"] = mean(run.result["seconds"] for run in done)
+            row["of which deciding"] = mean(run.result["deciding"] for run in done)
             values = [run.result["perplexity"]["value"] for run in done]
             row["seeds"], row["spread over seeds (%)"] = len(done), 100 * (max(values) / min(values) - 1)
         rows.append(row)
@@ -68,8 +69,8 @@ def costs(records: Sequence[Record]) -> pd.DataFrame:
             run.result for run in some
         ]
         if lean:
-            deciding = _mean(result["deciding"] for result in lean)
-            passes = _mean(result["seconds"] for result in lean) - deciding
+            deciding = mean(result["deciding"] for result in lean)
+            passes = mean(result["seconds"] for result in lean) - deciding
             rows.append({"criterion": criterion, "part": "passes", "seconds": passes})
             rows.append({"criterion": criterion, "part": "decisions", "seconds": deciding})
     frame = pd.DataFrame(rows)
@@ -80,7 +81,7 @@ def costs(records: Sequence[Record]) -> pd.DataFrame:
 def by_depth(records: Sequence[Record], pattern: str) -> pd.DataFrame:
     """Mean relative error of the Linears of each block, a row for each criterion and block, first seed."""
     rows = [
-        {"criterion": criterion, "block": block, "relative output error": _mean(errors)}
+        {"criterion": criterion, "block": block, "relative output error": mean(errors)}
         for (criterion, found), runs in _groups(records).items()
         if found == pattern and runs[0].result.get("errors")
         for block, errors in enumerate(zip(*runs[0].result["errors"].values(), strict=True))
@@ -250,11 +251,6 @@ def _words(run: Record) -> str:
 
 def _kind(pattern: str) -> str:
     return "N:M" if isinstance(parse(pattern), NofM) else "unstructured"
-
-
-def _mean(values) -> float:
-    values = list(values)
-    return sum(values) / len(values)
 
 
 def _ordered(column: pd.Series) -> pd.Categorical:

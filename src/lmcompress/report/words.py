@@ -4,24 +4,21 @@ import math
 import re
 from collections.abc import Callable, Sequence
 
+from lmcompress.numbers import exp
 from lmcompress.records import Record
 from lmcompress.report.html import Html, escape, not_run
 from lmcompress.report.run_card import provenance
+from lmcompress.tasks import TASKS
 
 
 def readable(task: str) -> str:
     """How a task is called in figures."""
-    return {"language": "language modelling", "classification": "classification"}[task]
+    return TASKS[task].words
 
 
 def perplexity(loss: float | None) -> float | None:
     """exp of a loss in nats; None stays None."""
-    return None if loss is None else math.exp(min(loss, 700.0))
-
-
-def mean(values: Sequence[float]) -> float:
-    """Arithmetic mean."""
-    return sum(values) / len(values)
+    return None if loss is None else exp(loss)
 
 
 def by_depth(table: dict[str, float]) -> dict[str, float]:

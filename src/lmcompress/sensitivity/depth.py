@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lmcompress.errors import ParameterError
+from lmcompress.numbers import mean
 
 
 @dataclass(frozen=True)
@@ -41,10 +42,10 @@ def depth_null(similarity: Sequence[Sequence[float]], targets: Sequence[int] | N
     for distance in range(size):
         pairs = [similarity[i][j] for i in range(size) for j in range(size) if abs(i - j) == distance]
         decay.append(sum(pairs) / len(pairs))
-    scores = [1 - _mean([similarity[i][j] for j in range(size) if j != i]) for i in targets]
-    expected = [1 - _mean([decay[abs(i - j)] for j in range(size) if j != i]) for i in targets]
+    scores = [1 - mean(similarity[i][j] for j in range(size) if j != i) for i in targets]
+    expected = [1 - mean(decay[abs(i - j)] for j in range(size) if j != i) for i in targets]
     residual = [a - b for a, b in zip(scores, expected, strict=True)]
-    centre = _mean(scores)
+    centre = mean(scores)
     spread = sum((value - centre) ** 2 for value in scores)
     explained = 1 - sum(value**2 for value in residual) / spread if spread else 0.0
     return DepthNull(scores, expected, residual, explained, ends_contrast(scores), ends_contrast(expected))
@@ -55,8 +56,4 @@ def ends_contrast(scores: Sequence[float], share: float = 0.3) -> float:
     end = max(1, round(share * len(scores)))
     if 2 * end >= len(scores):
         raise ParameterError("share", share, "a share that leaves some layers in the middle")
-    return _mean([*scores[:end], *scores[-end:]]) - _mean(scores[end:-end])
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    return mean([*scores[:end], *scores[-end:]]) - mean(scores[end:-end])

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
 from lmcompress.models import blocks
-from lmcompress.prune import wanda
-from lmcompress.prune.magnitude import per_matrix
+from lmcompress.prune.criteria import CRITERIA, ONE_LAYER
 from lmcompress.prune.mask import require_divisible
 from lmcompress.prune.pattern import Pattern, parse
 from lmcompress.sensitivity.losses import Loss, predictions, window_losses
@@ -20,8 +19,6 @@ from lmcompress.sensitivity.scores import Scores, changed, check_batches, layer_
 from lmcompress.sensitivity.trials import Change, paired_interval, try_each
 from lmcompress.stats import ColumnNorms
 from lmcompress.stream import BlockVisit, stream
-
-CRITERIA = ("magnitude", "wanda")
 
 
 def pmpq(
@@ -37,16 +34,16 @@ def pmpq(
 ) -> Scores:
     """Loss increase (nats) when one layer's Linears are pruned, mean over ``patterns`` (sparsities or N:M).
 
-    ``criterion``: ``magnitude`` (per matrix) or ``wanda`` (|w| times the norm of its input over the same
-    batches, least of each output row). Norms, biases and all other layers stay. Give windows of the
+    ``criterion``: one of :data:`~lmcompress.prune.criteria.ONE_LAYER`; its inputs are those of the
+    same batches. Norms, biases and all other layers stay. Give windows of the
     calibration split: scores taken on the test set leak into what is reported there. ``detail``:
     ``per_pattern``[pattern][layer], its 95 % ``intervals`` over the windows, ``base`` and ``losses`` per
     window. ``checkpoint`` as in ``trials.try_each``.
     """
     started = time.perf_counter()
     check_batches(batches)
-    if criterion not in CRITERIA:
-        raise ParameterError("criterion", criterion, CRITERIA)
+    if criterion not in ONE_LAYER:
+        raise ParameterError("criterion", criterion, ONE_LAYER)
     if not patterns:
         raise ParameterError("patterns", patterns, "at least one sparsity or N:M pattern")
     parsed = [parse(pattern) for pattern in patterns]
@@ -54,16 +51,12 @@ def pmpq(
         for name, linear in inside.items():
             for pattern in parsed:
                 require_divisible(linear.in_features, pattern, name)
-    norms = input_norms(model, batches) if criterion == "wanda" else {}
+    norms = input_norms(model, batches) if CRITERIA[criterion].by_data else {}
     preparation = time.perf_counter() - started
 
     def prune(pattern: Pattern) -> Change:
         def change(name: str, weight: Tensor) -> Tensor:
-            if criterion == "wanda":
-                kept = wanda.prune(weight, norms[name].to(weight.device), pattern)
-            else:
-                kept = per_matrix({name: weight}, pattern)[name]
-            return weight * kept
+            return weight * CRITERIA[criterion].of_layer(name, weight, norms.get(name), pattern)
 
         return change
 
