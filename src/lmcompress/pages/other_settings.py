@@ -7,7 +7,7 @@ import pandas as pd
 
 from lmcompress.experiments.biased import BiasesMatter
 from lmcompress.experiments.perp_study import PerpStudy
-from lmcompress.experiments.pruned import Criterion, SubsetText
+from lmcompress.experiments.pruned import SubsetText
 from lmcompress.experiments.tuned import RATES, Tuned
 from lmcompress.parameters import (
     CorpusName,
@@ -22,6 +22,7 @@ from lmcompress.parameters import (
     Some,
     Whole,
 )
+from lmcompress.prune.criteria import CriterionName
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.figures import Figure
@@ -37,7 +38,7 @@ COMPARING = ("contender", "recovered", "near_full", "lower")  # measures that ru
 class Compared(Parameters):
     """Runs that are compared, each at its own rate: all combinations."""
 
-    criteria: Some[Criterion] = ("magnitude",)
+    criteria: Some[CriterionName] = ("magnitude",)
     patterns: Some[PatternText] = ("50%",)
     subsets: Some[SubsetText] = ("nothing", "norms", "full")
     seeds: Some[Seed] | None = None
