@@ -231,6 +231,11 @@ def operations(method: str, model: nn.Module, options) -> int:
     layers = block_linears(model).values()
     weights, tokens = sum(layer.weight.numel() for layer in layers), options.windows * options.length
     passed = 2 * tokens * weights
+    ends = (
+        2
+        * tokens
+        * sum(layer.weight.numel() for name, layer in block_linears(model).items() if "fc2" in name)
+    )
     if method.startswith("reconstruct"):
         products = (
             3 if "masklora" in method else 2
@@ -238,10 +243,10 @@ def operations(method: str, model: nn.Module, options) -> int:
         passes = CHECKS + 5  # targets, before, start of the training, its checks, after, outputs
         return passes * passed + 2 * products * options.local_steps * options.length * weights
     if method == "wanda":
-        return 2 * passed
+        return 2 * passed - ends  # the pass for the statistics ends at the input of the last Linear
     inputs = {(name.split(".")[-1], layer.in_features) for name, layer in block_linears(model).items()}
     shared = sum(width**2 for name, width in inputs if name not in ("k_proj", "v_proj"))  # those of q_proj
-    return 2 * passed + 2 * tokens * shared * options.blocks
+    return 2 * passed - ends + 2 * tokens * shared * options.blocks
 
 
 # Retraining

@@ -114,7 +114,7 @@ def fits(frame: pd.DataFrame, cards: Sequence[float]) -> pd.DataFrame:
             last = inside.iloc[-1] if len(inside) else None
             how = ", counted" if last is not None and last["run"] == "counted" else ""
             row[f"{card:g} GiB"] = (
-                "none" if last is None else f"{last['model']} ({last['peak GiB']:.1f}{how})"
+                "none that ran" if last is None else f"{last['model']} ({last['peak GiB']:.1f}{how})"
             )
         found.append(row)
     return pd.DataFrame(found)
