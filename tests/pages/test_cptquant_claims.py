@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from cptquant_tiny import tiny  # noqa: F401
+from scipy import stats
 
 from lmcompress.pages import cptquant_claims
 from lmcompress.records import Record, obtain, published
@@ -166,19 +167,39 @@ def test_at_equal_bytes_the_interval_must_exclude_no_difference():
     assert verdicts([*seeds, uniform])["pmpq-uniform"].verdict == html.OPEN
 
 
-def test_widths_are_permuted_among_linears_of_a_kind():
-    kinds = (".self_attn.q_proj", ".mlp.up_proj")
-    table = {2: np.array([9.0, 1.0, 1.0, 2.0]), 4: np.zeros(4)}
-    of = np.array([kind.strip(".") for kind in kinds * 2])
-    drawn = cptquant_evidence.permutations(table, of, [4, 4, 2, 2])
-    assert set(drawn) == {2.0, 3.0, 10.0, 11.0}  # one of 9 and 1, and one of 1 and 2
-    assert cptquant_evidence.added(table, [4, 4, 2, 2]) == 3.0
+def test_a_scores_widths_must_beat_random_orders_of_themselves():
+    def band(losses):
+        points = [
+            {"budget": "uniform 3 bits", "bits": 3.0, "bytes": 3, "model_bytes": 2, "loss": 1.0, "right": 0.5}
+            | {"increase": loss, "low": loss, "high": loss}
+            for loss in losses
+        ]
+        about = {"task": "language", "score": "PMPQ", "method": "rtn", "widths": [3], "seed": 0}
+        return record("permuted_band", {"points": points}, **about)
+
+    orders = [1.0, 1.1, 0.9, 1.05, 0.95]
+    reach = stats.t.ppf(0.975, 4) * np.std(orders, ddof=1) * (1 + 1 / 5) ** 0.5
+    (case,) = Evidence([curve("PMPQ", {3: 0.6}), band(orders)]).permuted(0.95, "PMPQ")
+    assert (case.value, case.low, case.high) == pytest.approx((-0.4, -0.4 - reach, -0.4 + reach))
+    found = {
+        loss: verdicts([curve("PMPQ", {3: loss}), band(orders)])["depth-pmpq"].verdict
+        for loss in (0.6, 0.95, 2.0)
+    }
+    assert found == {0.6: html.HOLDS, 0.95: html.OPEN, 2.0: html.FAILS}
+    assert (
+        Evidence([curve("PMPQ", {3: 0.6}), band([1.0] * 5)]).permuted(0.95, "PMPQ") == []
+    )  # uniform: no order
+
+
+def test_layers_of_records_are_put_in_the_order_of_the_model():
     names = [
         f"model.layers.{block}.{kind}" for block in (10, 2) for kind in ("mlp.up_proj", "self_attn.q_proj")
     ]
     assert [name.split(".", 2)[2] for name in cptquant_evidence.in_order(names)] == [
         *("2.self_attn.q_proj", "2.mlp.up_proj", "10.self_attn.q_proj", "10.mlp.up_proj")
     ]
+    table = {2: np.array([9.0, 1.0, 1.0, 2.0]), 4: np.zeros(4)}
+    assert cptquant_evidence.added(table, [4, 4, 2, 2]) == 3.0
 
 
 def test_a_score_of_squares_is_added_up_where_blocks_were_measured():

@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+from scipy.stats import t
 
 from lmcompress.records import Record
 from lmcompress.report import depth, frontier, size_tables, speed_tables
@@ -27,11 +28,11 @@ ORDER = [
     *(f"attention.self.{name}" for name in ("query", "key", "value")),
     *("attention.output.dense", "intermediate.dense", "output.dense"),
 ]
+KINDS = ("frontier", "uniform_format", "permuted_band", "evolutionary")
 SUMS = (
     "TDMPQ, Fisher",
     "TDMPQ, Gauss-Newton",
 )  # squares: a block's score is the sum over its Linears, cross terms aside
-PERMUTATIONS = 2000
 
 
 class Evidence:
@@ -56,9 +57,7 @@ class Evidence:
         """Data -> points of its frontier, a row a seed; of one task, or of all."""
         found = {}
         for data, records in self.by_data.items():
-            frame = frontier.seed_points(
-                [one for one in records if one.kind in ("frontier", "uniform_format")]
-            )
+            frame = frontier.seed_points([one for one in records if one.kind in KINDS])
             if len(frame) and (not task or (frame["task"] == readable(task)).all()):
                 found[data] = frame
         return found
@@ -172,21 +171,20 @@ class Evidence:
         return cases
 
     def permuted(self, level: float, score: str) -> list[Case]:
-        """Added-up cost of the widths that ``score`` chose over that of the same widths in random order among the
-        Linears of a kind (so that bytes stay). The interval: where the permutations put it.
+        """Loss of the widths that ``score`` chose minus that of the same widths in random order among layers of equal
+        size. The interval: where another order would fall (Student's t for one more draw).
         """
         cases = []
-        for data, records in self.by_data.items():
-            for truth in of_kind(records, "truth"):
-                table, kinds = costs(truth), kinds_of(truth)
-                for budget, choices in chosen_widths(records, score, truth).items():
-                    if all(len(set(choice)) == 1 for choice in choices):
-                        continue  # nothing to permute
-                    null = np.mean([permutations(table, kinds, choice) for choice in choices], axis=0)
-                    cost = np.mean([added(table, choice) for choice in choices])
-                    if null.min() > 0 and cost > 0:
-                        low, high = cost / np.quantile(null, [(1 + level) / 2, (1 - level) / 2])
-                        cases.append(Case(f"{data}, {budget}", cost / null.mean(), low, high, len(choices)))
+        for data, points in self.points().items():
+            drawn = points[points["how"] == f"{score}, permuted"]
+            own = points[(points["how"] == score) & points["seed"].isin(drawn["seed"])].set_index("budget")
+            for budget, orders in drawn.groupby("budget")[INCREASE]:
+                if budget in own.index and orders.std() > 1e-9:  # else all widths are the same
+                    value = own.loc[budget, INCREASE] - orders.mean()
+                    reach = (
+                        t.ppf((1 + level) / 2, len(orders) - 1) * orders.std() * (1 + 1 / len(orders)) ** 0.5
+                    )
+                    cases.append(Case(f"{data}, {budget}", value, value - reach, value + reach, 1))
         return cases
 
 
@@ -220,21 +218,6 @@ def of_blocks(score: Record, truth: Record) -> Record:
     return replace(score, parameters={**score.parameters, "per": "block"}, result=result)
 
 
-def chosen_widths(records: Sequence[Record], score: str, truth: Record) -> dict[str, list[list[int]]]:
-    """Uniform budget -> the widths that ``score`` chose for the layers of ``truth``, a list a seed."""
-    found = defaultdict(list)
-    for record in of_kind(records, "frontier"):
-        about = record.parameters
-        same = (
-            about["score"] == score and about["per"] == truth.parameters["per"] and about["method"] == "rtn"
-        )
-        for point in record.result["points"] if same else ():
-            known = len(point.get("choice") or ()) == len(truth.result["losses"])
-            if known and point["budget"].startswith("uniform"):
-                found[point["budget"]].append(point["choice"])
-    return dict(found)
-
-
 def costs(truth: Record) -> dict[int, np.ndarray]:
     """Width -> measured loss increase of every layer (nats), in the order of the model."""
     base, losses = np.mean(truth.result["base"]), truth.result["losses"]
@@ -244,22 +227,6 @@ def costs(truth: Record) -> dict[int, np.ndarray]:
     }
 
 
-def kinds_of(truth: Record) -> np.ndarray:
-    """What every layer is in its block, in the order of the model."""
-    return np.array([kind_of(name) for name in in_order(list(truth.result["losses"]))])
-
-
 def added(table: dict[int, np.ndarray], choice: Sequence[int]) -> float:
     """Sum of the measured costs of single layers (:func:`costs`) at the widths of ``choice`` (nats)."""
     return float(sum(table[bits][layer] for layer, bits in enumerate(choice)))
-
-
-def permutations(table: dict[int, np.ndarray], kinds: np.ndarray, choice: Sequence[int]) -> np.ndarray:
-    """[PERMUTATIONS]: :func:`added` of ``choice`` with its widths permuted among the layers of a kind."""
-    widths, source, total = np.array(choice), np.random.default_rng(0), np.zeros(PERMUTATIONS)
-    for kind in dict.fromkeys(kinds):
-        where = np.flatnonzero(kinds == kind)
-        drawn = source.permuted(np.tile(widths[where], (PERMUTATIONS, 1)), axis=1)
-        for bits in set(widths[where]):
-            total += np.where(drawn == bits, table[bits][where], 0.0).sum(1)
-    return total

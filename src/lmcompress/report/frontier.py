@@ -22,6 +22,7 @@ INCREASE = "loss increase (nats)"
 TRIES = {"HIGGS": 2, "PMPQ": 3}  # changes of each layer that the score tries
 
 
+ALLOCATORS = (*TRUTHS, "HIGGS", EVOLVED, "PMPQ", "CMPQ", "TDMPQ, Fisher", UNIFORM, RANDOM)
 PAPERS = (*TRUTHS, "CMPQ", "PMPQ", "TDMPQ", UNIFORM, "uniform, rows", "uniform, GPTQ", RANDOM)
 
 
@@ -176,8 +177,8 @@ def verdict(records: Sequence[Record]) -> list[str]:
 
 
 def allocators_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Ways to choose widths at the same bytes, best first, with ``read``: texts or windows that were run through the
-    model before one allocation was known (of scores by gradients each also backwards).
+    """Ways to choose widths at the bytes of evolutionary searches, best first; ``read``: texts or windows that were
+    run through the model before one allocation was known (of scores by gradients each also backwards).
     """
     read = {}
     for record in records:
@@ -189,7 +190,8 @@ def allocators_table(records: Sequence[Record]) -> pd.DataFrame:
             layers = len(point["choice"])
             read[_name(record)] = point.get("forwards") or about["windows"] * (1 + layers * tries)
     points = points_table(records)
-    rows = points[points["kind"].isin(["frontier", "evolutionary", "random_band"])]
+    at = points["budget"].isin(points.loc[points["how"] == EVOLVED, "budget"])
+    rows = points[at & points["how"].isin(ALLOCATORS)]
     rows = rows.assign(read=rows["how"].map(read)).sort_values(
         ["task", "budget", INCREASE], ignore_index=True
     )
