@@ -3,8 +3,8 @@
 (() => {
   "use strict";
   const {make, button, compare} = globalThis.lmTables;
-  const OWN = ["model", "measured on", "page", "kind"], ROWS = 50, PANELS = 12, MARKS = ["M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.5-3.5h7v7h-7z", "M0-5L5 0L0 5L-5 0z",
-    "M-4.5 4L0-4.5L4.5 4z", "M-4.5-4L0 4.5L4.5-4z", "M-4 0L0-4.5L4 0L2.5 4.5h-5z", "M-4-4L4 4M-4 4L4-4",
+  const OWN = ["model", "measured on", "page", "kind"], ROWS = 50, STOPS = 60, PANELS = 12, MARKS = ["M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0", "M-3.5-3.5h7v7h-7z", "M0-5L5 0L0 5L-5 0z",
+    "M-4.5 4L0-4.5L4.5 4z", "M-4.5-4L0 4.5L4.5-4z", "M-4 0L0-4.5L4 0L2.5 4.5h-5z", "M-4.5-3L-3-4.5L0-1.5L3-4.5L4.5-3L1.5 0L4.5 3L3 4.5L0 1.5L-3 4.5L-4.5 3L-1.5 0z",
     "M0-5L1.5-1.5L5 0L1.5 1.5L0 5L-1.5 1.5L-5 0L-1.5-1.5z"];
   const escaped = (text) => String(text).replace(/[&<>"]/g, (c) => `&#${c.charCodeAt(0)};`);
   const unique = (list) => [...new Set(list)];
@@ -150,7 +150,7 @@
       const colour = this.form.elements.colour.value, by = this.form.elements.panels.value;
       const levels = by ? this.columns.get(by).levels.filter((one) => rows.some((row) => this.level(by, row) === one)) : [null];
       const shared = this.axis(y, rows), own = OWN.includes(by);  // perplexities of two texts have no common axis
-      const across = this.axis(x, rows), wide = levels.length === 1;
+      const across = this.axis(x, rows), wide = levels.length === 1 && this.root.clientWidth > 560;
       const names = colour ? this.columns.get(colour).levels : [];
       const shown = names.filter((name) => rows.some((row) => this.level(colour, row) === name));
       const places = new Map(), taken = shown.map((name) => this.data.looks[name]);
@@ -174,7 +174,7 @@
     mark(place) {
       const paint = this.data.palette[place % this.data.palette.length], hollow = place >= this.data.palette.length;
       const shape = place % MARKS.length;
-      return `<path d="${MARKS[shape]}" stroke="${paint}" fill="${hollow || shape === 6 ? "none" : paint}" stroke-width="1.5"/>`;
+      return `<path d="${MARKS[shape]}" stroke="${paint}" fill="${hollow ? "none" : paint}" stroke-width="1.5"/>`;
     }
 
     // {place: value -> 0 to 1, ticks: [[place, text]]}
@@ -218,15 +218,15 @@
         inside += long ? `<text transform="translate(${place + 3} ${h - bottom + 14}) rotate(-40)" text-anchor="end">${escaped(short)}</text>`
           : `<text x="${place}" y="${h - bottom + 16}" text-anchor="middle">${escaped(short)}</text>`;
       }
-      const groups = new Map();
+      const groups = new Map(), stops = scale.x.levels || unique(rows.map((row) => this.level(x, row))).sort((a, b) => a - b);
       for (const row of rows) {
         const name = colour ? this.level(colour, row) : null;
         groups.set(name, [...(groups.get(name) || []), row]);
       }
       for (const [name, members] of groups) {
         const paint = this.data.palette[look(name) % this.data.palette.length];
-        if (scale.x.levels) {
-          const medians = scale.x.levels.map((level) => [level, members.filter((row) => this.level(x, row) === level)
+        if (stops.length <= STOPS) {
+          const medians = stops.map((level) => [level, members.filter((row) => this.level(x, row) === level)
             .map((row) => this.level(y, row)).sort((a, b) => a - b)]).filter(([, values]) => values.length);
           const path = medians.map(([level, values]) => `${px(level)} ${py(values[values.length >> 1])}`).join("L");
           inside += `<path d="M${path}" fill="none" stroke="${paint}" stroke-width="1.3"/>`;
