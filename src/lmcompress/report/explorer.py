@@ -21,7 +21,14 @@ from lmcompress.report.html import Html
 
 STATIC = Path(__file__).with_name("static")
 FILES = ("explorer.css", "tables.js", "explorer.js")  # in this order
-SHARED = ("model", "criterion", "pattern", "subset", "score", "method")  # parameters that are filters as they stand
+SHARED = (
+    "model",
+    "criterion",
+    "pattern",
+    "subset",
+    "score",
+    "method",
+)  # parameters that are filters as they stand
 FACETS = ("page", "kind", *SHARED, "budget", "measured on", "seed")
 MEASURES = (
     "perplexity",
