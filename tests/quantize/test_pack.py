@@ -45,6 +45,7 @@ def cast(model, dtype):
 def mixed(model):
     """A format of another kind for every layer, all widths among them."""
     formats = [Bits(bits, GROUPS[i % 4], i % 2 == 0) for i, bits in enumerate(WIDTHS)]
+    formats.append(Bits(4, 8, codebook="nf4"))
     return {name: formats[i % len(formats)] for i, name in enumerate(block_linears(model))}
 
 

@@ -5,7 +5,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmcompress.errors import NumericError, ParameterError
-from lmcompress.quantize.formats import WIDTHS, Bits
+from lmcompress.quantize.codebooks import CODEBOOKS
+from lmcompress.quantize.formats import WIDTHS, Bits, parse
 from lmcompress.quantize.rtn import as_released, dequantize, quantize, quantizer
 
 NARROW = [bits for bits in WIDTHS if bits < 16]
@@ -154,3 +155,29 @@ def test_as_released():
     weight = random(5, 7, dtype=torch.float64)
     assert float((as_released(weight, 16) - weight).abs().max()) < 1e-4
     assert torch.equal(as_released(torch.ones(2, 2), 4), torch.ones(2, 2))
+
+
+def test_a_codebook_by_hand():
+    weight = torch.tensor([[2.0, -2.0, 0.0, 1.4459136724472046, 0.04, 0.079]])
+    whole = quantize(weight, Bits(4, codebook="nf4"))
+    assert whole.codes.tolist() == [[15, 0, 7, 14, 7, 7]]
+    assert whole.scales.item() == 2
+    groups = quantize(weight, parse("4bit-g3-nf4"))  # the second group has a scale of its own, 1.446 in fp16
+    assert groups.codes.tolist() == [[15, 0, 7, 15, 7, 8]]
+    assert dequantize(whole).tolist()[0] == pytest.approx([2, -2, 0, 1.4459136724472046, 0, 0.0])
+    assert str(parse("4bit-g64-nf4")) == "4bit-g64-nf4"
+
+
+def test_every_value_of_a_codebook_reads_as_itself_and_a_midpoint_as_the_lower():
+    for name, values in CODEBOOKS.items():
+        assert list(values) == sorted(values)
+        weight = 0.5 * torch.tensor([values])
+        format = Bits((len(values) - 1).bit_length(), codebook=name)
+        assert torch.equal(dequantize(quantize(weight, format)), weight)
+        assert quantize(weight, format).codes.tolist() == [list(range(len(values)))]
+
+
+@pytest.mark.parametrize("bad", ["3bit-nf4", "4bit-asym-nf4", "16bit-nf4", "4bit-nf5"])
+def test_a_codebook_has_one_width_and_no_zero_points(bad):
+    with pytest.raises(ParameterError):
+        parse(bad)

@@ -29,6 +29,8 @@ def check(format: Bits, shape: tuple[int, int], layer: str) -> None:
     """Raise :class:`ParameterError` for a format of a weight [out, in] that compressed-tensors cannot hold."""
     if format.bits not in WIDTHS:
         raise ParameterError("bits", f"{format} for {layer}", f"a width among {WIDTHS} in this storage")
+    if format.values:
+        raise ParameterError("codebook", f"{format} for {layer}", "evenly spaced values in this storage")
     if not format.symmetric:
         raise ParameterError("symmetric", f"{format} for {layer}", "a symmetric format in this storage")
     if format.group == "tensor":

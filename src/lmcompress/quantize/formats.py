@@ -8,11 +8,14 @@ import re
 from dataclasses import dataclass, replace
 
 from lmcompress.errors import ParameterError
+from lmcompress.quantize.codebooks import CODEBOOKS
 
 WIDTHS = (2, 3, 4, 5, 6, 8, 16)
-VALID = "a format such as '16bit', '8bit', '4bit-asym', '4bit-tensor', '4bit-g128' or '4bit-g128-asym'"
+VALID = "a format such as '16bit', '8bit', '4bit-asym', '4bit-tensor', '4bit-g128', '4bit-g128-asym' or '4bit-g64-nf4'"
 MOST = 2**20  # inputs of a group
-SPELLING = re.compile(r"([0-9]{1,2})bit(?:-(tensor|g([0-9]{1,7})))?(-asym)?")
+SPELLING = re.compile(
+    r"([0-9]{1,2})bit(?:-(tensor|g([0-9]{1,7})))?(-asym)?(?:-(" + "|".join(CODEBOOKS) + "))?"
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,9 @@ class Bits:
     ``group=128``: four groups of 128 and one of 64); one larger than a row is the row. ``symmetric``: the
     zero point is the middle code; otherwise (affine) each group stores its own. 16 bits are the weight in
     half precision (bf16 for a bf16 weight, fp16 for any other) without scales, so ``group`` and ``symmetric``
-    are reset there and all 16-bit formats are equal. Raises :class:`ParameterError` for anything else.
+    are reset there and all 16-bit formats are equal. ``codebook``: a name in
+    :data:`~lmcompress.quantize.codebooks.CODEBOOKS`, of which the width is that of its codes, or None: the values are
+    evenly spaced. Raises :class:`ParameterError` for anything else.
 
     ``str`` gives ``4bit-g128-asym``; ``row`` and symmetric go without saying. :func:`parse` is its inverse.
     """
@@ -32,6 +37,7 @@ class Bits:
     bits: int
     group: int | str = "row"
     symmetric: bool = True
+    codebook: str | None = None
 
     def __post_init__(self):
         if not _whole(self.bits) or self.bits not in WIDTHS:
@@ -41,17 +47,32 @@ class Bits:
             raise ParameterError("group", self.group, valid)
         if not isinstance(self.symmetric, bool):
             raise ParameterError("symmetric", self.symmetric, (True, False))
+        if self.codebook is not None and self.codebook not in CODEBOOKS:
+            raise ParameterError("codebook", self.codebook, CODEBOOKS)
+        if self.values and (len(self.values) != 2**self.bits or not self.symmetric):
+            raise ParameterError("format", str(self), f"the width of {self.codebook}, without zero points")
         if self.bits == 16:
             object.__setattr__(self, "group", "row")
             object.__setattr__(self, "symmetric", True)
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """What each code reads as before it meets its scale; () where they are evenly spaced."""
+        return CODEBOOKS[self.codebook] if self.codebook else ()
+
+    @property
+    def zero(self) -> int:
+        """The code that reads 0 where no zero points are stored."""
+        return self.values.index(0.0) if self.values else 2 ** (self.bits - 1)
 
     def at(self, bits: int) -> "Bits":
         """The format of another width, with the same groups and symmetry."""
         return replace(self, bits=bits)
 
     def __str__(self) -> str:
+        name = f"-{self.codebook}" if self.codebook else ""
         group = {"row": "", "tensor": "-tensor"}.get(self.group, f"-g{self.group}")
-        return f"{self.bits}bit{group}{'' if self.symmetric else '-asym'}"
+        return f"{self.bits}bit{group}{'' if self.symmetric else '-asym'}{name}"
 
     def scales_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
         """Shape [rows, groups in a row] of the scales of a weight [out, in]; (0, 0) at 16 bits."""
@@ -86,7 +107,7 @@ def parse(value: "str | int | Bits") -> Bits:
     if match is None or int(match[1]) not in WIDTHS or match[3] == "0":
         raise ParameterError("format", value, VALID)
     group = int(match[3]) if match[3] else match[2] or "row"
-    return Bits(int(match[1]), group, symmetric=match[4] is None)
+    return Bits(int(match[1]), group, symmetric=match[4] is None, codebook=match[5])
 
 
 def packed_bytes(count: int, bits: int) -> int:

@@ -59,6 +59,8 @@ def quantize(
         raise ParameterError("kept", tuple(kept.shape), f"a bool mask of shape {tuple(weight.shape)}")
     if format.bits == 16:
         return Rounded(rtn.quantize(weight, format, layer=layer), None, int((gram.diagonal() == 0).sum()))
+    if format.values:
+        raise ParameterError("format", str(format), "one of evenly spaced values for gptq (rtn takes any)")
     require_finite(gram, layer, "Gram matrix of the inputs")
     require_finite(weight, layer, "weight")
 

@@ -118,6 +118,10 @@ def quantize_model(
         mask.check(model, masks)
     elif outside := targets.keys() - block_linears(model).keys():
         raise ParameterError("allocation", min(outside), "Linears in the blocks, for a model on disk")
+    if method == "gptq" and (uneven := [str(format) for format in formats.values() if format.values]):
+        raise ParameterError(
+            "allocation", uneven[0], "formats of evenly spaced values for gptq (rtn takes any)"
+        )
     if not batches and method == "gptq":
         raise ParameterError("batches", batches, "at least one batch of calibration inputs for gptq")
     for name, value in rest(model, ()).items():

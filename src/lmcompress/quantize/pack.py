@@ -262,7 +262,7 @@ def _fill(codes: Tensor, kept: Tensor, format: Bits, zeros: Tensor | None) -> Te
     if format.bits == 16:
         whole = torch.zeros(kept.shape, dtype=codes.dtype)
     elif zeros is None:
-        whole = torch.full(kept.shape, 2 ** (format.bits - 1), dtype=torch.uint8)
+        whole = torch.full(kept.shape, format.zero, dtype=torch.uint8)
     else:
         whole = rtn.spread(zeros, format, kept.shape).expand(kept.shape).clone()
     whole[kept] = codes

@@ -63,9 +63,8 @@ def quantize(weight: Tensor, format: Bits, *, layer: str = "weight") -> Quantize
         return Quantized(to_half(weight, layer), None, None, format, weight.dtype)
     values = weight.detach().to(torch.promote_types(weight.dtype, torch.float32))
     scales, zeros = grid(values, format, layer=layer)
-    codes = nearest(
-        values, spread(scales, format, values.shape), spread(zeros, format, values.shape), format.bits
-    )
+    scale, zero = (spread(part, format, values.shape) for part in (scales, zeros))
+    codes = closest(values, scale, format) if format.values else nearest(values, scale, zero, format.bits)
     return Quantized(codes, scales, None if format.symmetric else zeros, format, weight.dtype)
 
 
@@ -76,9 +75,13 @@ def dequantize(quantized: Quantized) -> Tensor:
     codes, format = quantized.codes, quantized.format
     if format.bits == 16:
         return codes.to(quantized.dtype)
+    if format.values:
+        table = torch.tensor(format.values, device=codes.device)
+        scales = spread(quantized.scales, format, codes.shape)
+        return (table[codes.int()] * scales.float()).to(quantized.dtype)
     zeros = quantized.zeros
     if zeros is None:
-        zeros = torch.full_like(quantized.scales, 2 ** (format.bits - 1), dtype=torch.uint8)
+        zeros = torch.full_like(quantized.scales, format.zero, dtype=torch.uint8)
     scales, zeros = (spread(value, format, codes.shape) for value in (quantized.scales, zeros))
     return values_of(codes, scales, zeros).to(quantized.dtype)
 
@@ -122,6 +125,11 @@ def grid(values: Tensor, format: Bits, *, layer: str = "weight") -> tuple[Tensor
     and reads 0.
     """
     grouped = _grouped(values, format)
+    if format.values:
+        scales = (grouped.abs().amax(-1) / max(map(abs, format.values))).half()
+        if not torch.isfinite(scales).all():
+            raise NumericError(layer, "a scale is beyond the range of fp16 (65504)")
+        return scales, torch.full_like(scales, format.zero, dtype=torch.uint8)
     low, high = grouped.amin(-1).clamp(max=0), grouped.amax(-1).clamp(min=0)
     middle = 2 ** (format.bits - 1)
     extreme = torch.where(high > -low, high, low)
@@ -147,6 +155,13 @@ def nearest(values: Tensor, scales: Tensor, zeros: Tensor, bits: int) -> Tensor:
     """Codes uint8 of the nearest values; ``scales`` and ``zeros`` broadcast to ``values``."""
     steps = (values / scales.to(values)).nan_to_num(0, 0, 0)  # only a scale of 0 makes them infinite or NaN
     return (steps.round() + zeros).clamp(0, 2**bits - 1).to(torch.uint8)
+
+
+def closest(values: Tensor, scales: Tensor, format: Bits) -> Tensor:
+    """Codes uint8 of the closest values of a codebook; ``scales`` broadcast to ``values``."""
+    table = torch.tensor(format.values, dtype=values.dtype, device=values.device)
+    steps = (values / scales.to(values)).nan_to_num(0, 0, 0)  # only a scale of 0 makes them infinite or NaN
+    return torch.bucketize(steps, (table[1:] + table[:-1]) / 2).to(torch.uint8)
 
 
 def values_of(codes: Tensor, scales: Tensor, zeros: Tensor) -> Tensor:
