@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from lmcompress import stats
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.stats import ColumnNorms, Covariance, Gram, relative_output_error, require_finite
 
@@ -99,3 +100,13 @@ def test_half_precision_on_a_gpu_is_summed_in_fp32():
     expected = torch.einsum("bti,btj->ij", x.double(), x.double()) / x[..., 0].numel()
     error = (gram.result().cpu().double() - expected).norm() / expected.norm()
     assert error < 1e-5
+
+
+def test_a_gram_matrix_of_many_columns_is_whole_and_goes_on_after_it_was_read(monkeypatch):
+    monkeypatch.setattr(stats, "SPAN", 5)
+    x = torch.randn(40, 17, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+    gram = Gram(17, torch.float64)
+    gram.update(x[:30])
+    torch.testing.assert_close(gram.result(), x[:30].T @ x[:30] / 30, rtol=1e-12, atol=1e-12)
+    gram.update(x[30:])
+    torch.testing.assert_close(gram.result(), x.T @ x / 40, rtol=1e-12, atol=1e-12)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lmcompress.errors import NumericError, ParameterError
 
+SPAN = 256  # columns of a Gram matrix that are multiplied together
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -55,7 +56,8 @@ class Gram:
         if half:  # exact products, fp32 sums
             torch.addmm(self._sum, x.T, x, out_dtype=torch.float32, out=self._sum)
         else:
-            self._sum.addmm_(x.T, x)
+            for span in self._spans():  # on and above the diagonal: the rest is the same numbers
+                self._sum[span, span.start :].addmm_(x[:, span].T, x[:, span.start :])
         self.tokens += x.shape[0]
 
     def result(self) -> Tensor:
@@ -65,9 +67,14 @@ class Gram:
         """
         _require_tokens(self.tokens)
         if not self._divided:
+            for span in self._spans():
+                self._sum[span.stop :, span] = self._sum[span, span.stop :].T
             self._sum /= self.tokens
             self._divided = True
         return self._sum
+
+    def _spans(self) -> list[slice]:
+        return [slice(at, min(at + SPAN, self._width)) for at in range(0, self._width, SPAN)]
 
 
 class Moments(NamedTuple):
