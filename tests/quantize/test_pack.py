@@ -45,7 +45,6 @@ def cast(model, dtype):
 def mixed(model):
     """A format of another kind for every layer, all widths among them."""
     formats = [Bits(bits, GROUPS[i % 4], i % 2 == 0) for i, bits in enumerate(WIDTHS)]
-    formats.append(Bits(4, 8, codebook="nf4"))
     return {name: formats[i % len(formats)] for i, name in enumerate(block_linears(model))}
 
 
@@ -121,7 +120,7 @@ def test_outputs_are_the_same_bit_for_bit(family, dtype, tmp_path):
     assert sizes == pack.compression(tmp_path / "model")
 
 
-@pytest.mark.parametrize("format", ["4bit-g8", "4bit-asym", "2bit-tensor", "16bit"])
+@pytest.mark.parametrize("format", ["4bit-g8", "4bit-asym", "2bit-tensor", "16bit", "4bit-g8-nf4"])
 def test_pruned_model(format, tmp_path):
     model = tiny_model("llama")
     masks = prune_model(model, "wanda", "60%", batches(), progress=False).masks
