@@ -11,7 +11,6 @@ import stat
 import subprocess
 import sys
 import tempfile
-import tomllib
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from lmcompress import entries
 from lmcompress.contents import damage, digest, fingerprint, forget
 from lmcompress.errors import AssetError, ParameterError
 from lmcompress.files import cache_folder, once, project_root
@@ -53,11 +53,7 @@ class Asset:
 @lru_cache
 def manifest() -> dict[str, dict[str, dict]]:
     """The entries of ``assets.toml``: kind -> name -> fields."""
-    kinds = tomllib.loads(Path(__file__).with_name("assets.toml").read_text(encoding="utf-8"))
-    return {
-        kind: {name: entries.get(entry.get("of"), {}) | entry for name, entry in entries.items()}
-        for kind, entries in kinds.items()
-    }
+    return entries.read(Path(__file__).with_name("assets.toml"))
 
 
 def names(kind: str) -> list[str]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
 from lmcompress.files import atomic_path, write_json
+from lmcompress.loading import AGAIN, naming, read_json
 from lmcompress.models import blocks
 from lmcompress.shards import is_streamed
 from lmcompress.unbundle import joined, origins, split
@@ -50,7 +51,7 @@ class BlockFiles:
             digest.update(x.float().cpu().numpy().tobytes())
         about = {"inputs": digest.hexdigest()}
         path = self.folder / "stream.json"
-        if path.is_file() and json.loads(path.read_text()) != about:
+        if path.is_file() and read_json(path) != about:
             raise ParameterError(
                 "checkpoint",
                 str(self.folder),
@@ -63,8 +64,10 @@ class BlockFiles:
         path = self.folder / f"{index:03d}.json"
         if not path.is_file():  # written last, so its presence means that the block is whole
             return None
-        self._decode(name, block, load_file(path.with_suffix(".safetensors")))
-        return json.loads(path.read_text())
+        tensors = path.with_suffix(".safetensors")
+        with naming(tensors, AGAIN):
+            self._decode(name, block, load_file(tensors))
+        return read_json(path)
 
     def keep(self, index: int, name: str, block: nn.Module, result: dict) -> None:
         """Write a finished block."""

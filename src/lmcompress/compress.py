@@ -28,7 +28,7 @@ from lmcompress.evaluate import perplexity
 from lmcompress.files import write_json
 from lmcompress.gguf_weights import safetensors_folder
 from lmcompress.lazily import callable_module
-from lmcompress.loading import open_tokenizer
+from lmcompress.loading import open_tokenizer, read_json
 from lmcompress.models import DTYPES, block_linears, coverage, default_device
 from lmcompress.prune import mask
 from lmcompress.prune.criteria import CRITERIA
@@ -163,7 +163,7 @@ class _Job:
             about.append(assets.resolve(self.recipe.data, "data").sha256)
         claim = {"job": hashlib.sha256(json.dumps(about).encode()).hexdigest()}
         path = self.work / "job.json"
-        if path.is_file() and json.loads(path.read_text()) != claim:
+        if path.is_file() and read_json(path) != claim:
             told = (
                 f"another folder, or without {self.work}, which is unfinished work on another model or recipe"
             )
@@ -191,7 +191,7 @@ class _Job:
                 started = time.perf_counter()
                 found = act(folder)
                 write_json(note, found | {"seconds": round(time.perf_counter() - started, 1)})
-            results[name] = json.loads(note.read_text())
+            results[name] = read_json(note)
             if name in self.recipe.steps:
                 earlier = self._move_on(name, folder, earlier)
         return results
@@ -207,7 +207,7 @@ class _Job:
         self.files = _blocks_in(folder)
         if (folder / "rest.safetensors").is_file():
             self.rest = [folder / "rest.safetensors"]
-            self.options = json.loads((folder / "options.json").read_text())
+            self.options = read_json(folder / "options.json")
         return folder
 
     def _prune(self, folder: Path) -> dict:

@@ -25,6 +25,10 @@ class _Shown(reprlib.Repr):
         self.maxlevel, self.maxstring, self.maxother = 4, 300, 300
         self.maxtuple = self.maxlist = self.maxdict = 12
 
+    def repr(self, value: object) -> str:
+        shown = super().repr(value)
+        return shown if len(shown) <= 600 else f"{shown[:600]}..."
+
     def repr_int(self, value: int, _level: int) -> str:
         return repr(value) if value.bit_length() < 400 else f"an integer of {value.bit_length()} bits"
 

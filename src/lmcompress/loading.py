@@ -216,15 +216,18 @@ def read_json(file: Path) -> dict:
     return found
 
 
+AGAIN = "; delete its folder to begin anew"  # said of files that only spare work
+
+
 @contextmanager
-def naming(file: Path) -> Iterator[None]:
-    """What transformers and tokenizers raise for a damaged ``file`` as one :class:`AssetError` that names it."""
+def naming(file: Path, hint: str = "") -> Iterator[None]:
+    """Whatever a library raises for a damaged ``file`` as one :class:`AssetError` that names it."""
     try:
         yield
-    except LmcompressError:
-        raise
     except BaseException as error:  # a panic of tokenizers is no Exception
+        if isinstance(error, LmcompressError) and str(file.parent) in str(error):
+            raise
         if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
             raise
         reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
-        raise AssetError(f"{file}: {type(error).__name__}: {reason}") from error
+        raise AssetError(f"{file}: {type(error).__name__}: {reason}{hint}") from error

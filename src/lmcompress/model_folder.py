@@ -193,7 +193,7 @@ def load(folder: str | Path, device: str | torch.device | None = None):
     folder = Path(folder)
     kind = read_json(folder / "lmcompress.json").get("class")
     loader = getattr(transformers, kind, None) if isinstance(kind, str) else None
-    if loader is None:
+    if not (isinstance(loader, type) and issubclass(loader, PreTrainedModel)):
         raise ParameterError("folder", str(folder), "a folder of unpacked weights that lmcompress wrote")
     model = as_linears(open_model(folder, loader))
     tokenizer = open_tokenizer(folder) if (folder / "tokenizer_config.json").is_file() else None

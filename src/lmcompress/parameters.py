@@ -7,6 +7,7 @@ not text is read as YAML, since ``papermill -p sparsities "[0.5]"`` passes the l
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from itertools import chain, islice
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import yaml
@@ -25,6 +26,7 @@ from lmcompress.errors import ParameterError, did_you_mean
 from lmcompress.prune.pattern import parse
 from lmcompress.quantize import formats
 
+_MOST_VALUES = 10**6
 _NOT_PARAMETERS = {"In", "Out"}  # what IPython itself puts among a notebook's variables
 _PLAIN = (str, int, float, bool, list, tuple, dict, type(None))
 
@@ -212,17 +214,25 @@ class Parameters(BaseModel):
         return cls(**given)
 
 
-def _refuse_odd(name: str, value: Any, depth: int = 0) -> None:
-    """Raise :class:`ParameterError` for lists in lists without end and for mappings whose keys are no names."""
-    if depth > 8:
-        raise ParameterError(name, value, "less than 8 lists within each other")
-    if isinstance(value, Mapping):
-        if odd := [key for key in value if not isinstance(key, str)]:
-            raise ParameterError(name, odd[0], "names, as texts")
-        value = value.values()
-    if isinstance(value, Collection) and not isinstance(value, str | bytes):
-        for inner in value:
-            _refuse_odd(name, inner, depth + 1)
+def _refuse_odd(name: str, value: Any) -> None:
+    """Raise :class:`ParameterError` for mappings whose keys are no names, and for what a few lines of YAML can stand
+    for: lists that hold themselves, and billions of values.
+    """
+    level = [value]
+    for _ in range(8):
+        groups = [one for one in level if isinstance(one, Collection) and not isinstance(one, str | bytes)]
+        for one in groups:
+            if isinstance(one, Mapping) and (odd := [key for key in one if not isinstance(key, str)]):
+                raise ParameterError(name, odd[0], "names, as texts")
+        values = (one.values() if isinstance(one, Mapping) else one for one in groups)
+        level = list(islice(chain.from_iterable(values), _MOST_VALUES + 1))
+        if not level:
+            return
+        if len(level) > _MOST_VALUES:
+            break
+    raise ParameterError(
+        name, value, f"at most {_MOST_VALUES:,} values, and less than 8 lists within each other"
+    )
 
 
 def _takes_text(annotation: Any) -> bool:
@@ -237,8 +247,10 @@ def _takes_text(annotation: Any) -> bool:
 
 
 def _refusal(cls: type[Parameters], error: ValidationError) -> ParameterError:
-    """The first of pydantic's complaints as one of ours, about the field as its user wrote it: ``prune.pattern``."""
-    first = error.errors(include_url=False)[0]
+    """The first of pydantic's complaints as one of ours, about the field as its user wrote it: ``prune.pattern``. What
+    is missing comes last: a name that is mistyped is missing, too.
+    """
+    first = min(error.errors(include_url=False), key=lambda one: one["type"] == "missing")
     field = ".".join(str(part) for part in first["loc"] if part != "[key]")
     context = first.get("ctx", {})
     cause = context.get("error")

@@ -221,7 +221,7 @@ def read(text: str, where: str) -> Record:
     """
     try:
         found = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BrokenRecord(where, f"not JSON ({error})") from None
     wanted = {field.name: field.type for field in fields(Record)}
     if not isinstance(found, dict) or found.keys() != wanted.keys():

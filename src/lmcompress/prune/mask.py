@@ -6,6 +6,7 @@ A model's masks are a dict from the full name of a Linear to its mask.
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -147,9 +148,23 @@ def load(path: str | Path) -> Masks:
 def _shapes(path: str | Path) -> dict[str, list[int]]:
     try:
         with safe_open(path, framework="np") as file:
-            return json.loads((file.metadata() or {})["mask_shapes"])
-    except (OSError, SafetensorError, KeyError) as error:
-        raise ParameterError("path", str(path), "a file of masks written by save") from error
+            shapes = json.loads((file.metadata() or {})["mask_shapes"])
+            for name, shape in shapes.items():
+                there = file.get_slice(name)
+                if there.get_dtype() != "U8" or there.get_shape() != [-(-math.prod(shape) // 8)]:
+                    raise ValueError(f"{name} is not the bits of a mask {shape}")
+        return shapes
+    except (
+        OSError,
+        SafetensorError,
+        LookupError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        valid = f"a whole file of masks written by save ({type(error).__name__}: {error})"
+        raise ParameterError("path", str(path), valid) from error
 
 
 def _read(path: str | Path, names: Iterable[str]) -> Masks:

@@ -1,6 +1,5 @@
 """Prune a whole model: every Linear in its blocks, each to the same pattern, by a criterion of the registry."""
 
-import json
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
 from lmcompress.files import write_json
+from lmcompress.loading import read_json
 from lmcompress.models import block_linears, coverage, linears
 from lmcompress.prune import magnitude, mask, sparsegpt
 from lmcompress.prune.bits import Packed
@@ -253,6 +253,6 @@ def _mask_path(folder: Path, index: int) -> Path:
 def _claim(folder: Path, **about: object) -> None:
     """Note in a checkpoint folder what is being pruned; refuse one that belongs to something else."""
     path = folder / "prune.json"
-    if path.is_file() and (earlier := json.loads(path.read_text())) != about:
+    if path.is_file() and (earlier := read_json(path)) != about:
         raise ParameterError("checkpoint", str(folder), f"a new folder: this one belongs to {earlier}")
     write_json(path, about)

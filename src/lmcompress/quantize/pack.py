@@ -23,7 +23,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmcompress.errors import AssetError, ParameterError
 from lmcompress.files import atomic_path, write_json
-from lmcompress.loading import header, open_tokenizer, read_json, some
+from lmcompress.loading import header, naming, open_tokenizer, read_config, read_json, some
 from lmcompress.models import default_device
 from lmcompress.prune import mask
 from lmcompress.prune.mask import Masks
@@ -146,13 +146,27 @@ def load(
     folder = Path(folder)
     about, file = _map(folder), folder / WEIGHTS
     header(file)  # names a file that is not whole
-    tensors = load_file(file)
-    config = transformers.AutoConfig.from_pretrained(folder)
+    with naming(folder / MAP):
+        model, masks = _filled(folder, about, load_file(file))
+    if (folder / "generation_config.json").is_file():
+        with naming(folder / "generation_config.json"):
+            model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
+    has_tokenizer = (folder / "tokenizer_config.json").is_file()
+    tokenizer = open_tokenizer(folder) if has_tokenizer else None
+    return model.to(device or default_device()).eval(), tokenizer, masks
+
+
+def _filled(folder: Path, about: dict, tensors: dict[str, Tensor]) -> tuple[PreTrainedModel, Masks]:
+    """The model that the map ``about`` and the ``tensors`` of a folder are of, and its masks."""
+    kind, file = getattr(transformers, about["class"]), folder / WEIGHTS
+    if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
+        raise AssetError(f"{folder / MAP}: {about['class']} is no model of transformers")
+    config = read_config(folder, kind, {})
+    dtype = getattr(torch, about["dtype"])
     with torch.random.fork_rng(
         devices=[]
     ):  # a new model draws random weights: leave the caller's generator alone
-        dtype = getattr(torch, about["dtype"])
-        model = getattr(transformers, about["class"])._from_config(config, dtype=dtype)
+        model = kind._from_config(config, dtype=dtype)
     masks: Masks = {}
     for name, layer in about["layers"].items():
         parts = {part: tensors.pop(f"{name}.{part}", None) for part in ("codes", "scales", "zeros", "mask")}
@@ -166,16 +180,14 @@ def load(
     if missing := known.keys() - tensors.keys():
         raise AssetError(f"{file}: missing tensors: {some(missing)}")
     for name, value in tensors.items():
-        if name in known:
-            known[name].copy_(value)
-        else:  # a bias that quantization or retraining gave to a Linear that had none
+        if name not in known:  # a bias that quantization or retraining gave to a Linear that had none
             owner, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(owner), attribute, nn.Parameter(value.to(dtype)))
-    if (folder / "generation_config.json").is_file():
-        model.generation_config = transformers.GenerationConfig.from_pretrained(folder)
-    has_tokenizer = (folder / "tokenizer_config.json").is_file()
-    tokenizer = open_tokenizer(folder) if has_tokenizer else None
-    return model.to(device or default_device()).eval(), tokenizer, masks
+        elif known[name].shape == value.shape:
+            known[name].copy_(value)
+        else:
+            raise AssetError(f"{file}: {name} is {list(value.shape)}, not {list(known[name].shape)}")
+    return model, masks
 
 
 def size(folder: str | Path) -> int:
@@ -191,7 +203,8 @@ def fp16_bytes(model: nn.Module) -> int:
 
 def compression(folder: str | Path) -> Compression:
     """Measured size of a saved model beside FP16 and FP32 (biases that were added are counted there too)."""
-    numbers = _map(Path(folder))["numbers"]
+    with naming(Path(folder) / MAP):
+        numbers = int(_map(Path(folder))["numbers"])
     return Compression(size(folder), 2 * numbers, 4 * numbers)
 
 

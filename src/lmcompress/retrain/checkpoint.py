@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
 from lmcompress.files import atomic_path
+from lmcompress.loading import AGAIN, naming
 from lmcompress.retrain.optimizer import MaskedAdamW
 
 if TYPE_CHECKING:
@@ -53,19 +54,22 @@ class Checkpoint:
             torch.save(content, temporary)
 
     def load(self, optimizer: MaskedAdamW, report: "TrainReport") -> None:
-        """Put a saved state back, if there is one. Raises :class:`ParameterError` for a file of another
-        run.
+        """Put a saved state back, if there is one. Raises :class:`ParameterError` for a file of another run, and
+        :class:`~lmcompress.errors.AssetError` for a damaged one.
         """
         if not self.path.is_file():
             return
         device = next(iter(optimizer.parameters.values())).device
-        content = torch.load(self.path, map_location="cpu", weights_only=True)
-        if content["run"] != self.run:
-            valid = "a new folder: this one holds a training of another model, other data or other settings"
-            raise ParameterError("folder", str(self.path.parent), valid)
-        optimizer.restore(content["optimizer"])
-        for name, value in content["report"].items():
-            setattr(report, name, value)
-        torch.set_rng_state(content["random"])
-        if content["random_cuda"] is not None:
-            torch.cuda.set_rng_state(content["random_cuda"], device)
+        with naming(self.path, AGAIN):
+            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            if content["run"] != self.run:
+                valid = (
+                    "a new folder: this one holds a training of another model, other data or other settings"
+                )
+                raise ParameterError("folder", str(self.path.parent), valid)
+            earlier = type(report)(**content["report"])
+            optimizer.restore(content["optimizer"])
+            torch.set_rng_state(content["random"])
+            if content["random_cuda"] is not None:
+                torch.cuda.set_rng_state(content["random_cuda"], device)
+        vars(report).update(vars(earlier))

@@ -140,6 +140,8 @@ class MaskedAdamW:
     def restore(self, state: dict) -> None:
         """Continue from what :meth:`state` returned."""
         for name, value in state["masters"].items():
+            if value.shape != self.masters[name].shape:
+                raise ValueError(f"{name} is {list(value.shape)}, not {list(self.masters[name].shape)}")
             self.masters[name].copy_(value)
         self.adam.load_state_dict(state["adam"])
         for group in self.adam.param_groups:

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
 from lmcompress.files import write_json
+from lmcompress.loading import read_json
 from lmcompress.models import block_linears, linears
 from lmcompress.prune import mask
 from lmcompress.prune.mask import Masks
@@ -229,7 +230,7 @@ def _claim(folder: Path, about: list, masks: Masks, weights: dict[str, Tensor] |
         if weights is not None:
             digest.update(weights[name].detach().float().cpu().numpy().tobytes())
     claim, path = {"reconstruction": digest.hexdigest()}, folder / "reconstruct.json"
-    if path.is_file() and json.loads(path.read_text()) != claim:
+    if path.is_file() and read_json(path) != claim:
         raise ParameterError(
             "checkpoint", str(folder), "a new folder: this one belongs to another reconstruction"
         )

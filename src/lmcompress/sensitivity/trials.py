@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from lmcompress.errors import ParameterError
+from lmcompress.loading import naming
 from lmcompress.sensitivity.losses import Loss, Replay, block_of, window_losses
 from lmcompress.sensitivity.scores import Scores, changed, layer_groups
 
@@ -102,11 +103,14 @@ class _Log:
         self.path, self.done = path, {}
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
         if lines:
-            if not _agree(json.loads(lines[0]), about):
-                raise ParameterError(
-                    "checkpoint", str(path), "a new file: this one is of other weights, windows or variants"
-                )
-            self.done = {(line["layer"], line["variant"]): line for line in map(json.loads, lines[1:])}
+            with naming(path, "; delete it to begin anew"):
+                if not _agree(json.loads(lines[0]), about):
+                    raise ParameterError(
+                        "checkpoint",
+                        str(path),
+                        "a new file: this one is of other weights, windows or variants",
+                    )
+                self.done = {(line["layer"], line["variant"]): line for line in map(json.loads, lines[1:])}
         path.parent.mkdir(parents=True, exist_ok=True)
         whole = sum(len(line.encode()) + 1 for line in lines)
         with path.open("ab") as file:
