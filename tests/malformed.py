@@ -1,9 +1,11 @@
 """Malformed files without end: every file here is a whole one with one thing wrong, the same ones in every run."""
 
 import random
+import re
 from collections.abc import Callable, Iterator
 
 from lmcompress.errors import LmcompressError
+from lmcompress.files import project_root
 
 TOKENS = (
     b"\0",
@@ -76,3 +78,11 @@ def refused(act: Callable[[], object], named: str) -> bool:
             raise AssertionError(f"{named} is not named") from error
         return True
     return False
+
+
+def told(what: str) -> int:
+    """How often ``what`` was tried by the table of ``book/reproduce.md``."""
+    text = (project_root() / "book" / "reproduce.md").read_text(encoding="utf-8")
+    return int(
+        re.search(rf"^\| {re.escape(what)} \|.*\| ([\d,]+) \|$", text, re.MULTILINE)[1].replace(",", "")
+    )

@@ -7,7 +7,7 @@ import re
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from malformed import COUNTS, TOKENS, VALUES, refused, spoiled
+from malformed import COUNTS, TOKENS, VALUES, refused, spoiled, told
 
 from lmcompress import assets, cli, entries, files, records, sweep
 from lmcompress.cli import options
@@ -228,3 +228,8 @@ def test_command_lines(capsys, monkeypatch):
         assert not ends[-1] or re.search("^(lmcompress: |Error: )", said, re.MULTILINE), said
     assert set(ends) <= {0, 1, 2}
     assert ends.count(0) < len(ends) / 10
+
+
+@pytest.mark.parametrize("what", COUNTS)
+def test_the_book_tells_what_was_tried(what):
+    assert told(what) == COUNTS[what]

@@ -74,12 +74,13 @@ def each_file(folder, count: int, act, head: int = 2000) -> list[bool]:
     """``act()`` with every file of ``folder`` spoiled in turn, ``count`` times in all; the others are whole."""
     files = sorted(path for path in folder.iterdir() if path.is_file())
     ends = []
-    for path in files:
+    for number, path in enumerate(files):
         whole = path.read_bytes()
-        for content in spoiled(whole[:head], block(count, len(files))):
+        for content in spoiled(whole[:head], block(count + number, len(files))):
             path.write_bytes(content + whole[head:])
             ends.append(refused(act, str(folder)))
         path.write_bytes(whole)
+    assert len(ends) == count
     return ends
 
 

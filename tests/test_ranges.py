@@ -6,6 +6,7 @@ import pkgutil
 from functools import cache
 
 import pytest
+from malformed import told
 
 from lmcompress import pages, records
 from lmcompress.errors import ParameterError
@@ -96,7 +97,8 @@ def valid(cls: type[Parameters]) -> dict:
         return valid_experiments()[cls.kind]
     if cls is Sweep:
         return {"experiment": "pruned_model", "fixed": valid_experiments()["pruned_model"]}
-    return {"prune": {}} if cls is Recipe else {}
+    needed = {"name": "x"} if "name" in cls.model_fields else {}
+    return {"prune": {}} if cls is Recipe else needed
 
 
 def refused(cls: type[Parameters], given: dict) -> bool:
@@ -125,18 +127,18 @@ def accepted(name: str) -> set[tuple[str, str]]:
 MEANT = {
     "a flag is true or false": (
         ["true", "false"],
-        """act_order asked bos checkpointing compile draws_language gptq gptq_language layer_errors symmetric""",
+        "act_order asked bos checkpointing compile draws_language gptq gptq_language layer_errors symmetric",
     ),
     "all there are; or what is said elsewhere": (
         ["null"],
-        """criteria granularities layers lr pattern patterns quantize questions reconstruct retrain retraining seeds
-        spans subsets targets test""",
+        """batch calibration corpus criteria granularities layers length lr model pattern patterns quantize
+        questions reconstruct retrain retraining seeds spans subsets targets test validation""",
     ),
     "leaves this part out": (
         ["[]"],
-        """architectures as_uniform averages budgets cards classifier_scores clustered compared embeddings gptq_widths
-        kernels language_measures language_scores measures more packings patterns permuted random_averages retrained
-        runs searched shapes sparsities tests uniform""",
+        """architectures as_uniform averages budgets cards classifier_scores clustered compared embeddings
+        gptq_widths kernels language_measures language_scores measures more packings patterns permuted
+        random_averages retrained runs searched shapes sparsities tests uniform""",
     ),
     "nothing beyond the defaults": (
         ["{}"],
@@ -144,10 +146,11 @@ MEANT = {
     ),
     "none; the first; a pattern of 0 %": (
         ["0"],
-        """block_rate_pattern compilation evaluation fine_tune_steps generations pattern rate_pattern rate_steps seed
-        spared_at steps test""",
+        """biases block_rate_pattern budget_pattern compilation evaluation fine_tune_steps generations pattern
+        rate_pattern rate_steps seed spared_at steps test""",
     ),
     "none": (["empty text"], "block_rate_pattern classifier language notebook rate_pattern"),
+    "a title": (["a word"], "name"),
     "a regular expression": (["empty text", "a space", "a NUL", "a word"], "layers"),
 }
 LISTED = {(said, field) for values, fields in MEANT.values() for said in values for field in fields.split()}
@@ -162,3 +165,8 @@ def test_a_class_takes_no_nonsense(name):
 
 def test_what_is_listed_as_meant_is_taken_somewhere():
     assert set().union(*map(accepted, CLASSES)) >= LISTED
+
+
+def test_the_book_tells_no_more_than_was_tried():
+    tried = sum(len(cls.model_fields) for cls in CLASSES.values()) * len(NONSENSE)
+    assert told("a value in every field of every class of parameters") <= tried

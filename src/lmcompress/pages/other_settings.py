@@ -20,6 +20,7 @@ from lmcompress.parameters import (
     Sample,
     Seed,
     Some,
+    Title,
     Whole,
 )
 from lmcompress.prune.criteria import CriterionName
@@ -49,7 +50,7 @@ class Setting(Parameters):
     what is not given is the notebook's own.
     """
 
-    name: str
+    name: Title
     model: ModelName | None = None
     corpus: CorpusName | None = None
     length: Length | None = None
