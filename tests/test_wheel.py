@@ -1,13 +1,19 @@
 """The wheel alone, in an empty folder: published records, notebooks and profiles are at hand."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
+import jupytext
 import pytest
+from packaging.requirements import Requirement
 
+NOTHING = SimpleNamespace(util=SimpleNamespace(find_spec=lambda _name: None))  # finds no package
 ROOT = Path(__file__).parents[1]
 PARTS = (
     "src",
@@ -79,3 +85,24 @@ def test_a_page_is_executed_on_its_published_records(installed):
     made = installed.folder / "empty" / "build" / "runs" / "23_cost_of_retraining.ipynb"
     assert said.splitlines()[-1] == str(made)
     assert "[run]" in made.read_text(encoding="utf-8")  # the block below what is shown of records
+
+
+def test_a_notebook_installs_the_package_from_its_repository_where_it_is_not():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    first = next(
+        cell
+        for cell in jupytext.read(ROOT / "notebooks/20_retrain_subsets.md").cells
+        if cell.cell_type == "code"
+    )
+    asked = []
+    shell = SimpleNamespace(run_line_magic=lambda *words: asked.append(words))
+    absent = {"get_ipython": lambda: shell, "__builtins__": {"__import__": lambda *_: NOTHING}}
+    exec(first.source, absent)
+    ((magic, words),) = asked
+    assert magic == "pip"
+    wanted = Requirement(shlex.split(words)[-1])
+    assert (wanted.name, wanted.url) == (project["name"], f"git+{project['urls']['Repository']}")
+    assert wanted.extras <= project["optional-dependencies"].keys()
+    asked.clear()
+    exec(first.source, {"get_ipython": lambda: shell})
+    assert not asked  # it is here

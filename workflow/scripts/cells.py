@@ -1,4 +1,5 @@
-"""Write the parameters cell of every notebook from its Study: the defaults stand there alone.
+"""Write the parameters cell of every notebook from its Study: the defaults stand there alone. And put before the first
+code a cell that installs the package where it is not, as on Colab; the book does not show it.
 
     python cells.py [--check] notebooks/*.md
 
@@ -48,17 +49,37 @@ def _some_type(annotation: object) -> type:
     return typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
 
 
+INSTALL = """\
+```{code-cell} ipython3
+:tags: [remove-cell]
+
+import importlib.util
+
+if importlib.util.find_spec("lmcompress") is None:  # on Colab
+    get_ipython().run_line_magic("pip", "install --quiet 'lmcompress[run] @ git+https://github.com/lmcompress/lmcompress'")
+```
+
+"""
+
+
+def installing(text: str) -> str:
+    """The notebook with the cell that installs the package before its first code."""
+    before, fence, after = text.partition("```{code-cell}")
+    return text if not fence or INSTALL in text else before + INSTALL + fence + after
+
+
 def main() -> None:
     check, differ = "--check" in sys.argv, []
     for path in map(Path, (one for one in sys.argv[1:] if one != "--check")):
         text = path.read_text(encoding="utf-8")
         made = CELL.sub(lambda m, path=path: m[1] + cell(study_class(path.stem), m[2]) + m[3], text, count=1)
+        made = installing(made)
         if made != text:
             differ.append(str(path))
             if not check:
                 path.write_text(made, encoding="utf-8")
     if differ:
-        print("parameters cell", "differs from the Study in" if check else "written anew in", *differ)
+        print("a cell", "differs in" if check else "written anew in", *differ)
     sys.exit(bool(check and differ))
 
 
