@@ -40,7 +40,9 @@ def rows(tmp_path, monkeypatch):
         for number, mode in enumerate(
             ("as memory needs", "as memory needs, a window at a time", "all blocks")
         ):
-            found.append(row(model, "biases+norms", 12 + number, peak / 5, mode))
+            found.append(
+                row(model, "biases+norms", 12 + number, peak / 5, mode) | {"checkpointed": 10 + 2 * number}
+            )
             found.append(row(model, "masklora", 25 - number, peak / 4, mode))
     found.append(row("OPT-1.3B", "full", 9.0, 30.0, "all blocks"))
     for model, method, peak in (("OPT-6.7B", "full", 100.0), ("OPT-6.7B", "biases+norms", 20.0)):
@@ -79,7 +81,9 @@ def test_of_several_ways_the_fastest_counts_for_time_and_the_leanest_for_memory(
 
 def test_pieces_of_the_page(rows):
     sentences = scale.answers(rows)
-    assert "biases and norms take 6.0 GiB at most, full retraining 30.0, 5.0 times as much" in sentences[1]
+    assert "biases and norms take 6.0 GiB at most, full retraining 30.0, 5.0 times as much" in sentences[2]
+    assert "10 blocks are checkpointed" in sentences[1]
+    assert "costs 0.50 minutes; a card that holds all activations would need 7.0." in sentences[1]
     assert (
         sentences[-1] == "Where both are known, OPT-30B with biases+norms: 13.9 GiB counted, 14.0 measured."
     )
@@ -87,6 +91,8 @@ def test_pieces_of_the_page(rows):
     assert text.count("not run here") == 3
     assert "does not hold here" in text or "holds in part" in text  # Wanda takes far more than it should
     assert scale.time_figure(rows).table["minutes"].max() == pytest.approx(30**1.5)
+    alone = scale.time_figure(rows[rows["model"] == "OPT-30B"])
+    assert set(alone.table["time"]) == {"measured", "floor"}
     assert "the card" in scale.memory_figure(rows).svg
     assert "2 of 4 blocks" in scale.costs(rows)
 

@@ -121,18 +121,37 @@ def fits(frame: pd.DataFrame, cards: Sequence[float]) -> pd.DataFrame:
 
 
 def time_figure(frame: pd.DataFrame) -> Figure:
-    return figures.lines(
-        fastest(frame),
-        BILLIONS,
-        "minutes",
+    """Minutes against size; where one size ran, minutes and floor of each method as bars."""
+    best = fastest(frame)
+    caption = (
+        f"{best['device'].iloc[0]}. Retraining: 1,000 steps of 2 x 2,048 tokens; methods that calibrate: 128 x 2,048 "
+        f"tokens. {RANDOM}"
+    )
+    if best["model"].nunique() > 1:
+        return figures.lines(
+            best,
+            BILLIONS,
+            "minutes",
+            "method",
+            log_x=True,
+            log_y=True,
+            title="Minutes by size",
+            caption=caption,
+            alt="Minutes against billions of parameters, both axes logarithmic, one line for each method: the slopes "
+            "are the exponents of the table.",
+        )
+    named = best.rename(columns={"minutes": "measured", "floor minutes": "floor"})
+    tall = named.melt("method", ["measured", "floor"], var_name="time", value_name="minutes")
+    return figures.bars(
+        tall,
         "method",
-        log_x=True,
-        log_y=True,
-        title="Minutes by size",
-        caption=f"{frame['device'].iloc[0]}. Retraining: 1,000 steps of 2 x 2,048 tokens; methods that calibrate: 128 "
-        f"x 2,048 tokens. {RANDOM}",
-        alt="Minutes against billions of parameters, both axes logarithmic, one line for each method: the slopes are "
-        "the exponents of the table.",
+        "minutes",
+        "time",
+        log=True,
+        title=f"Minutes, {best['model'].iloc[0]}",
+        caption=caption,
+        alt="Minutes of each method on a logarithmic axis, beside the floor that the hardware sets: the distance of "
+        "the two bars is what could still be gained.",
     )
 
 
@@ -187,6 +206,7 @@ def answers(frame: pd.DataFrame) -> list[str]:
     fast = fastest(last)
     parts = [f"{row['method']} {row['minutes']:.1f}" for _, row in fast.iterrows()]
     sentences.append(f"{name} on one {fast['device'].iloc[0]}, minutes: {', '.join(parts)}.")
+    sentences += _price_of_recomputing(last)
     for shape, part in leanest(frame).groupby("model", sort=False):
         peaks = part.set_index("method")["peak GiB"]
         if {"full", "biases+norms"} <= set(peaks.index):
@@ -201,6 +221,22 @@ def answers(frame: pd.DataFrame) -> list[str]:
             )
             sentences.append(f"Where both are known, {model} with {method}: {both}.")
     return sentences
+
+
+def _price_of_recomputing(frame: pd.DataFrame) -> list[str]:
+    """What a checkpointed block costs each subset of one model, from its runs with more and with fewer of them."""
+    found = []
+    ran = frame[frame["run"].ne("counted")].dropna(subset=["checkpointed"])
+    for method, part in ran.groupby("method", sort=False):
+        few, many = part.loc[part["checkpointed"].idxmin()], part.loc[part["checkpointed"].idxmax()]
+        if few["checkpointed"] < many["checkpointed"]:
+            each = (many["minutes"] - few["minutes"]) / (many["checkpointed"] - few["checkpointed"])
+            none = few["minutes"] - each * few["checkpointed"]
+            found.append(
+                f"{few['model']}, {method}: {few['checkpointed']:.0f} blocks are checkpointed for want of memory, each "
+                f"of which costs {each:.2f} minutes; a card that holds all activations would need {none:.1f}."
+            )
+    return found
 
 
 def peers() -> Html:
