@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.patches import Rectangle
 
-from lmcompress.report.canvas import INK, PALETTE, drawing
+from lmcompress.report.canvas import INK, PALETTE, drawing, method_colour
 from lmcompress.report.figures import Figure
 
 KEEP, LOSE, HELP = PALETTE[0], PALETTE[1], PALETTE[3]  # what stays, what is lost, what makes up for it
@@ -93,13 +93,14 @@ def pruning() -> Figure:
     def draw(canvas: Canvas) -> None:
         grid = canvas.subplots(2, 2)
         for row, (name, score) in zip(grid, scores.items(), strict=True):
-            cells(row[0], score, kept[name], f"score: {name}")
+            colour = method_colour(name.lower())
+            cells(row[0], score, kept[name], f"score: {name}", colour)
             cells(
                 row[1],
                 np.where(kept[name], weight, 0),
                 kept[name],
                 f"kept; error of output 1: {lost[name][0]:.2f}",
-                HELP,
+                colour,
             )
 
     rows = [
@@ -129,7 +130,7 @@ def sparsegpt() -> Figure:
         return float((point - w) @ hessian @ (point - w))
 
     def draw(canvas: Canvas) -> None:
-        axes = canvas.subplots()
+        axes, solver = canvas.subplots(), method_colour("sparsegpt")
         x, y = np.meshgrid(np.linspace(-0.25, 1.1, 121), np.linspace(0.4, 1.7, 121))
         offset = np.stack([x - w[0], y - w[1]])
         height = np.einsum("iab,ij,jab->ab", offset, hessian, offset)
@@ -138,11 +139,11 @@ def sparsegpt() -> Figure:
         axes.clabel(lines, lines.levels[1:], fmt=lambda value: f"{value:.2f}", fontsize=8)
         axes.axvline(0, color=INK, linewidth=1.2)
         axes.annotate("", alone, w, arrowprops={"arrowstyle": "->", "color": LOSE, "linewidth": 1.8})
-        axes.annotate("", helped, w, arrowprops={"arrowstyle": "->", "color": HELP, "linewidth": 1.8})
+        axes.annotate("", helped, w, arrowprops={"arrowstyle": "->", "color": solver, "linewidth": 1.8})
         for point, colour, words in (
             (w, KEEP, "dense"),
             (alone, LOSE, f"removed alone: error {error(alone):.2f}"),
-            (helped, HELP, f"the other helps: error {error(helped):.2f}"),
+            (helped, solver, f"the other helps: error {error(helped):.2f}"),
         ):
             axes.plot(*point, "o", color=colour, markersize=8)
             place = {"va": "top", "y": 0.93} if colour == LOSE else {"va": "bottom", "y": point[1] + 0.03}
@@ -200,7 +201,8 @@ def perp() -> Figure:
     """Where the parts of a block are, and which share of the model they hold."""
     counts = subset_counts(**OPT)
     share = {name: 100 * count / counts["everything"] for name, count in counts.items()}
-    colours = dict(zip(counts, (HELP, LOSE, PALETTE[2], PALETTE[4], KEEP), strict=True))
+    methods = ("norms", "biases", "masklora", "head", "full")
+    colours = dict(zip(counts, map(method_colour, methods), strict=True))
     boxes = [("norm", "norms"), ("Q K V", ""), ("O", ""), ("norm", "norms"), ("MLP up", ""), ("MLP down", "")]
 
     def draw(canvas: Canvas) -> None:
