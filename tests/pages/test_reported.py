@@ -39,6 +39,20 @@ def test_a_verdict_stands_beside_the_number_that_it_is_about():
     assert row["verdict"] == PART
 
 
+def test_sources_are_linked():
+    linked = reported._linked
+    assert linked("abstract of arXiv 2312.15230v3 and v4").startswith(
+        "abstract of [arXiv 2312.15230v3](https://arxiv"
+    )
+    assert (
+        linked("github.com/locuslab/wanda issue 45")
+        == "[wanda issue 45](https://github.com/locuslab/wanda/issues/45)"
+    )
+    assert linked("logs in github.com/someone/Some_Code at ca5ef79") == (
+        "logs in [someone](https://github.com/someone/Some_Code) at ca5ef79"
+    )
+
+
 def test_released_scores_are_judged_like_measured_ones():
     table = reported.released_scores().set_index(["score", "model"])
     assert len(table) == 3

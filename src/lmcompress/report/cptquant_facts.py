@@ -195,6 +195,7 @@ def equal_loss_pieces(records: Sequence[Record]) -> list[Any]:
     rows = [one for one in rows if len(one)]
     if not rows:
         return []
+    rows.sort(key=len, reverse=True)  # the fullest data set gives the order of the bars
     frame = pd.concat(rows).rename(columns={"bits": "bits a weight", "MB": "MB of the blocks' Linears"})
     title = f"Bits a weight, scales counted, at +{AT:g} nats"
     return [

@@ -1,5 +1,6 @@
 """Values that papers report, from ``data/paper``, to be shown beside what was measured here."""
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -43,13 +44,21 @@ def beside(paper: str, judged: Sequence[Judged]) -> pd.DataFrame:
                 "quantity": row["quantity"],
                 "paper": f"{row['value']} {row['unit']}".strip(),
                 "setting": setting,
-                "source": row["source"],
+                "source": _linked(row["source"]),
                 "here": f"{found.claim.quantity}: {found.measured}" if found and found.cases else NOTHING,
                 "verdict": found.verdict if found else NOTHING,
                 "why not number by number": row["why"] or NOTHING,
             }
         )
     return pd.DataFrame(rows)
+
+
+def _linked(source: str) -> str:
+    """A source with short links in place of addresses."""
+    text = re.sub(r"arXiv (\d{4}\.\d{5})(v\d)?", r"[arXiv \1\2](https://arxiv.org/abs/\1\2)", source)
+    issue = r"github\.com/(\S+)/(\S+) issue (\d+)"
+    text = re.sub(issue, r"[\2 issue \3](https://github.com/\1/\2/issues/\3)", text)
+    return re.sub(r"(?<!/)github\.com/([\w-]+)/([\w.-]+) at", r"[\1](https://github.com/\1/\2) at", text)
 
 
 def released_scores() -> pd.DataFrame:
