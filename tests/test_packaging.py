@@ -97,6 +97,19 @@ def test_ci_runs_the_readmes_test_command():
     assert "make test" in script.splitlines()
 
 
+@pytest.mark.parametrize(
+    "workflow", sorted((ROOT / ".github" / "workflows").glob("*.yml")), ids=lambda path: path.stem
+)
+def test_what_github_runs_is_there(workflow):
+    jobs = yaml.safe_load(workflow.read_text())["jobs"]
+    commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for command in commands:
+        assert all(target in targets for target in re.findall(r"^make (\w+)", command)), command
+        assert all((ROOT / path).is_file() for path in re.findall(r"\.ci/\w+(?:\.py)?", command)), command
+    assert any(re.match(r"make test|\.ci/run", command) for command in commands)
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_twin_is_in_step_and_has_no_outputs(notebook):
     source, twin = jupytext.read(notebook), nbformat.read(notebook.with_suffix(".ipynb"), as_version=4)
