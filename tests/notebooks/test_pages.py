@@ -44,8 +44,8 @@ CHANGES = {
     "25_other_settings": {
         "steps": 2,
         "settings": [
-            {"name": "here", "compared": [{"subsets": ["nothing", "norms"]}]},
-            {"name": "with biases", "biases": 2, "compared": [{"subsets": ["nothing", "biases"]}]},
+            {"compared": [{"subsets": ["nothing", "norms"]}]},
+            {"biases": 2, "compared": [{"subsets": ["nothing", "biases"]}]},
         ],
     },
     "29_perp_claims": {"steps": 3},

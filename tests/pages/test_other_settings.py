@@ -9,7 +9,6 @@ from lmcompress.models import block_linears
 from lmcompress.pages import other_settings
 from lmcompress.pages.other_settings import Study
 from lmcompress.records import obtain
-from lmcompress.report.html import NOT_RUN
 
 
 @pytest.fixture(scope="module")
@@ -18,7 +17,7 @@ def study(language):  # noqa: F811
     on = {"compared": [{"subsets": ["nothing", "biases"]}], "biases": 8, "length": 16}
     return Study(
         **language,
-        settings=[{"name": "as it comes", "compared": compared}, {"name": "with biases", **on}],
+        settings=[{"compared": compared}, on],
         budgets=[4, 8],
     )
 
@@ -28,22 +27,29 @@ def records(study):
     return obtain(study.experiments(), progress=False)
 
 
-def test_every_setting_has_its_own_runs(study, records):
-    rows = other_settings.levels(study, records)
-    assert set(rows["setting"]) == {"as it comes", "with biases"}
-    one, other = (set(rows[rows["setting"] == name]["retrained"]) for name in ("as it comes", "with biases"))
+def test_every_setting_has_its_own_runs(records):
+    rows = other_settings.levels(records)
+    one, other = (set(rows[rows["setting"] == name]["retrained"]) for name in dict.fromkeys(rows["setting"]))
     assert (one, other) == ({"nothing", "norms", "full"}, {"nothing", "biases"})
 
 
-def test_a_claim_is_judged_only_where_its_runs_are(study, records):
-    frame = other_settings.verdict_table(study, records).set_index("claim")
-    contender = next(name for name in frame.index if name.startswith("With its norms retrained"))
-    assert frame.loc[contender, "as it comes"] != NOT_RUN
-    assert frame.loc[contender, "with biases"] == NOT_RUN
+def test_a_claim_is_judged_only_where_its_runs_are(records):
+    one, other = other_settings.judged(records).values()
+    assert "contender-norms" in [found.claim.id for found in one]
+    assert not other
+    with pytest.raises(LookupError, match="two settings"):
+        other_settings.answer(records)
+
+
+def test_settings_are_compared_with_full_retraining(records):
+    (row,) = other_settings.ratios(records).to_dict("records")
+    assert (row["retrained"], row["pattern"]) == ("norms", "50%")
+    assert row["low"] <= row["times full"] <= row["high"]
+    assert f"{row['times full']:.2f}" in other_settings.ratio_figure(records).alt
 
 
 def test_biases_begin_at_zero_and_are_worth_what_their_ablation_costs(language, records):  # noqa: F811
-    (row,) = other_settings.biases_table(records).to_dict("records")
+    (row,) = other_settings.biases_frame(records).to_dict("records")
     assert row["with trained biases"] != row["these set to zero"]
     about = (language["model"], "fp32", language["corpus"], 16, language["batch"])
     model, _ = with_biases(*about, 8)
@@ -53,9 +59,9 @@ def test_biases_begin_at_zero_and_are_worth_what_their_ablation_costs(language, 
     assert not any(torch.count_nonzero(layer.bias) for layer in block_linears(untrained).values())
 
 
-def test_budgets_are_compared_at_their_own_rates(study, records):
-    rows = other_settings.budget_table(study, records)
-    assert sorted(set(rows["steps"])) == [4, 8]
+def test_budgets_are_compared_at_their_own_rates(records):
+    rows = other_settings.budgets(records)
+    assert {4, 8} <= set(rows["steps"])
     assert set(rows["subset"]) == set(other_settings.BUDGET_SUBSETS)
-    assert rows["passes"].max() == pytest.approx(8 * 4 / 48)
-    assert "8 steps" in other_settings.budget_figure(rows, "50%").alt
+    assert set(rows[rows["steps"] == 8]["passes"]) == {8 * 4 / 48}
+    assert "steps" in other_settings.budget_figure(records).alt

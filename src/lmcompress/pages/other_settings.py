@@ -1,6 +1,8 @@
 """PERP's claims, one setting at a time: another model, another text to retrain on, longer windows; and by steps."""
 
+from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -20,19 +22,21 @@ from lmcompress.parameters import (
     Sample,
     Seed,
     Some,
-    Title,
     Whole,
 )
 from lmcompress.prune.criteria import CriterionName
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.figures import Figure
-from lmcompress.report.html import NOT_RUN
+from lmcompress.report.html import FAILS, HOLDS, PART, Html
+from lmcompress.report.opening import Answer
 from lmcompress.report.perp_evidence import Evidence, state
 from lmcompress.report.perp_tables import exp
 from lmcompress.report.verdicts import Judged, interval, judge_all
+from lmcompress.report.words import estimate
 
 BUDGET_SUBSETS = ("norms", "masklora", "full")
+WORDS = {"norms": "the norms", "masklora": "MaskLoRA", "biases": "the biases"}
 COMPARING = ("contender", "recovered", "near_full", "lower")  # measures that runs of one setting can decide
 
 
@@ -46,11 +50,13 @@ class Compared(Parameters):
 
 
 class Setting(Parameters):
-    """Where the claims are judged. ``biases``: steps in which biases are added and trained (0: the model as it comes);
-    what is not given is the notebook's own.
+    """Where the claims are judged.
+
+    biases: steps in which biases are added and trained; 0: the model as it comes.
+
+    What is not given is the notebook's own.
     """
 
-    name: Title
     model: ModelName | None = None
     corpus: CorpusName | None = None
     length: Length | None = None
@@ -60,10 +66,7 @@ class Setting(Parameters):
     calibration: Count | None = None
     test: Sample | None = None
     biases: Whole = 0
-    compared: Some[Compared] = (
-        Compared(),
-        Compared(criteria=("wanda",), subsets=("nothing",)),
-    )
+    compared: Some[Compared] = (Compared(), Compared(criteria=("wanda",), subsets=("nothing",)))
 
 
 class Study(PerpStudy):
@@ -72,14 +75,16 @@ class Study(PerpStudy):
     """
 
     settings: Some[Setting] = (
-        Setting(name="as it comes"),
-        Setting(
-            name="with biases",
-            biases=10,
-            compared=(Compared(subsets=("nothing", "biases", "full")),),
-        ),
+        Setting(),
+        Setting(biases=4, compared=(Compared(subsets=("nothing", "norms", "full")),)),
     )
-    steps: Count = 6
+    length: Length = 64
+    batch: Count = 2
+    steps: Count = 4
+    calibration: Count = 8
+    retraining: Count = 16
+    validation: Count = 4
+    test: Sample = 8
     budgets: Many[Count] = ()
     budget_pattern: PatternText = "50%"
 
@@ -125,49 +130,134 @@ def _tuned(on: dict, subset: str, criterion: str, pattern: str, seed: int, steps
     return Tuned(**on | about, steps=0 if nothing else steps, rates=() if nothing else RATES[subset])
 
 
-def of(records: Sequence[Record], experiments: Sequence[Experiment]) -> list[Record]:
-    """Those of ``records`` that are of one of ``experiments``."""
-    wanted = [(one.kind, one.model_dump(mode="json")) for one in experiments]
-    return [record for record in records if (record.kind, record.parameters) in wanted]
+def language(records: Sequence[Record]) -> list[Record]:
+    """The runs that are compared."""
+    return [record for record in records if record.kind == "tuned"]
 
 
-def judged(study: Study, records: Sequence[Record]) -> dict[str, list[Judged]]:
+def biased(records: Sequence[Record]) -> list[Record]:
+    """The runs that measured what biases are worth."""
+    return [record for record in records if record.kind == "biases_matter"]
+
+
+def where(record: Record) -> str:
+    """The setting of a run, in words."""
+    about = record.parameters
+    biases = " with biases" if about["fine_tune_steps"] else ""
+    model, corpus = (Path(about[name]).name for name in ("model", "data"))
+    return f"{model}{biases}, {corpus}, {about['length']} tokens"
+
+
+def by_setting(records: Sequence[Record]) -> dict[str, list[Record]]:
+    """Setting -> its runs; those with another number of steps than most are left out."""
+    found: dict[str, list[Record]] = {}
+    runs = language(records)
+    steps = Counter(record.parameters["steps"] for record in runs if record.parameters["steps"]).most_common(
+        1
+    )
+    for record in runs:
+        if record.parameters["steps"] in (0, *(number for number, _ in steps)):
+            found.setdefault(where(record), []).append(record)
+    return found
+
+
+def judged(records: Sequence[Record]) -> dict[str, list[Judged]]:
     """Setting -> the verdict on every claim that its runs can decide."""
     return {
-        setting.name: [
+        name: [
             one
-            for one in judge_all("perp", Evidence(of(records, study.runs(setting))).measures())
-            if one.claim.measure in COMPARING
+            for one in judge_all("perp", Evidence(runs).measures())
+            if one.claim.measure in COMPARING and one.cases
         ]
-        for setting in study.settings
+        for name, runs in by_setting(records).items()
     }
 
 
-def verdict_table(study: Study, records: Sequence[Record]) -> pd.DataFrame:
+def answer(records: Sequence[Record]) -> Answer:
+    """How near the norms and MaskLoRA come to full retraining in the settings, and whether the verdicts are the same in
+    all. Raises ``LookupError`` with fewer than two settings.
+    """
+    frame, found = ratios(records), judged(records)
+    if frame["setting"].nunique() < 2:
+        raise LookupError("two settings or more, each with full retraining")
+    parts = []
+    for subset, rows in frame.sort_values("times full").groupby("retrained", sort=False):
+        ends = [estimate(*rows.iloc[at][["times full", "low", "high"]]) for at in (0, -1)]
+        parts.append(f"{WORDS[subset]} {' to '.join(ends) if len(rows) > 1 else ends[0]}")
+    sentence = (
+        f"In {frame['setting'].nunique()} settings, after magnitude pruning and on the text that was retrained on, "
+        f"in times the perplexity of full retraining: {'; '.join(parts)}."
+    )
+    verdicts: dict[str, set[str]] = {}
+    for one in (one for claims in found.values() for one in claims):
+        verdicts.setdefault(one.claim.id, set()).add(one.verdict)
+    same = sum(len(words) == 1 for words in verdicts.values())
+    word = HOLDS if same == len(verdicts) else PART if same else FAILS
+    return Answer(
+        sentence, "The verdicts are the same in every setting.", word, f" ({same} of {len(verdicts)} claims)"
+    )
+
+
+def ratios(records: Sequence[Record]) -> pd.DataFrame:
+    """Perplexity over that of full retraining after magnitude pruning, on the text that was retrained on."""
+    rows = []
+    for name, runs in by_setting(records).items():
+        evidence, corpus = Evidence(runs), runs[0].parameters["data"]
+        full = evidence.losses("full", corpus)
+        for subset in WORDS:
+            for pruning, losses in evidence.losses(subset, corpus).items():
+                seeds = sorted(losses.keys() & full.get(pruning, {}).keys())
+                if pruning[0] == "magnitude" and seeds:
+                    difference = np.stack([losses[seed] - full[pruning][seed] for seed in seeds])
+                    value, low, high = interval(difference, transform=exp)
+                    row = {"setting": name, "retrained": subset, "pattern": pruning[1]}
+                    rows.append(row | {"times full": value, "low": low, "high": high})
+    return pd.DataFrame(rows, columns=["setting", "retrained", "pattern", "times full", "low", "high"])
+
+
+def ratio_figure(records: Sequence[Record]) -> Figure:
+    """:func:`ratios`, a group of bars a setting. Raises ``LookupError`` without any."""
+    frame = ratios(records)
+    if frame.empty:
+        raise LookupError("a setting with full retraining")
+    worst, best = (frame.loc[frame["times full"].agg(which)] for which in ("idxmax", "idxmin"))
+    return figures.bars(
+        frame,
+        "setting",
+        "times full",
+        "retrained",
+        low="low",
+        high="high",
+        title="Perplexity in times that of full retraining",
+        caption="After magnitude pruning, each subset at its own learning rate, on the text that was retrained on; "
+        "1 is full retraining, below 1 is better. Bars are 95 % intervals over windows and seeds.",
+        alt=f"From {best['times full']:.2f} ({best['retrained']}, {best['setting']}) to {worst['times full']:.2f} "
+        f"({worst['retrained']}, {worst['setting']}).",
+    )
+
+
+def verdict_table(records: Sequence[Record]) -> Html:
     """A row a claim, a column a setting: the verdict, and how many cases are as claimed, against and open."""
-    columns = {}
-    for name, found in judged(study, records).items():
-        columns[name] = {one.claim.claim: _said(one) for one in found}
-    frame = pd.DataFrame(columns)
-    return frame[(frame != NOT_RUN).any(axis=1)].rename_axis("claim").reset_index()
+    columns = {
+        name: {one.claim.claim: _said(one) for one in found} for name, found in judged(records).items()
+    }
+    frame = pd.DataFrame(columns).fillna("no run").rename_axis("claim").reset_index()
+    return figures.table(frame, "The verdict on each claim, setting by setting")
 
 
 def _said(one: Judged) -> str:
-    if not one.cases:
-        return NOT_RUN
     words = [one.claim.rule.says(case) for case in one.cases]
     return f"{one.verdict} ({words.count('as claimed')} of {len(words)} as claimed, {words.count('against')} against)"
 
 
-def levels(study: Study, records: Sequence[Record]) -> pd.DataFrame:
+def levels(records: Sequence[Record]) -> pd.DataFrame:
     """Perplexity with its interval of every state of every setting, on the corpus that was retrained on and others."""
     rows = []
-    for setting in study.settings:
+    for name, runs in by_setting(records).items():
         by_state: dict[tuple, list[Record]] = {}
-        for record in of(records, study.runs(setting)):
-            if record.kind == "tuned":
-                about = record.parameters
-                by_state.setdefault((about["criterion"], about["pattern"], state(about)), []).append(record)
+        for record in runs:
+            about = record.parameters
+            by_state.setdefault((about["criterion"], about["pattern"], state(about)), []).append(record)
         for (criterion, pattern, retrained), group in by_state.items():
             for corpus in group[0].result["tests"]:
                 tests = [record.result["tests"][corpus] for record in group]
@@ -176,7 +266,7 @@ def levels(study: Study, records: Sequence[Record]) -> pd.DataFrame:
                 value, low, high = interval(np.array([test["nll"] for test in tests]), transform=exp)
                 rows.append(
                     {
-                        "setting": setting.name,
+                        "setting": name,
                         "tested on": corpus,
                         "dense": tests[0]["dense"],
                         "pruned": f"{pattern} by {criterion}",
@@ -190,8 +280,15 @@ def levels(study: Study, records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def biases_table(records: Sequence[Record]) -> pd.DataFrame:
-    """What the biases of each model with trained biases are worth: perplexity with them and without."""
+def levels_table(records: Sequence[Record]) -> Html:
+    """:func:`levels` as a table."""
+    return figures.table(
+        levels(records), "Perplexity of every state, with 95 % intervals over windows and seeds"
+    )
+
+
+def biases_frame(records: Sequence[Record]) -> pd.DataFrame:
+    """Perplexity of each model without biases, with trained ones, and with these set to zero."""
     return pd.DataFrame(
         {
             "model": record.parameters["model"],
@@ -201,39 +298,49 @@ def biases_table(records: Sequence[Record]) -> pd.DataFrame:
             "with trained biases": record.result["with"],
             "these set to zero": record.result["ablated"],
         }
-        for record in records
-        if record.kind == "biases_matter"
+        for record in biased(records)
     )
 
 
-def budget_table(study: Study, records: Sequence[Record]) -> pd.DataFrame:
-    """Perplexity by steps and subset, with passes over the retraining texts and the rate that was chosen."""
-    rows = []
-    for record in of(records, study.by_steps()):
+def biases_table(records: Sequence[Record]) -> Html:
+    """:func:`biases_frame` as a table. Raises ``LookupError`` without any."""
+    frame = biases_frame(records)
+    if frame.empty:
+        raise LookupError("a model with trained biases")
+    return figures.table(frame, "What the biases are worth")
+
+
+def budgets(records: Sequence[Record]) -> pd.DataFrame:
+    """Perplexity by steps and subset, with passes over the retraining texts and the rate that was chosen: of the one
+    setting and pruning that were retrained with several numbers of steps.
+    """
+    several: dict[tuple, list[Record]] = {}
+    for record in language(records):
         about = record.parameters
-        for corpus, found in record.result["tests"].items():
-            if found["nll"] is not None:
-                rows.append(
-                    {
-                        "tested on": corpus,
-                        "subset": about["subset"],
-                        "steps": about["steps"],
-                        "passes": about["steps"] * about["batch"] / about["retraining"],
-                        "perplexity": found["perplexity"],
-                        "low": found["low"],
-                        "high": found["high"],
-                        "rate": record.result["lr"],
-                    }
-                )
-    return pd.DataFrame(rows)
+        if about["steps"] and (about["criterion"], about["seed"]) == ("magnitude", 0):
+            several.setdefault((where(record), about["pattern"], about["subset"]), []).append(record)
+    rows = []
+    for (_, pattern, subset), group in several.items():
+        for record in group if len({one.parameters["steps"] for one in group}) > 1 else ():
+            about = record.parameters
+            for corpus, found in record.result["tests"].items():
+                if found["nll"] is not None:
+                    row = {"tested on": corpus, "pattern": pattern, "subset": subset, "steps": about["steps"]}
+                    row["passes"] = about["steps"] * about["batch"] / about["retraining"]
+                    row |= {name: found[name] for name in ("perplexity", "low", "high")}
+                    rows.append(row | {"rate": record.result["lr"]})
+    frame = pd.DataFrame(rows)
+    return frame.sort_values(["tested on", "subset", "steps"], ignore_index=True) if rows else frame
 
 
-def budget_figure(frame: pd.DataFrame, pattern: str) -> Figure:
-    """Perplexity against steps, a line a subset, a panel a corpus."""
-    ends = frame[frame["steps"] == frame["steps"].max()]
-    best = ends.loc[ends.groupby("tested on")["perplexity"].idxmin()]
+def budget_figure(records: Sequence[Record]) -> Figure:
+    """Perplexity against steps, a line a subset, a panel a corpus. Raises ``LookupError`` without any."""
+    frame = budgets(records)
+    if frame.empty:
+        raise LookupError("several numbers of steps")
+    best = frame.loc[frame.groupby("tested on")["perplexity"].idxmin()]
     alt = "; ".join(
-        f"on {row['tested on']} {row['subset']} is lowest after {row['steps']} steps with {row['perplexity']:.1f}"
+        f"on {row['tested on']} {row['subset']} is lowest with {row['perplexity']:.1f} after {row['steps']} steps"
         for _, row in best.iterrows()
     )
     return figures.lines(
@@ -248,7 +355,24 @@ def budget_figure(frame: pd.DataFrame, pattern: str) -> Figure:
         log_x=True,
         log_y=True,
         title="More steps of retraining",
-        caption=f"After magnitude pruning to {pattern}, each subset at its own learning rate, one seed; bars are 95 % "
-        "intervals over test windows.",
+        caption=f"After magnitude pruning to {frame['pattern'].iloc[0]}, each subset at its own learning rate, "
+        "one seed; bars are 95 % intervals over test windows.",
         alt=f"Perplexity by steps of retraining: {alt}.",
     )
+
+
+def budget_table(records: Sequence[Record]) -> Html:
+    """:func:`budgets` as a table. Raises ``LookupError`` without any."""
+    frame = budgets(records)
+    if frame.empty:
+        raise LookupError("several numbers of steps")
+    return figures.table(frame, "Perplexity by steps; passes: how often every retraining text was read")
+
+
+def small(records: Sequence[Record]) -> list:
+    """The tables of a few runs: for what one machine computed."""
+    return [
+        verdict_table(records),
+        levels_table(records),
+        *([biases_table(records)] if biased(records) else []),
+    ]
