@@ -2,8 +2,8 @@
 
     python workflow/scripts/handouts.py build/handouts
 
-``exercises/NAME.ipynb`` has text, start and check of each exercise, ``solutions/NAME.ipynb`` the solution as well, and
-``by_hand/NAME.ipynb`` is a concept page whose examples run in seconds. None needs a model or a network.
+``exercises/NAME.ipynb`` has text, start and check of each exercise, ``solutions/NAME.ipynb`` the solution between them,
+and ``by_hand/NAME.ipynb`` is a concept page whose examples run in seconds. None needs a model or a network.
 """
 
 import re
@@ -16,6 +16,10 @@ import nbformat.v4 as nb
 BOOK = Path(__file__).parents[2] / "book"
 BLOCK = re.compile(r"^```\{code-block\} python\n:class: (\w+)\n+(.*?)^```$", re.MULTILINE | re.DOTALL)
 SOLUTION = re.compile(r"^:::\{dropdown\} Solution\n(.*?)^:::$", re.MULTILINE | re.DOTALL)
+SOLVED = re.compile(
+    r"^(```\{code-block\} python\n:class: check\n(?:(?!^```$).)*?^```$\n)\s*" + SOLUTION.pattern[1:],
+    re.M | re.S,
+)
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
@@ -44,7 +48,10 @@ def plain(text: str, folder: Path) -> str:
 def notebook(page: Path, solutions: bool = False) -> nbformat.NotebookNode:
     """The page as a notebook without outputs; ``solutions``: with these."""
     text = page.read_text(encoding="utf-8")
-    text = SOLUTION.sub(lambda match: f"**Solution**\n\n{match[1]}" if solutions else "", text)
+    if solutions:  # before the check, so that all cells run
+        text = SOLVED.sub(lambda match: f"**Solution**\n\n{match[2]}\n{match[1]}", text)
+    else:
+        text = SOLUTION.sub("", text)
     cells, at = [], 0
     for match in [*BLOCK.finditer(text), None]:
         for part in re.split(r"(?m)^(?=## )", text[at : match.start() if match else None]):
