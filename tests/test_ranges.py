@@ -3,14 +3,18 @@
 import importlib
 import math
 import pkgutil
+import re
+import subprocess
+import sys
 from functools import cache
 
 import pytest
 from malformed import told
 
-from lmcompress import pages, records
+from lmcompress import cli, pages, records
 from lmcompress.errors import ParameterError
 from lmcompress.experiments import kinds
+from lmcompress.files import project_root
 from lmcompress.parameters import Parameters
 from lmcompress.recipe import Recipe
 from lmcompress.records import Experiment, Study
@@ -170,3 +174,38 @@ def test_what_is_listed_as_meant_is_taken_somewhere():
 def test_the_book_tells_no_more_than_was_tried():
     tried = sum(len(cls.model_fields) for cls in CLASSES.values()) * len(NONSENSE)
     assert told("a value in every field of every class of parameters") <= tried
+
+
+UNSTARTABLE = {  # each value is one that its field may have; only together they ask for runs that cannot be
+    "10 errors_at": ("['35%']", "errors_at"),
+    "00 lengths": ("[500]", "lengths"),
+    "20 more": ("[{subsets: [biasses]}]", r"more\.0\.subsets\.0: .*did you mean biases"),
+    "21 block_subsets": ("[head]", "subset: 'head' .*parameters inside a"),
+    "21 targets": ("[dense]", None),
+    "22 rounds": ("[1, 30]", "rounds: 30 .*at most the 20 steps"),
+    "22 patterns": ("['2:4']", "rounds: 3 .*at most 2 for 2:4"),
+    "29 compared": ("[{subsets: [biases+norms]}]", "subsets: 'biases.norms' .*one of nothing, norms"),
+    "34 averages": ("[1.5]", "averages: 1.5 .*at least 2 bits"),
+    "35 average": ("1.5", "averages: 1.5 .*at least 2 bits"),
+    "35 uniform": ("[7]", r"uniform\.0: 7 "),
+}
+
+
+@pytest.mark.parametrize("given", UNSTARTABLE)
+def test_what_passes_the_check_can_start(given, capsys):
+    value, said = UNSTARTABLE[given]
+    code = cli.main(
+        ["run", *given.split()[:1], "--check", "--profile", "none", "-p", given.split()[1], value]
+    )
+    assert code == (0 if said is None else 2)
+    assert said is None or re.search(said, capsys.readouterr().err)
+
+
+def test_the_workflow_checks_as_the_command_does(tmp_path):
+    (tmp_path / "p.yaml").write_text("10_pruning_sweep: {errors_at: ['35%']}\n")
+    script = project_root() / "workflow" / "scripts" / "parameters.py"
+    words = [sys.executable, script, tmp_path / "p.yaml", "10_pruning_sweep", tmp_path / "out.yaml"]
+    done = subprocess.run(words, capture_output=True, text=True)
+    assert re.match(r"Failed: .*p\.yaml, 10_pruning_sweep: errors_at: ", done.stderr)
+    assert done.returncode == 1
+    assert not (tmp_path / "out.yaml").exists()

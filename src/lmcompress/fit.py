@@ -12,7 +12,6 @@ from lmcompress.prune.pattern import parse as parse_pattern
 from lmcompress.quantize import compressed_tensors
 from lmcompress.quantize.formats import Bits, parse
 from lmcompress.recipe import Recipe
-from lmcompress.retrain.reconstruct import OUTSIDE
 from lmcompress.retrain.subsets import count
 from lmcompress.retrain.subsets import parse as parse_subset
 from lmcompress.unbundle import origins
@@ -64,13 +63,6 @@ def refuse_misfits(model: nn.Module, recipe: Recipe, chosen: dict[str, Bits], ma
             count(model, step.subset)
             if parse_subset(step.subset).adapter and not (recipe.prune or masked):
                 raise ParameterError("retrain", step.subset, "a subset without adapters, or a pruned model")
-    if chosen := recipe.reconstruct:
-        names = set(parse_subset(chosen.subset).names)
-        outside = names & {*OUTSIDE, *(("norms",) if chosen.granularity == "linear" else ())}
-        if outside:
-            raise ParameterError("reconstruct", min(outside), f"parameters inside a {chosen.granularity}")
-        if chosen.granularity == "linear" and chosen.targets == "dense":
-            raise ParameterError("targets", "dense", "'sparse' for the granularity linear")
     longest = getattr(model.config, "max_position_embeddings", None) or recipe.length
     if recipe.length > longest:
         raise ParameterError("length", recipe.length, f"at most the {longest} tokens that the model can read")

@@ -22,6 +22,7 @@ from lmcompress.parameters import (
 )
 from lmcompress.prune.criteria import CRITERIA, CriterionName
 from lmcompress.retrain.names import parse as parse_subset
+from lmcompress.retrain.names import require_inside
 
 STEPS = ("prune", "reconstruct", "retrain", "quantize")
 
@@ -64,6 +65,11 @@ class Reconstruct(Parameters):
     granularity: Literal["block", "attention-and-mlp", "linear"] = "block"
     targets: Literal["sparse", "dense"] = "sparse"
     lr: Rate | None = None
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        require_inside(self.subset, self.granularity, self.targets)
+        return self
 
 
 class Retrain(Parameters):

@@ -298,7 +298,7 @@ def test_attention_and_mlp_train_in_turn(family):
         ({"granularity": "layer"}, "attention-and-mlp"),
         ({"targets": "both"}, "sparse"),
         ({"granularity": "linear", "targets": "dense"}, "one Gram matrix"),
-        ({"granularity": "linear", "spec": "norms"}, "inside a Linear"),
+        ({"granularity": "linear", "spec": "norms"}, "inside a linear"),
         ({"spec": "head"}, "inside a block"),
         ({"spec": "biases"}, "norms"),
         ({"spec": "bias"}, "biases"),

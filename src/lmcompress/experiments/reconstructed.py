@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal
+from typing import Literal, Self
+
+from pydantic import model_validator
 
 from lmcompress.experiments.pruned import Evaluated, OnPruned, SubsetText
 from lmcompress.experiments.retrained import _finite, _rate, chosen
 from lmcompress.lazily import lazy
 from lmcompress.parameters import Count, PatternOrNone, Rate
+from lmcompress.retrain.names import require_inside
 
 learning_rate = lazy("lmcompress.retrain.learning_rate")
 mask = lazy("lmcompress.prune.mask")
@@ -29,6 +32,11 @@ class Reconstruct(Evaluated):
     steps: Count
     lr: Rate | None = None
     rate_pattern: PatternOrNone = ""
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        require_inside(self.subset, self.granularity, self.targets)
+        return self
 
     def rate_run(self) -> ChooseReconstructionRate | None:
         """As in :class:`Retrain`."""
@@ -60,6 +68,11 @@ class ChooseReconstructionRate(OnPruned):
     subset: SubsetText
     granularity: Literal["block", "attention-and-mlp", "linear"]
     steps: Count
+
+    @model_validator(mode="after")
+    def _inside(self) -> Self:
+        require_inside(self.subset, self.granularity)
+        return self
 
     def run(self) -> dict:
         validation = self.texts("validation", self.validation)

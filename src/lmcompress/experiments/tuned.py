@@ -30,6 +30,19 @@ RATES: dict[str, tuple[float, ...]] = {
     "full": (0.0001, 0.0003, 0.0009),
 }
 """Rates that are tried first; the search goes on by factors of three as long as the best lies at an end."""
+
+
+def schedule(subset: str, steps: int) -> dict:
+    """``steps`` and first ``rates`` of a :class:`Tuned` run. Raises :class:`ParameterError` for a subset without
+    :data:`RATES`.
+    """
+    if subset == "nothing":
+        return {"steps": 0, "rates": ()}
+    if subset not in RATES:
+        raise ParameterError("subsets", subset, ("nothing", *RATES))
+    return {"steps": steps, "rates": RATES[subset]}
+
+
 QUESTIONS = 64  # a batch of zero-shot choices
 
 

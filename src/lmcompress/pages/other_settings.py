@@ -10,7 +10,7 @@ import pandas as pd
 from lmcompress.experiments.biased import BiasesMatter
 from lmcompress.experiments.perp_study import PerpStudy
 from lmcompress.experiments.pruned import SubsetText
-from lmcompress.experiments.tuned import RATES, Tuned
+from lmcompress.experiments.tuned import Tuned, schedule
 from lmcompress.parameters import (
     CorpusName,
     Count,
@@ -125,9 +125,8 @@ class Study(PerpStudy):
 
 
 def _tuned(on: dict, subset: str, criterion: str, pattern: str, seed: int, steps: int) -> Tuned:
-    nothing = subset == "nothing"
     about = {"criterion": criterion, "pattern": pattern, "subset": subset, "seed": seed}
-    return Tuned(**on | about, steps=0 if nothing else steps, rates=() if nothing else RATES[subset])
+    return Tuned(**on | about | schedule(subset, steps))
 
 
 def language(records: Sequence[Record]) -> list[Record]:

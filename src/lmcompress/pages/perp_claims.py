@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lmcompress.experiments.perp_study import PerpStudy
 from lmcompress.experiments.pruned import SubsetText
-from lmcompress.experiments.tuned import RATES, Tuned
+from lmcompress.experiments.tuned import Tuned, schedule
 from lmcompress.parameters import (
     CorpusName,
     Count,
@@ -114,9 +114,8 @@ class Study(PerpStudy):
     def _tuned(
         on: dict[str, Any], subset: str, criterion: str, pattern: str, seed: int, rank: int, steps: int
     ) -> Tuned:
-        nothing = subset == "nothing"
         about = {"criterion": criterion, "pattern": pattern, "subset": subset, "rank": rank, "seed": seed}
-        return Tuned(**on | about, steps=0 if nothing else steps, rates=() if nothing else RATES[subset])
+        return Tuned(**on | about | schedule(subset, steps))
 
 
 def judged(records: Sequence[Record]) -> list[verdicts.Judged]:

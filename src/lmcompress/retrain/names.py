@@ -17,6 +17,9 @@ ADDED = ("new-biases", "head-lora", *ADAPTERS)
 NAMES = (*ALONE, *EXISTING, *ADDED)
 
 
+OUTSIDE = ("head", "head-lora", "embeddings")  # of the blocks
+
+
 @dataclass(frozen=True)
 class Subset:
     """Names of what is trained, each once, in the order of the table above. Made by :func:`parse`."""
@@ -49,3 +52,13 @@ def parse(text: "str | Subset") -> Subset:
     if sum(name in ADAPTERS for name in chosen) > 1 or {"head", "head-lora"} <= set(chosen):
         raise ParameterError("subset", text, "at most one adapter for the same layers")
     return Subset(chosen)
+
+
+def require_inside(subset: "str | Subset", granularity: str, targets: str = "sparse") -> None:
+    """Raise :class:`ParameterError` for a reconstruction of what no block, or no Linear, has of its own."""
+    outside = (*OUTSIDE, "norms") if granularity == "linear" else OUTSIDE
+    for name in parse(subset).names:
+        if name in outside:
+            raise ParameterError("subset", name, f"parameters inside a {granularity}")
+    if granularity == "linear" and targets == "dense":
+        raise ParameterError("targets", targets, "'sparse': one Gram matrix belongs to one set of inputs")

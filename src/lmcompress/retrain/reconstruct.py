@@ -34,13 +34,13 @@ from lmcompress.prune import mask
 from lmcompress.prune.mask import Masks
 from lmcompress.retrain import adapters
 from lmcompress.retrain.local import AffineGram, Outputs, Recipe, points, snapshot, train_linears, train_parts
+from lmcompress.retrain.names import require_inside
 from lmcompress.retrain.subsets import Subset, add_biases, count, parse, select_within
 from lmcompress.retrain.train import evaluating
 from lmcompress.stream import BlockVisit, stream
 
 GRANULARITIES = ("block", "attention-and-mlp", "linear")
 TARGETS = ("sparse", "dense")
-OUTSIDE = ("head", "head-lora", "embeddings")  # subsets that no block has
 
 
 @dataclass(frozen=True)
@@ -193,14 +193,7 @@ def _refuse(model, masks, weights, subset: Subset, granularity, targets, rank: i
         raise ParameterError("granularity", granularity, GRANULARITIES)
     if targets not in TARGETS:
         raise ParameterError("targets", targets, TARGETS)
-    if granularity == "linear" and targets == "dense":
-        raise ParameterError("targets", targets, "'sparse': one Gram matrix belongs to one set of inputs")
-    outside = (*OUTSIDE, "norms") if granularity == "linear" else OUTSIDE
-    for name in subset.names:
-        if name in outside:
-            raise ParameterError(
-                "subset", name, "parameters inside " + ("a Linear" if "norms" in outside else "a block")
-            )
+    require_inside(subset, granularity, targets)
     count(model, subset, rank)
     if isinstance(recipe.steps, bool) or not isinstance(recipe.steps, int) or recipe.steps < 1:
         raise ParameterError("steps", recipe.steps, "a whole number of at least 1")
