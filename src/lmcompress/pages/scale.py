@@ -54,9 +54,11 @@ def record(name: str = "at_size") -> dict:
 
 
 def rows() -> pd.DataFrame:
-    """Rows of the record, with billions of parameters; empty where there is none."""
+    """Rows of the record from the smallest model to the largest; empty where there is none."""
     frame = pd.DataFrame(record()["rows"])
-    return frame.assign(**{BILLIONS: frame["parameters"] / 1e9}) if len(frame) else frame
+    if frame.empty:
+        return frame
+    return frame.assign(**{BILLIONS: frame["parameters"] / 1e9}).sort_values("parameters", kind="stable")
 
 
 def fastest(frame: pd.DataFrame) -> pd.DataFrame:
@@ -101,7 +103,7 @@ def costs(frame: pd.DataFrame) -> Html:
     """Every row, for readers."""
     names = ["model", "method", "checkpointing", "minutes", "floor minutes", "share of peak", "bound by"]
     shown = frame[[*names, "peak GiB", "share of card", "tokens", "run", "of"]].fillna({"checkpointing": "–"})
-    return table(shown, f"Minutes, floor and memory, {frame['device'].iloc[0]}")
+    return table(shown, f"Minutes, floor and memory, {fastest(frame)['device'].iloc[0]}")
 
 
 def fits(frame: pd.DataFrame, cards: Sequence[float]) -> pd.DataFrame:
