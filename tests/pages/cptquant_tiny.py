@@ -2,6 +2,9 @@
 their own.
 """
 
+import shutil
+from pathlib import Path
+
 import pytest
 from tiny_assets import tiny_classes, tiny_corpus, tiny_model_folder
 
@@ -10,6 +13,7 @@ from tiny_assets import tiny_classes, tiny_corpus, tiny_model_folder
 def tiny(tmp_path_factory):
     """Parameters of a ``SubjectStudy`` on a tiny Llama and a tiny BERT."""
     place = tmp_path_factory.mktemp("project")
+    shutil.copytree(Path(__file__).parents[2] / "data" / "paper", place / "data" / "paper")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LMCOMPRESS_ROOT", str(place))
         yield {

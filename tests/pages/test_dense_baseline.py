@@ -74,7 +74,13 @@ def test_our_convention_begins_every_window_with_the_bos_that_the_tokenizer_sets
 
 def test_the_page_says_what_the_records_say(given, found):
     first = dense_baseline.baseline(found, 16)
-    assert f"{first.result['perplexity']:.4g}" in dense_baseline.summary(first)
+    said = dense_baseline.answer(found)
+    assert said.verdict == "holds"
+    for length in (8, 32):  # the shortest and the longest windows
+        level = dense_baseline.baseline(found, length).result["perplexity"]
+        assert f"{level:.2f} (" in said.sentence
+    with pytest.raises(LookupError):
+        dense_baseline.answer([])
     assert len(dense_baseline.perplexities(found)) == 6
     distribution = dense_baseline.distribution_figure(first)
     assert distribution.table["windows"].sum() == 12

@@ -3,6 +3,7 @@ beat.
 """
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import pandas as pd
 
@@ -32,8 +33,10 @@ from lmcompress.parameters import (
     Width,
 )
 from lmcompress.records import Record
-from lmcompress.report import figures
+from lmcompress.report import answers, figures
 from lmcompress.report.frontier import PAPERS, UNIFORM, dense_table, frontier_figure, points_table, verdict
+from lmcompress.report.html import Html
+from lmcompress.report.opening import Answer, claimed
 from lmcompress.report.words import of_kind, says
 
 
@@ -142,47 +145,96 @@ class Study(SubjectStudy):
         return found
 
 
-def pieces(records: Sequence[Record]) -> list:
-    """Sentences, frontier figures and tables of the page."""
+def answer(records: Sequence[Record]) -> Answer:
+    """What three bits cost with equal widths and by the best score, and the verdict on PMPQ. Raises ``LookupError``
+    where the runs are missing.
+    """
+    if not of_kind(records, "frontier"):
+        raise LookupError("frontiers of scores")
+    try:
+        said = answers.three_bits(records).sentence
+    except LookupError:  # of the classifier alone
+        said = (verdict(records) or ["These budgets have no uniform width beside them."])[0]
+    return claimed(said, "cptquant", "pmpq-uniform", records)
+
+
+def frontier_of(records: Sequence[Record], task: str = "language modelling") -> figures.Figure:
+    """The paper's scores on one task. Raises ``LookupError`` where it was not run."""
     points = points_table(records)
-    shown = points[~points["kind"].isin(["clustered"])]
-    found: list = [says(verdict(records)), figures.table(dense_table(records), "The models in FP16")]
-    for task, rows in shown.groupby("task", sort=False):
+    rows = points[(points["task"] == task) & points["how"].isin(PAPERS) & (points["kind"] != "clustered")]
+    if rows.empty:
+        raise LookupError(task)
+    return frontier_figure(rows, task, "the paper's scores")
+
+
+def other_frontiers(records: Sequence[Record]) -> list:
+    """Figures of the other scores, six at a time beside the measured optimum and uniform widths."""
+    points = points_table(records)
+    found = []
+    for task, rows in points[points["kind"] != "clustered"].groupby("task", sort=False):
         others = [name for name in dict.fromkeys(rows["how"]) if name not in PAPERS]
-        found.append(frontier_figure(rows[rows["how"].isin(PAPERS)], task, "the paper's scores"))
         for start in range(0, len(others), 6):
             names = [MEASURED, UNIFORM, *others[start : start + 6]]
-            found.append(frontier_figure(rows[rows["how"].isin(names)], task, "other scores"))
+            part = f"other scores, {start // 6 + 1}" if len(others) > 6 else "other scores"
+            found.append(frontier_figure(rows[rows["how"].isin(names)], task, part))
+    return found
+
+
+def dense(records: Sequence[Record]) -> Html:
+    """The models in FP16."""
+    return figures.table(dense_table(records), "The models in FP16")
+
+
+def clusters_figure(records: Sequence[Record]) -> figures.Figure:
+    """Where the paper's clusters land. Raises ``LookupError`` where none were run."""
+    points = points_table(records)
     clusters = points[points["kind"] == "clustered"]
-    if len(clusters):
-        found.append(
-            figures.scatter(
-                pd.concat([clusters, shown[shown["how"].isin([UNIFORM, MEASURED])]]).assign(
-                    widths=lambda rows: rows["kind"].map(
-                        {
-                            "clustered": "clusters",
-                            "frontier": "optimum on the truth",
-                            "uniform_format": "uniform",
-                        }
-                    )
-                ),
-                "bits",
-                "loss increase (nats)",
-                "widths",
-                panels="task",
-                title="The paper's clusters, where they happen to land",
-                caption="No budget enters: the bits are what the clusters' sizes make them. Each point is one score "
-                "and way to cluster, beside uniform widths and the optimum on the measured truth.",
-                alt="Points: bits a weight against loss increase, for clusters, uniform widths and the optimum.",
-            )
-        )
-        columns = ["task", "how", "bits", "MB", "loss increase (nats)", "low", "high"]
-        found.append(
-            figures.table(clusters[columns], "Clusters instead of a budget (sorted, and as released)")
-        )
+    if clusters.empty:
+        raise LookupError("clusters")
+    names = {"clustered": "clusters", "frontier": "optimum on the truth", "uniform_format": "uniform"}
+    rows = pd.concat([clusters, points[points["how"].isin([UNIFORM, MEASURED])]])
+    return figures.scatter(
+        rows.assign(widths=rows["kind"].map(names)),
+        "bits",
+        "loss increase (nats)",
+        "widths",
+        panels="task",
+        title="The paper's clusters, where they happen to land",
+        caption="No budget enters: the bits are what the clusters' sizes make them. Each point is one score "
+        "and way to cluster, beside uniform widths and the optimum on the measured truth.",
+        alt="Points: bits a weight against loss increase, for clusters, uniform widths and the optimum.",
+    )
+
+
+def clusters_table(records: Sequence[Record]) -> Html:
+    """The same in numbers."""
+    points = points_table(records)
+    columns = ["task", "how", "bits", "MB", "loss increase (nats)", "low", "high"]
+    caption = "Clusters instead of a budget (sorted, and as released)"
+    return figures.table(points.loc[points["kind"] == "clustered", columns], caption)
+
+
+def grid_table(records: Sequence[Record]) -> Html:
+    """:func:`origin_table` for readers. Raises ``LookupError`` without its run."""
     grid = origin_table(records)
-    if len(grid):
-        found.append(figures.table(grid, "Why these weights are never quantized in groups of 32 here"))
+    if not len(grid):
+        raise LookupError("the grid of the weights' origin")
+    return figures.table(grid, "Why these weights are never quantized in groups of 32 here")
+
+
+def sentences(records: Sequence[Record]) -> Html:
+    """What came of each budget."""
+    return says(verdict(records))
+
+
+def pieces(records: Sequence[Record]) -> list:
+    """Sentences, frontier figures and tables of a few runs: for what one machine computed."""
+    tasks = points_table(records)["task"].unique()
+    found = [sentences(records), dense(records), *(frontier_of(records, task) for task in tasks)]
+    found += other_frontiers(records)
+    for make in (clusters_figure, clusters_table, grid_table):
+        with suppress(LookupError):
+            found.append(make(records))
     return found
 
 

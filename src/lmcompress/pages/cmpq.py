@@ -23,7 +23,9 @@ from lmcompress.report.depth import (
     distance_alone,
     null_table,
 )
-from lmcompress.report.words import of_kind, says
+from lmcompress.report.html import Html
+from lmcompress.report.opening import Answer, claimed
+from lmcompress.report.words import of_kind, says, started
 
 
 class Study(ScoreStudy):
@@ -100,10 +102,30 @@ def check_table(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def pieces(records: Sequence[Record]) -> list:
-    """Sentences, the scores over depth beside their null, the truth over depth, the flaws, and the agreement
-    with the truth.
+def ranks(records: Sequence[Record]) -> pd.DataFrame:
+    """:func:`agreement` of the scores and of what distance alone makes of CMPQ."""
+    return agreement([*records, *distance_alone(records)])
+
+
+def answer(records: Sequence[Record]) -> Answer:
+    """What distance alone makes of CMPQ, and the verdict on the paper's claim. Raises ``LookupError`` where runs are
+    missing.
     """
+    found = [(task, null) for task, score, null in depth_nulls(records) if score == "CMPQ"]
+    rows = ranks(records) if of_kind(records, "truth") else pd.DataFrame()
+    if not found or rows.empty:
+        raise LookupError("CMPQ with its similarities, and the measured truth")
+    task, null = found[0]
+    said = (
+        f"{started(task)}: a similarity that knows only how far apart two blocks are explains {null.explained:.0%} of "
+        f"CMPQ. Rank correlation with the measured cost at {rows['bits'].min()} bits: "
+        f"{ranked(rows, task, ('CMPQ', DISTANCE))}."
+    )
+    return claimed(said, "cptquant", "ranks-cmpq", records)
+
+
+def depth_figure(records: Sequence[Record]) -> figures.Figure:
+    """CMPQ over depth beside its null. Raises ``LookupError`` where no record holds its similarities."""
     rows = [
         (task, depth, series, value)
         for task, score, null in depth_nulls(records)
@@ -111,41 +133,66 @@ def pieces(records: Sequence[Record]) -> list:
         for series, values in (("CMPQ", null.scores), ("distance alone", null.expected))
         for depth, value in enumerate(values)
     ]
-    ranks = agreement([*records, *distance_alone(records)])
-    found: list = [says(verdict(records, ranks))]
-    if rows:
-        found.append(
-            figures.lines(
-                pd.DataFrame(rows, columns=["task", "block", "what", "1 - mean correlation"]),
-                "block",
-                "1 - mean correlation",
-                "what",
-                panels="task",
-                own_axes=True,
-                title="CMPQ over depth, and what distance alone makes of it",
-                caption="Each block's score beside that of a matrix in which every similarity is replaced by the "
-                "mean over all pairs as far apart. Where the two agree, the layers themselves contribute nothing.",
-                alt="Lines over the blocks, one panel a task: CMPQ and its depth-only null.",
-            )
-        )
-    found.append(_truth_figure(records))
-    found += agreement_tables(records, ranks)
-    if rows:
-        caption = (
-            "What distance alone explains, by measure: share of the variance over the blocks (below 0: it foresees "
-            "less than the mean would), and the score of the first and last 30 % of the blocks minus the middle's"
-        )
-        found.append(figures.table(null_table(records), caption))
-    flaws, checks = flaw_table(records), check_table(records)
-    if len(flaws):
-        found.append(figures.table(flaws, "The released code on the classifier: one vector a text"))
-    if len(checks):
-        caption = "Is there anything in these correlations? Input and output of each block of the classifier"
-        found.append(figures.table(checks, caption))
-    return found
+    if not rows:
+        raise LookupError("CMPQ with its similarities")
+    return figures.lines(
+        pd.DataFrame(rows, columns=["task", "block", "what", "1 - mean correlation"]),
+        "block",
+        "1 - mean correlation",
+        "what",
+        panels="task",
+        own_axes=True,
+        title="CMPQ over depth, and what distance alone makes of it",
+        caption="Each block's score beside that of a matrix in which every similarity is replaced by the "
+        "mean over all pairs as far apart. Where the two agree, the layers themselves contribute nothing.",
+        alt="Lines over the blocks, one panel a task: CMPQ and its depth-only null.",
+    )
 
 
-def _truth_figure(records: Sequence[Record]) -> figures.Figure:
+def nulls(records: Sequence[Record]) -> Html:
+    """What distance alone explains, by measure."""
+    caption = (
+        "What distance alone explains, by measure: share of the variance over the blocks (below 0: it foresees "
+        "less than the mean would), and the score of the first and last 30 % of the blocks minus the middle's"
+    )
+    return figures.table(null_table(records), caption)
+
+
+def sentences(records: Sequence[Record]) -> Html:
+    """What the runs say on each task."""
+    return says(verdict(records, ranks(records)))
+
+
+def rank_tables(records: Sequence[Record]) -> list:
+    """The agreement of each score with the truth, a table a task."""
+    return agreement_tables(records, ranks(records))
+
+
+def flaws(records: Sequence[Record]) -> list:
+    """What the released code's choices do, as tables."""
+    tables = {
+        "The released code on the classifier: one vector a text": flaw_table(records),
+        "Is there anything in these correlations? Input and output of each block of the classifier": check_table(
+            records
+        ),
+    }
+    return [figures.table(frame, caption) for caption, frame in tables.items() if len(frame)]
+
+
+def pieces(records: Sequence[Record]) -> list:
+    """Sentences, figures and tables of a few runs: for what one machine computed."""
+    depth = [depth_figure(records), nulls(records)] if depth_nulls(records) else []
+    return [
+        sentences(records),
+        *depth[:1],
+        truth_figure(records),
+        *rank_tables(records),
+        *depth[1:],
+        *flaws(records),
+    ]
+
+
+def truth_figure(records: Sequence[Record]) -> figures.Figure:
     """The measured cost over depth, at the two narrowest widths, which stand out from the noise."""
     truth = truth_table(records)
     bits = truth["width"].str.removesuffix(" bits").astype(int)

@@ -1,6 +1,7 @@
 """The dense model before anything is done to it: its perplexity, how sure we are, and what the number hangs on."""
 
 import math
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -15,6 +16,8 @@ from lmcompress.records import Experiment, Record
 from lmcompress.records import Study as BaseStudy
 from lmcompress.report import figures
 from lmcompress.report.html import Html, number
+from lmcompress.report.opening import Answer
+from lmcompress.report.words import estimate
 
 
 class Study(BaseStudy):
@@ -69,16 +72,6 @@ def baseline(records: list[Record], length: int, **other: object) -> Record:
     wanted = {"length": length, "convention": "ours", "bos": False} | other
     runs = (record for record in records if record.kind == "dense_perplexity")
     return next(run for run in runs if all(run.parameters[name] == value for name, value in wanted.items()))
-
-
-def summary(run: Record) -> Html:
-    """The answer of the page in one sentence, every number from the record."""
-    found, given = run.result, run.parameters
-    return Html(
-        f"<p>Dense perplexity of <code>{given['model']}</code> ({number(found['parameters'])} parameters, "
-        f"{given['dtype']}) on <code>{given['data']}</code>: <strong>{number(found['perplexity'])}</strong>, 95 % "
-        f"interval {number(found['low'])} to {number(found['high'])} ({found['convention']}).</p>"
-    )
 
 
 def distribution_figure(run: Record) -> figures.Figure:
@@ -154,3 +147,65 @@ def grid_counts(records: list[Record]) -> list[dict]:
         for count, found in enumerate(histogram)
         if found
     ]
+
+
+def _usual(records: Sequence[Record]) -> Record:
+    """The run by our convention at the length at which all conventions were tried."""
+    lengths = [run.parameters["length"] for run in records if run.parameters.get("bos")]
+    if not lengths:
+        raise LookupError("perplexities of the dense model")
+    return baseline(list(records), lengths[0])
+
+
+def answer(records: Sequence[Record]) -> Answer:
+    """The dense perplexity at the shortest and longest windows, and whether the two conventions agree. Raises
+    ``LookupError`` where the runs are missing.
+    """
+    about = _usual(records).parameters
+    rows = pd.DataFrame(perplexities(list(records)))
+    rows = rows[(rows["convention"] == "ours") & (rows["arithmetic"] == about["dtype"])]
+    rows = rows[rows["first token"] == "text"].sort_values("window").iloc[[0, -1]]
+    parts = [
+        f"{estimate(row['perplexity'], row['low'], row['high'])} in windows of {row['window']:,} tokens"
+        for _, row in rows.iterrows()
+    ]
+    claim, verdict, _ = claims(list(records), about["length"], about["dtype"])[0]
+    return Answer(
+        f"{about['model']} reads the same text of {about['data']} with a perplexity of {' and of '.join(parts)}.",
+        f"{claim}.",
+        verdict,
+    )
+
+
+def perplexities_table(records: Sequence[Record]) -> Html:
+    """Every convention."""
+    return figures.table(
+        pd.DataFrame(perplexities(list(records))), "One model, one text, several perplexities"
+    )
+
+
+def lengths(records: Sequence[Record]) -> figures.Figure:
+    """Perplexity against window length, in the arithmetic of the first run."""
+    return length_figure(list(records), _usual(records).parameters["dtype"])
+
+
+def spread(records: Sequence[Record]) -> figures.Figure:
+    """How differently hard the windows are."""
+    return distribution_figure(_usual(records))
+
+
+def conventions(records: Sequence[Record]) -> Html:
+    """Verdicts on the conventions."""
+    about = _usual(records).parameters
+    return figures.verdicts(claims(list(records), about["length"], about["dtype"]))
+
+
+def grid_table(records: Sequence[Record]) -> Html:
+    """Distinct values among the weights of a group."""
+    caption = "Distinct values among 32 consecutive weights of a row"
+    return figures.table(pd.DataFrame(grid_counts(list(records))), caption)
+
+
+def small(records: Sequence[Record]) -> list:
+    """Figures and tables of a few runs: for what one machine computed."""
+    return [make(records) for make in (perplexities_table, spread, lengths, conventions, grid_table)]

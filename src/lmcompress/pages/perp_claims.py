@@ -27,8 +27,11 @@ from lmcompress.parameters import (
 )
 from lmcompress.prune.criteria import CriterionName
 from lmcompress.records import Experiment, Record, profile, study_class
-from lmcompress.report import verdicts
+from lmcompress.report import answers, figures, reported, verdicts
+from lmcompress.report.html import VERDICTS, Html
+from lmcompress.report.opening import Answer, claimed
 from lmcompress.report.perp_evidence import Evidence, state
+from lmcompress.report.words import remembered
 
 NOTEBOOKS = ("20_retrain_subsets", "21_reconstruction", "22_iterative_or_one_shot", "23_cost_of_retraining")
 
@@ -118,6 +121,7 @@ class Study(PerpStudy):
         return Tuned(**on | about | schedule(subset, steps))
 
 
+@remembered
 def judged(records: Sequence[Record]) -> list[verdicts.Judged]:
     """The verdict on every claim of ``claims/perp.yaml``; ``records``: of this notebook's study."""
     return verdicts.judge_all("perp", Evidence(records).measures())
@@ -145,3 +149,51 @@ def zero_shot_table(records: Sequence[Record]) -> pd.DataFrame:
         for task, found in record.result["tasks"].items()
     ]
     return pd.DataFrame(rows)
+
+
+def answer(records: Sequence[Record]) -> Answer:
+    """How many claims have which verdict, and the one on the main claim. Raises ``LookupError`` without runs."""
+    if not records:
+        raise LookupError("runs")
+    said = answers.cannot_be_judged(judged(records)).sentence
+    return claimed(said, "perp", "matches-tiny", records)
+
+
+def verdicts_table(records: Sequence[Record]) -> Html:
+    """Claims and verdicts, without the evidence."""
+    rows = [(claim, f"{VERDICTS[verdict]} {verdict}") for claim, verdict, _ in claims(records)]
+    return figures.whole(
+        pd.DataFrame(rows, columns=["Claim", "Verdict"]), "Claims and what became of them here"
+    )
+
+
+def evidence_table(records: Sequence[Record]) -> Html:
+    """Claims, verdicts and the numbers that make them."""
+    return figures.verdicts(claims(records))
+
+
+def beside_table(records: Sequence[Record]) -> Html:
+    """Numbers of the paper beside ours."""
+    caption = "Paper beside here: every number of the paper and of its baselines that can be cited"
+    return figures.table(reported.beside("perp", judged(records)), caption)
+
+
+def cases_table(records: Sequence[Record]) -> Html:
+    """Every case behind the verdicts."""
+    caption = "Every case behind the verdicts, with the interval that decides"
+    return figures.table(verdicts.cases_table(judged(records)), caption)
+
+
+def asked_table(records: Sequence[Record]) -> Html:
+    """:func:`zero_shot_table` for readers. Raises ``LookupError`` where no task was asked."""
+    asked = zero_shot_table(records)
+    if not len(asked):
+        raise LookupError("zero-shot tasks: the hub, or local folders named in `tasks`")
+    return figures.table(
+        asked, "Zero-shot accuracy with its standard error (lm-eval, no examples in the prompt)"
+    )
+
+
+def small(records: Sequence[Record]) -> list:
+    """The verdicts of a few runs: for what one machine computed."""
+    return [evidence_table(records)]

@@ -15,6 +15,8 @@ from lmcompress.parameters import Many, Seed, Some
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.agreement import agreement, agreement_tables, standing
+from lmcompress.report.html import Html
+from lmcompress.report.opening import Answer, claimed
 from lmcompress.report.words import by_depth, of_kind, readable, says
 
 stats = lazy("scipy.stats")
@@ -78,7 +80,7 @@ def head_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def sign_table(records: Sequence[Record]) -> pd.DataFrame:
-    """Rank correlation of the released score with ours, and whether that can be told from none (p < 0.05)."""
+    """Rank correlation of the released score with ours, and whether that can be told from 0 (p < 0.05)."""
     rows = []
     for task in ("language", "classification"):
         first = {
@@ -90,18 +92,17 @@ def sign_table(records: Sequence[Record]) -> pd.DataFrame:
             ours, theirs = first["PMPQ"], first["PMPQ as released"]
             found = stats.spearmanr([ours[name] for name in ours], [theirs[name] for name in ours])
             rows.append((readable(task), len(ours), float(found.statistic), bool(found.pvalue < 0.05)))
-    return pd.DataFrame(rows, columns=["task", "layers", "Spearman of released with ours", "told from none"])
+    return pd.DataFrame(rows, columns=["task", "layers", "Spearman of released with ours", "told from 0"])
 
 
 def verdict(records: Sequence[Record], rows: pd.DataFrame) -> list[str]:
     """How well PMPQ ranks the layers (``rows``: of :func:`agreement`), and what the signs and the untrained heads
     show.
     """
-    names = ("PMPQ", "PMPQ, Wanda", "PMPQ as released")
-    sentences = [standing(rows, task, names) for task in rows["task"].unique()]
+    sentences = [standing(rows, task, SHOWN) for task in rows["task"].unique()]
     for _, row in sign_table(records).dropna().iterrows():
         value = row["Spearman of released with ours"]
-        if row["told from none"]:
+        if row["told from 0"]:
             word = "the wrong way round" if value < 0 else "the same way round as ours"
         else:
             word = f"in no relation to ours that {row['layers']} layers could show"
@@ -119,29 +120,60 @@ def verdict(records: Sequence[Record], rows: pd.DataFrame) -> list[str]:
     return sentences
 
 
+def answer(records: Sequence[Record]) -> Answer:
+    """How PMPQ ranks the layers, how well the truth foresees itself, and the verdict on the paper's claim. Raises
+    ``LookupError`` where the runs are missing.
+    """
+    if not of_kind(records, "truth") or not of_kind(records, "score"):
+        raise LookupError("PMPQ and the measured truth")
+    rows = agreement(records)
+    return claimed(standing(rows, rows["task"].iloc[0], SHOWN), "cptquant", "ranks-pmpq", records)
+
+
+SHOWN = ("PMPQ", "PMPQ, Wanda", "PMPQ as released")
+
+
+def sentences(records: Sequence[Record]) -> Html:
+    """What the runs say on each task."""
+    return says(verdict(records, agreement(records)))
+
+
+def rank_tables(records: Sequence[Record]) -> list:
+    """The agreement of each score with the truth, a table a task."""
+    return agreement_tables(records, agreement(records))
+
+
+def increases(records: Sequence[Record], task: str = "language modelling") -> figures.Figure:
+    """What pruning each layer costs, a panel a sparsity. Raises ``LookupError`` where that task was not run."""
+    table = sparsity_table(records)
+    part = table[table["task"] == task]
+    if part.empty:
+        raise LookupError(task)
+    return figures.lines(
+        part,
+        "layer",
+        "loss increase (nats)",
+        "score",
+        panels="sparsity",
+        own_axes=True,
+        title=f"What pruning one layer costs, {task}",
+        caption="Calibration split; layers in order of depth. The numbers of each panel are its own. The "
+        "released code knows one sparsity, 30 %.",
+        alt=f"Lines over the layers for {task}, one a criterion and panel a sparsity: loss increase.",
+    )
+
+
+def flaws(records: Sequence[Record]) -> list:
+    """The released score's sign and heads, as tables."""
+    tables = {
+        "The released score beside ours (told from 0: p below 0.05)": sign_table(records),
+        "The released score of classifiers without a trained head": head_table(records),
+    }
+    return [figures.table(frame, caption) for caption, frame in tables.items() if len(frame)]
+
+
 def pieces(records: Sequence[Record]) -> list:
-    """Sentences, agreement with the truth, loss over depth at every sparsity, the flaws."""
-    rows, increases = agreement(records), sparsity_table(records)
-    found: list = [says(verdict(records, rows)), *agreement_tables(records, rows)]
-    for task, part in increases.groupby("task", sort=False):
-        found.append(
-            figures.lines(
-                part,
-                "layer",
-                "loss increase (nats)",
-                "score",
-                panels="sparsity",
-                own_axes=True,
-                title=f"What pruning one layer costs, {task}",
-                caption="Calibration split; layers in order of depth. The numbers of each panel are its own. The "
-                "released code knows one sparsity, 30 %.",
-                alt=f"Lines over the layers for {task}, one a criterion and panel a sparsity: loss increase.",
-            )
-        )
-    for frame, caption in (
-        (sign_table(records), "The released score beside ours (told from none: p below 0.05)"),
-        (head_table(records), "The released score of classifiers without a trained head"),
-    ):
-        if len(frame):
-            found.append(figures.table(frame, caption))
-    return found
+    """Sentences, figures and tables of a few runs: for what one machine computed."""
+    tasks = sparsity_table(records)["task"].unique()
+    drawn = [increases(records, task) for task in tasks]
+    return [sentences(records), *rank_tables(records), *drawn, *flaws(records)]

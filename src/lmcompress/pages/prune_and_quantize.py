@@ -12,6 +12,9 @@ from lmcompress.experiments.score_study import SubjectStudy
 from lmcompress.parameters import Average, Flag, Group, PatternText, Sample, Seed, Some, Width
 from lmcompress.records import Record
 from lmcompress.report import figures
+from lmcompress.report.html import Html
+from lmcompress.report.opening import Answer
+from lmcompress.report.verdicts import Case, Rule
 from lmcompress.report.words import of_kind, readable, says
 
 
@@ -141,37 +144,78 @@ def _budgets(budgets) -> str:
     return ", ".join(f"{budget:g}" for budget in budgets) + " bits"
 
 
+def answer(records: Sequence[Record]) -> Answer:
+    """What the joint choice gains over quantization alone, by task, and whether it is better at equal bytes. Raises
+    ``LookupError`` where the runs are missing.
+    """
+    if not of_kind(records, "joint"):
+        raise LookupError("joint choices")
+    parts, cases = [], []
+    for task, rows in points_table(records).groupby("task", sort=False):
+        at = rows.set_index(["choices", "budget (bits)"])
+        both = at.loc["joint"].join(at.loc["quantize only"].add_suffix(" alone"), how="inner").sort_index()
+        for budget, row in both.iterrows():
+            low, high = row["low"] - row["high alone"], row["high"] - row["low alone"]
+            cases.append(Case(f"{task}, {budget:g} bits", row[LOSS] - row[f"{LOSS} alone"], low, high))
+        first = both.iloc[0]
+        parts.append(
+            f"at {both.index[0]:g} bits a weight ({task}) {first[LOSS]:.3f} nats ({first['low']:.3f} to "
+            f"{first['high']:.3f}) against {first[f'{LOSS} alone']:.3f}"
+        )
+    rule = Rule(at_most=0.0)
+    good = sum(rule.says(case) == "as claimed" for case in cases)
+    return Answer(
+        f"Choosing pruning and bits together loses, beside bits alone, {'; '.join(parts)}.",
+        "At equal bytes the joint choice loses less than quantization alone (intervals that do not overlap).",
+        rule.verdict(cases),
+        f" ({good} of {len(cases)} budgets)",
+    )
+
+
+def curve(records: Sequence[Record], task: str = "language modelling") -> figures.Figure:
+    """Loss against bytes for every set of choices. Raises ``LookupError`` where that task was not run."""
+    rows = points_table(records)
+    rows = rows[rows["task"] == task]
+    if rows.empty:
+        raise LookupError(task)
+    return figures.lines(
+        rows.drop(columns="task"),
+        "bits",
+        LOSS,
+        "choices",
+        low="low",
+        high="high",
+        log_y=bool((rows["low"] > 0).all()),
+        title=f"One budget for pruning and quantization, {task}",
+        caption="Bits a weight of the blocks' Linears on disk, masks, scales and zero points counted. Test "
+        "split; bars are 95 % intervals over windows paired with the FP16 model, their ends and the values "
+        "averaged over the seeds. All choices go through the same solver.",
+        alt=f"Lines for {task}, one a set of choices: bits a weight against loss increase.",
+    )
+
+
+def budgets_table(records: Sequence[Record], task: str = "language modelling") -> Html:
+    """The same in numbers. Raises ``LookupError`` where that task was not run."""
+    rows = points_table(records)
+    rows = rows[rows["task"] == task]
+    if rows.empty:
+        raise LookupError(task)
+    wide = rows.pivot(index="budget (bits)", columns="choices", values=LOSS)[
+        list(dict.fromkeys(rows["choices"]))
+    ]
+    sparsity = rows[rows["choices"] == "joint"].set_index("budget (bits)")["sparsity"]
+    wide = wide.round(4)
+    wide.insert(1, "zeros of joint (%)", (100 * sparsity).round(1))
+    caption = f"Loss increase (nats) at every budget, {task}. A dash: these choices cannot be that small"
+    return figures.table(wide.reset_index(), caption)
+
+
+def sentences(records: Sequence[Record]) -> Html:
+    """What the runs say on each task."""
+    return says(verdict(records))
+
+
 def pieces(records: Sequence[Record]) -> list:
-    """Sentences, and for each task the frontier and its table."""
-    points = points_table(records)
-    found: list = [says(verdict(records))]
-    for task, rows in points.groupby("task", sort=False):
-        found.append(
-            figures.lines(
-                rows.drop(columns="task"),
-                "bits",
-                LOSS,
-                "choices",
-                low="low",
-                high="high",
-                log_y=bool((rows["low"] > 0).all()),
-                title=f"One budget for pruning and quantization, {task}",
-                caption="Bits a weight of the blocks' Linears on disk, masks, scales and zero points counted. Test "
-                "split; bars are 95 % intervals over windows paired with the FP16 model, their ends and the values "
-                "averaged over the seeds. All choices go through the same solver.",
-                alt=f"Lines for {task}, one a set of choices: bits a weight against loss increase.",
-            )
-        )
-        wide = rows.pivot(index="budget (bits)", columns="choices", values=LOSS)[
-            list(dict.fromkeys(rows["choices"]))
-        ]
-        sparsity = rows[rows["choices"] == "joint"].set_index("budget (bits)")["sparsity"]
-        wide = wide.round(4)
-        wide.insert(1, "zeros of joint (%)", (100 * sparsity).round(1))
-        found.append(
-            figures.table(
-                wide.reset_index(),
-                f"Loss increase (nats) at every budget, {task}. A dash: these choices cannot be that small",
-            )
-        )
-    return found
+    """Sentences, figures and tables of a few runs: for what one machine computed."""
+    tasks = points_table(records)["task"].unique()
+    return [sentences(records), *(make(records, task) for task in tasks for make in (curve, budgets_table))]

@@ -13,8 +13,10 @@ from lmcompress.experiments.speeds import Kernel, ShapeName, ShapeSpeed, Speed, 
 from lmcompress.parameters import Average, Count, Flag, FormatText, Group, Many, Sample, Some, Width
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures, speed_tables
+from lmcompress.report.html import Html
+from lmcompress.report.opening import Answer, claimed
 from lmcompress.report.size_tables import UNIFORM, mixed, size_table
-from lmcompress.report.words import says, started
+from lmcompress.report.words import estimate, of_kind, says, started
 
 
 class Study(SubjectStudy):
@@ -140,36 +142,85 @@ def _mixed_file(task: str, rows: pd.DataFrame) -> str:
     return sentence + "."
 
 
-def pieces(records: Sequence[Record]) -> list:
-    """Sentences, a table and a figure of the files of each model, and the table of speeds or what it needs."""
-    sizes, speeds = size_table(records), speed_tables.speed_table(records)
-    found: list = [says(verdict(records))]
-    for task, rows in sizes.groupby("task", sort=False) if len(sizes) else ():
-        found.append(_files(task, rows))
-    if len(sizes):
-        found.append(
-            figures.scatter(
-                sizes,
-                "file MB",
-                "loss increase (nats)",
-                "blocks",
-                low="low",
-                high="high",
-                panels="task",
-                own_axes=True,
-                title="What the file weighs and what that costs",
-                caption="Everything in the file counts: scales, zero points, embeddings, head; every choice of widths "
-                "for the blocks is there once for each format of the embeddings. Loss on the test split "
-                "after reloading, over the FP16 model; bars are paired 95 % intervals.",
-                alt="Points: megabytes of the file against loss increase, one colour a choice of widths.",
-            )
+def answer(records: Sequence[Record]) -> Answer:
+    """How much smaller the best mixed file is, what the fastest kernel gains, and the verdict on the paper's claim.
+    Raises ``LookupError`` where the runs are missing.
+    """
+    sizes = size_table(records)
+    if not len(sizes) or not len(mixed(sizes)):
+        raise LookupError("saved models with mixed widths")
+    parts = []
+    for task, rows in mixed(sizes).groupby("task", sort=False):
+        row = rows.sort_values("file MB").iloc[0]
+        more = f"{row['loss increase (nats)']:+.3f} nats, {row['low']:+.3f} to {row['high']:+.3f}"
+        parts.append(f"{row['times smaller than FP16']:.2f} times smaller than FP16 ({task}, {more})")
+    said = f"The smallest file of mixed widths is {' and '.join(parts)}"
+    speeds = speed_tables.speed_table(records)
+    ratios = speed_tables.over_bf16(speeds) if len(speeds) else speeds
+    if len(ratios):
+        best = ratios.loc[ratios["over bf16"].idxmax()]
+        value = estimate(best["over bf16"], best["least"], best["most"])
+        said += (
+            f"; the fastest kernel, {best['kernel']} on {best['model']} at batch {best['batch']}, decodes {value} "
+            "times as fast as bf16"
         )
-    if len(speeds):
-        found += speed_tables.pieces(speeds)
-    else:
-        what = "tokens per second of int8, int4 and 2:4 kernels at batch 1 and 32"
-        found.append(figures.not_run(what, "a CUDA GPU with torchao: `-p kernels [bf16,int8,int4,2:4]`"))
-    return found
+    return claimed(f"{said}.", "cptquant", "compression", records)
+
+
+def files_figure(records: Sequence[Record]) -> figures.Figure:
+    """Bytes of the file against what they cost."""
+    return figures.scatter(
+        size_table(records),
+        "file MB",
+        "loss increase (nats)",
+        "blocks",
+        low="low",
+        high="high",
+        panels="task",
+        own_axes=True,
+        title="What the file weighs and what that costs",
+        caption="Everything in the file counts: scales, zero points, embeddings, head; every choice of widths "
+        "for the blocks is there once for each format of the embeddings. Loss on the test split "
+        "after reloading, over the FP16 model; bars are paired 95 % intervals.",
+        alt="Points: megabytes of the file against loss increase, one colour a choice of widths.",
+    )
+
+
+def files(records: Sequence[Record]) -> list:
+    """A table of the files of each model."""
+    sizes = size_table(records)
+    return [_files(task, rows) for task, rows in sizes.groupby("task", sort=False)]
+
+
+def sentences(records: Sequence[Record]) -> Html:
+    """What the runs say on files and kernels."""
+    return says(verdict(records))
+
+
+def timed(records: Sequence[Record]) -> list[Record]:
+    """The timed kernels."""
+    return [record for record in records if record.kind in (Speed.kind, ShapeSpeed.kind)]
+
+
+def saved(records: Sequence[Record]) -> list[Record]:
+    """The saved models."""
+    return of_kind(records, "packed")
+
+
+def speeds(records: Sequence[Record]) -> list:
+    """Table and figure of the timed kernels."""
+    return speed_tables.pieces(speed_tables.speed_table(records))
+
+
+def pieces(records: Sequence[Record]) -> list:
+    """Sentences, tables and figures of a few runs: for what one machine computed."""
+    found: list = [sentences(records)]
+    if saved(records):
+        found += [*files(records), files_figure(records)]
+    if timed(records):
+        return found + speeds(records)
+    what = "tokens per second of int8, int4 and 2:4 kernels at batch 1 and 32"
+    return [*found, figures.not_run(what, "a CUDA GPU with torchao: `-p kernels [bf16,int8,int4,2:4]`")]
 
 
 def _files(task: str, rows: pd.DataFrame):

@@ -1,7 +1,6 @@
 """Which score foresees what quantizing a layer costs? Every score against the measured truth."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import pandas as pd
 
@@ -9,8 +8,10 @@ from lmcompress.experiments.score_study import ScoreStudy
 from lmcompress.experiments.scored import SCORES, ScoreName
 from lmcompress.parameters import Many
 from lmcompress.records import Experiment, Record
-from lmcompress.report import figures
+from lmcompress.report import answers, figures
 from lmcompress.report.agreement import agreement_table, truth_table
+from lmcompress.report.html import Html
+from lmcompress.report.opening import Answer, claimed
 from lmcompress.report.words import estimate, of_kind, says
 
 
@@ -45,46 +46,82 @@ def verdict(agreement: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def pieces(records: Sequence[Record], bits: int = 3) -> list[Any]:
-    """Sentence, figures and table of the page: what the truth looks like, and how well each score ranks
-    it.
+PAPERS = ("ranks-cmpq", "ranks-pmpq", "ranks-tdmpq-taylor")
+
+
+def answer(records: Sequence[Record]) -> Answer:
+    """The best score and the cheapest that is as good, and the verdict on the paper's three. Raises ``LookupError``
+    where the runs are missing.
     """
+    try:
+        said = answers.which_score(answers.score_table(records)).sentence
+    except (LookupError, ValueError):  # of another model or granularity
+        table = agreement_table(records, 3)
+        if table["Spearman"].isna().all():
+            raise LookupError("scores and the measured truth") from None
+        said = verdict(table)[0]
+    claim = "CPTQuant: its scores (CMPQ, PMPQ, first-order TDMPQ) tell which layers are sensitive."
+    return claimed(said, "cptquant", PAPERS, records, claim)
+
+
+def best_scores(records: Sequence[Record]) -> figures.Figure:
+    """The language model's scores, best first."""
+    return answers.scores_figure(answers.score_table(records))
+
+
+def both_tasks(records: Sequence[Record], bits: int = 3) -> figures.Figure:
+    """Rank agreement of every score, a panel a task."""
     agreement = agreement_table(records, bits)
-    truth = truth_table(records)
     order = list(dict.fromkeys(agreement["score"]))
-    shown = agreement.assign(score=agreement["score"].astype("category").cat.set_categories(order))
-    return [
-        says(verdict(agreement)),
-        figures.bars(
-            shown,
-            "score",
-            "Spearman",
-            low="low",
-            high="high",
-            panels="task",
-            title=f"Rank agreement of every score with the measured loss increase at {bits} bits",
-            caption="Spearman's rho over the layers; bars are 95 % bootstrap intervals over layers and windows. 1: the "
-            "score orders the layers as the truth does; 0: as well as chance.",
-            alt="Horizontal bars, one a score and panel a task: Spearman correlation with the truth, best on top.",
-        ),
-        figures.table(
-            _written(agreement),
-            f"Rank agreement with the truth at {bits} bits with 95 % intervals, and what each score cost in seconds",
-        ),
-        *_narrowest(records, bits),
-        figures.lines(
-            truth,
-            "layer",
-            "loss increase (nats)",
-            "width",
-            panels="task",
-            own_axes=True,
-            title="The truth: what quantizing one layer alone costs",
-            caption="Mean loss increase over the windows or texts of the validation split. Layers in order of depth: "
-            "blocks, or single Linears block by block, by name within a block.",
-            alt="Lines over the layers in order of depth, one for each bit-width, one panel a task.",
-        ),
-    ]
+    return figures.bars(
+        agreement.assign(score=agreement["score"].astype("category").cat.set_categories(order)),
+        "score",
+        "Spearman",
+        low="low",
+        high="high",
+        panels="task",
+        title=f"Rank agreement of every score with the measured loss increase at {bits} bits",
+        caption="Spearman's rho over the layers; bars are 95 % bootstrap intervals over layers and windows. 1: the "
+        "score orders the layers as the truth does; 0: as well as chance.",
+        alt="Horizontal bars, one a score and panel a task: Spearman correlation with the truth, best on top.",
+    )
+
+
+def agreement_of(records: Sequence[Record], bits: int = 3) -> Html:
+    """The correlations with intervals, and seconds."""
+    caption = f"Rank agreement with the truth at {bits} bits with 95 % intervals, and what each score cost in seconds"
+    return figures.table(_written(agreement_table(records, bits)), caption)
+
+
+def truth_figure(records: Sequence[Record]) -> figures.Figure:
+    """The measured cost of every layer."""
+    return figures.lines(
+        truth_table(records),
+        "layer",
+        "loss increase (nats)",
+        "width",
+        panels="task",
+        own_axes=True,
+        title="The truth: what quantizing one layer alone costs",
+        caption="Mean loss increase over the windows or texts of the validation split. Layers in order of depth: "
+        "blocks, or single Linears block by block, by name within a block.",
+        alt="Lines over the layers in order of depth, one for each bit-width, one panel a task.",
+    )
+
+
+def narrowest(records: Sequence[Record]) -> Html:
+    """The table at the narrowest width, where the truth stands out from its noise."""
+    widths = {width for record in of_kind(records, "truth") for width in record.parameters["widths"]}
+    if min(widths, default=3) == 3:
+        raise LookupError("a truth at other widths")
+    chosen = [record for record in records if min(widths) in record.parameters.get("widths", ())]
+    return agreement_of(chosen, min(widths))
+
+
+def pieces(records: Sequence[Record], bits: int = 3) -> list:
+    """Sentence, figures and table of a few runs: for what one machine computed."""
+    made = [both_tasks(records, bits), agreement_of(records, bits), truth_figure(records)]
+    return [says(verdict(agreement_table(records, bits))), *made]
 
 
 def _written(agreement: pd.DataFrame) -> pd.DataFrame:
@@ -104,19 +141,3 @@ def _written(agreement: pd.DataFrame) -> pd.DataFrame:
 def _cells(agreement: pd.DataFrame, name: str, ends: str) -> list[str]:
     rows = agreement[[name, f"{ends}low", f"{ends}high"]].itertuples(index=False)
     return [estimate(*row) for row in rows]
-
-
-def _narrowest(records: Sequence[Record], bits: int) -> list[Any]:
-    """The table at the narrowest width, where the truth stands out from its noise; nothing if that is
-    ``bits``.
-    """
-    width = min(width for record in of_kind(records, "truth") for width in record.parameters["widths"])
-    if width == bits:
-        return []
-    chosen = [record for record in records if width in record.parameters.get("widths", ())]
-    return [
-        figures.table(
-            _written(agreement_table(chosen, width)),
-            f"The same at {width} bits, for what was measured there",
-        )
-    ]

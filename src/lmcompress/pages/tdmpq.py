@@ -4,6 +4,8 @@ instead.
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -17,6 +19,8 @@ from lmcompress.parameters import Count, Flag, Many
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.agreement import agreement, agreement_tables, standing
+from lmcompress.report.html import Html
+from lmcompress.report.opening import Answer, claimed
 from lmcompress.report.words import of_kind, readable, says
 
 stats = lazy("scipy.stats")
@@ -137,40 +141,78 @@ def still_to_gain(retrained: Sequence[Record]) -> list[str]:
     ]
 
 
-def pieces(records: Sequence[Record]) -> list[Any]:
-    """Sentences, agreement with the truth at every width, predicted against measured, the released draws."""
-    predicted, ranks = predicted_table(records), agreement(records)
+def answer(records: Sequence[Record]) -> Answer:
+    """How the orders of the expansion rank the layers, and the verdict on the paper's claim. Raises ``LookupError``
+    where the runs are missing.
+    """
+    if not of_kind(records, "truth") or not of_kind(records, "score"):
+        raise LookupError("TDMPQ and the measured truth")
+    rows = agreement(records)
+    said = standing(rows, rows["task"].iloc[0], [name for name in ORDERS if name != "TDMPQ, Fisher"])
+    return claimed(said, "cptquant", "ranks-tdmpq-taylor", records)
+
+
+def sentences(records: Sequence[Record], retrained: Sequence[Record] = ()) -> Html:
+    """What the runs say on each task, and how far ``retrained`` (of page 24) says that the model is from a minimum."""
+    return says([*verdict(records, agreement(records)), *still_to_gain(retrained)])
+
+
+def rank_tables(records: Sequence[Record]) -> list:
+    """The agreement of each score with the truth, a table a task."""
+    return agreement_tables(records, agreement(records))
+
+
+def expansion(records: Sequence[Record], task: str = "language modelling") -> figures.Figure:
+    """Predicted against measured, a panel an order. Raises ``LookupError`` where that task was not run."""
+    predicted = predicted_table(records)
     predicted["width"] = pd.Categorical(
         [f"{bits} bits" for bits in predicted["bits"]],
         [f"{bits} bits" for bits in sorted(set(predicted["bits"]))],
     )
+    predicted = predicted[predicted["task"] == task]
     shown = predicted[(predicted["predicted (nats)"] > 0) & (predicted["measured (nats)"] > 0)]
-    found: list[Any] = [says(verdict(records, ranks)), *agreement_tables(records, ranks)]
-    for task, part in shown.groupby("task", sort=False):
-        lost = (predicted["task"] == task) & (predicted["measured (nats)"] <= 0)
-        found.append(
-            figures.scatter(
-                part,
-                "predicted (nats)",
-                "measured (nats)",
-                "width",
-                panels="score",
-                log_x=True,
-                log_y=True,
-                diagonal="predicted = measured",
-                title=f"Predicted and measured cost of quantizing one layer, {task}",
-                caption=f"Each point is a layer at one width. {lost.sum()} of the {(predicted['task'] == task).sum()} "
-                "points are left out here and in the table's medians: their measured increase is not above 0.",
-                alt=f"Points on logarithmic axes, {task}: predicted against measured loss increase, one panel an order "
-                "of the expansion and one colour a width, with the line where both are equal.",
-            )
-        )
-    if len(shown):
-        wide = size_table(records).pivot(index=["task", "score"], columns="bits", values=RATIO).reset_index()
-        wide = wide.rename(columns={bits: f"{bits} bits" for bits in wide.columns if isinstance(bits, int)})
-        caption = "Are the sizes right? Predicted over measured increase, median over the layers"
-        found.append(figures.table(wide, caption))
-    draws = draws_table(records)
-    if len(draws):
-        found.append(figures.table(draws, "The released score: what another draw of its noise leaves of it"))
+    if shown.empty:
+        raise LookupError(task)
+    lost = int((predicted["measured (nats)"] <= 0).sum())
+    return figures.scatter(
+        shown,
+        "predicted (nats)",
+        "measured (nats)",
+        "width",
+        panels="score",
+        log_x=True,
+        log_y=True,
+        diagonal="predicted = measured",
+        title=f"Predicted and measured cost of quantizing one layer, {task}",
+        caption=f"Each point is a layer at one width. {lost} of the {len(predicted)} "
+        "points are left out here and in the table's medians: their measured increase is not above 0.",
+        alt=f"Points on logarithmic axes, {task}: predicted against measured loss increase, one panel an order "
+        "of the expansion and one colour a width, with the line where both are equal.",
+    )
+
+
+def sizes(records: Sequence[Record]) -> Html:
+    """:func:`size_table` for readers, a column a width."""
+    wide = size_table(records).pivot(index=["task", "score"], columns="bits", values=RATIO).reset_index()
+    wide = wide.rename(columns={bits: f"{bits} bits" for bits in wide.columns if isinstance(bits, int)})
+    return figures.table(
+        wide, "Are the sizes right? Predicted over measured increase, median over the layers"
+    )
+
+
+def draws(records: Sequence[Record]) -> Html:
+    """:func:`draws_table` for readers. Raises ``LookupError`` without such runs."""
+    table = draws_table(records)
+    if not len(table):
+        raise LookupError("draws of the released score")
+    return figures.table(table, "The released score: what another draw of its noise leaves of it")
+
+
+def pieces(records: Sequence[Record]) -> list:
+    """Sentences, figures and tables of a few runs: for what one machine computed."""
+    found: list = [sentences(records), *rank_tables(records)]
+    makers = [partial(expansion, task=task) for task in predicted_table(records)["task"].unique()]
+    for make in (*makers, sizes, draws):
+        with suppress(LookupError):
+            found.append(make(records))
     return found

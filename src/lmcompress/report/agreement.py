@@ -8,7 +8,7 @@ from lmcompress.errors import ParameterError
 from lmcompress.experiments.scored import as_scores
 from lmcompress.records import Record
 from lmcompress.report.html import Html, table
-from lmcompress.report.words import by_depth, estimate, of_kind, readable
+from lmcompress.report.words import by_depth, estimate, of_kind, readable, remembered
 from lmcompress.sensitivity.agreement import ceiling, rank_agreement
 
 HALVES, MOST = "truth, half against half", "a perfect score"
@@ -101,6 +101,7 @@ def truth_table(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["task", "layer", "width", "loss increase (nats)", "name"])
 
 
+@remembered
 def agreement_table(records: Sequence[Record], bits: int, draws: int = 300) -> pd.DataFrame:
     """How well every score ranks the layers: Spearman and Kendall with 95 % intervals, and seconds, best
     first.

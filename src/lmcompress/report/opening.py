@@ -39,18 +39,21 @@ class Answer:
         )
 
 
-def claimed(sentence: str, paper: str, name: str, records: Sequence[Record]) -> Answer:
-    """``sentence`` with the verdict on claim ``name`` of ``claims/PAPER.yaml``. Raises ``LookupError`` where the runs
-    have no case of it.
+def claimed(
+    sentence: str, paper: str, names: str | Sequence[str], records: Sequence[Record], words: str = ""
+) -> Answer:
+    """``sentence`` with the verdict on a claim of ``claims/PAPER.yaml``, or on several of one rule together, which
+    ``words`` then says. Raises ``LookupError`` where the runs have no case of it.
     """
     evidence = {"perp": perp_evidence, "cptquant": cptquant_evidence}[paper].Evidence(records).measures()
-    claim = next(one for one in verdicts.read(paper) if one.id == name)
-    found = verdicts.judge(claim, evidence[claim.measure])
-    if not found.cases:
+    names = (names,) if isinstance(names, str) else names
+    judged = [verdicts.judge(one, evidence[one.measure]) for one in verdicts.read(paper) if one.id in names]
+    claim, cases = judged[0].claim, [case for one in judged for case in one.cases]
+    if not cases:
         raise LookupError(claim.needs)
-    good = sum(claim.rule.says(case) == "as claimed" for case in found.cases)
-    counts = f" ({good} of {len(found.cases)} cases)" if len(found.cases) > 1 else ""
-    return Answer(sentence, f"{claim.claim} ({claim.origin}).", found.verdict, counts)
+    good = sum(claim.rule.says(case) == "as claimed" for case in cases)
+    counts = f" ({good} of {len(cases)} cases)" if len(cases) > 1 else ""
+    return Answer(sentence, words or f"{claim.claim} ({claim.origin}).", claim.rule.verdict(cases), counts)
 
 
 Answers = Callable[[Sequence[Record]], Answer]  # raises LookupError where runs that it needs are missing
@@ -60,15 +63,16 @@ class Page:
     """A notebook's page: what its published runs say, figure by figure, and what this machine finds.
 
     notebook: its name, such as ``20_retrain_subsets``.
+    profile: of ``config/``, whose published runs are shown.
     """
 
     figures: ClassVar[dict[str, list[Record]] | None] = (
         None  # where only the runs of each figure are asked for
     )
 
-    def __init__(self, notebook: str):
-        self.notebook = notebook
-        self.published = store.published(notebook)
+    def __init__(self, notebook: str, profile: str = "full"):
+        self.notebook, self.profile = notebook, profile
+        self.published = store.published(notebook, profile)
 
     def answer(self, answer: Answers) -> Html:
         """The answer of the published runs; or that there are none, and how to compute them."""
@@ -102,8 +106,10 @@ class Page:
         runs, (page, place) = of(self.published), number.split(".")
         if Page.figures is not None:
             Page.figures[number] = runs
-        if not runs or Page.figures is not None:
+        if Page.figures is not None or not self.published:
             return Html("")
+        if not runs:
+            return not_run(f"Figure {number}", self._needs())
         shown, at = [], int(place)
         for piece in make(runs):
             if isinstance(piece, Html) and "<caption>" not in piece:
@@ -153,10 +159,10 @@ class Page:
         if expected and None not in expected:
             parts.append(f"the parameters below take about {duration(sum(expected))} on a CPU")
         said = f'<p class="lm-time"><em>Time:</em> {escape("; ".join(parts) or "no run tells")}.</p>'
-        return Html(said + coverage(self.notebook))
+        return Html(said + coverage(self.notebook, self.profile))
 
     def _needs(self) -> str:
-        return f"a GPU, and `lmcompress compute {self.notebook} --profile full`"
+        return f"a GPU, and `lmcompress compute {self.notebook} --profile {self.profile}`"
 
 
 CELL = re.compile(r"^```\{code-cell\} ipython3\n((?:^:[^\n]*\n)*)(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Sequence
+from functools import wraps
 
 from lmcompress.numbers import exp
 from lmcompress.records import Record
@@ -43,6 +44,23 @@ def estimate(value: float, low: float, high: float, to: str = " to ") -> str:
 def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
     """Records of one kind of experiment."""
     return [record for record in records if record.kind == kind]
+
+
+def remembered(make: Callable) -> Callable:
+    """``make(records, ...)``, which takes seconds, computed once for the same record objects and arguments."""
+    known: dict[tuple, tuple] = {}
+
+    @wraps(make)
+    def found(records: Sequence[Record], *arguments: object, **options: object) -> object:
+        if not records:
+            return make(records, *arguments, **options)
+        asked = (tuple(map(id, records)), arguments, tuple(options.items()))
+        if asked not in known:  # the records are kept with it: an identity stays theirs
+            known[asked] = list(records), make(records, *arguments, **options)
+        value = known[asked][1]
+        return value.copy() if hasattr(value, "copy") else value
+
+    return found
 
 
 def says(sentences: Sequence[str]) -> Html:
