@@ -8,6 +8,7 @@ import pandas as pd
 
 from lmcompress.intervals import bootstrap
 from lmcompress.numbers import mean
+from lmcompress.prune.criteria import CRITERIA
 from lmcompress.prune.pattern import NofM, parse
 from lmcompress.records import Record
 
@@ -254,4 +255,5 @@ def _kind(pattern: str) -> str:
 
 
 def _ordered(column: pd.Series) -> pd.Categorical:
-    return pd.Categorical(column, [name for name in ORDER if name in set(column)], ordered=True)
+    names = dict.fromkeys([*ORDER, *CRITERIA])
+    return pd.Categorical(column, [name for name in names if name in set(column)], ordered=True)
