@@ -87,6 +87,13 @@ def test_a_notebook_is_executed_with_typed_parameters(project, capsys):
     assert list(path.parent.iterdir()) == [path]
 
 
+def test_the_bar_of_a_notebooks_runs_is_on_the_terminal(project, capsys):
+    bar = "from tqdm import tqdm\nfor _ in tqdm(range(2), desc='experiments'):\n    pass\n"
+    (project / "notebooks" / "90_doubling.md").write_text(NOTEBOOK.replace("print(", f"{bar}print("))
+    assert cli.main(["run", "90_doubling"]) == 0
+    assert "experiments: 100%" in capsys.readouterr().err
+
+
 def test_a_failed_notebook_says_why_and_where(project, capsys):
     text = NOTEBOOK.replace("print(", "raise ValueError('too bad')\nprint(")
     (project / "notebooks" / "90_doubling.md").write_text(text)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from filelock import FileLock
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lmcompress import absent, provenance
 from lmcompress.assets import sha256_of

@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
+from tqdm import tqdm
 
 from lmcompress.blockfiles import BlockFiles
 from lmcompress.errors import NumericError, ParameterError

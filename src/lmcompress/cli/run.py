@@ -44,6 +44,8 @@ def run(
             kernel_name="python3",
             language="python",
             cwd=str(project_root()),
+            progress_bar=False,  # of cells, which stands still while one of them computes
+            stderr_file=sys.stderr,  # the bar of the runs, with the time left
         )
     except papermill.PapermillExecutionError as error:
         print(f"lmcompress: {name} failed with {error.ename}: {error.evalue}; see {partial}", file=sys.stderr)
