@@ -7,7 +7,7 @@ import experiments_for_tests as experiments
 import pytest
 from experiments_for_tests import Doubling
 
-from lmcompress import provenance, records
+from lmcompress import provenance, publish, records
 from lmcompress.errors import ParameterError
 from lmcompress.files import project_root
 
@@ -118,7 +118,7 @@ def like(record, version=1, **changes):
 
 def test_published_records_are_found_without_computing_and_are_not_computed_here(project):
     record = records.obtain([Doubling(value=7)])[0]
-    (path,), left_out = records.publish([record])
+    (path,), left_out = publish.publish([record])
     assert path == project / "results" / "doubling.jsonl"
     assert left_out == []
     assert records.published_records("doubling") == [record]
@@ -133,23 +133,23 @@ def test_of_two_runs_of_the_same_parameters_the_later_is_published(project):
     older = like(
         record, result={"doubled": 13}, provenance=record.provenance | {"date": "2020-01-01T00:00:00"}
     )
-    records.publish([record, older])
+    publish.publish([record, older])
     assert records.published_records("doubling") == [record]
-    records.publish([older])
+    publish.publish([older])
     assert records.published_records("doubling") == [record]
 
 
 def test_a_run_of_an_older_version_is_not_published_and_gives_way_to_a_newer_one(project, monkeypatch):
     old = records.obtain([Doubling(value=7)])[0]
-    records.publish([old])
+    publish.publish([old])
     monkeypatch.setattr(Doubling, "version", 2)
     assert old.older
     later = like(old, provenance=old.provenance | {"date": "2999-01-01T00:00:00"})
-    assert records.publish([later]) == ([], [later])
+    assert publish.publish([later]) == ([], [later])
     assert records.published_records("doubling") == [old]
     new = records.obtain([Doubling(value=7)])[0]
     assert (new.version, new.key == old.key) == (2, False)
-    records.publish([new])
+    publish.publish([new])
     assert records.published_records("doubling") == [new]
 
 
@@ -189,7 +189,7 @@ def test_a_broken_record_is_named_and_counts_as_absent(project):
 
 def test_a_broken_line_is_named_by_its_number_and_the_others_are_read(project):
     record = records.obtain([Doubling(value=7)])[0]
-    (path,), _ = records.publish([record])
+    (path,), _ = publish.publish([record])
     path.write_bytes(path.read_bytes() + b"{\n\xff\n")
     with pytest.warns(UserWarning, match=r"doubling.jsonl, line [23] is no record"):
         assert records.published_records("doubling") == [record]
@@ -204,7 +204,7 @@ def test_the_published_records_of_a_notebook_are_those_of_its_full_profile(proje
     monkeypatch.setattr(records, "study_class", lambda _name: experiments.Study)
     (project / "config").mkdir()
     (project / "config" / "full.yaml").write_text("90_doubling:\n  values: [3, 4]\n")
-    records.publish(records.obtain([Doubling(value=value) for value in (2, 4)]))
+    publish.publish(records.obtain([Doubling(value=value) for value in (2, 4)]))
     assert [record.parameters["value"] for record in records.published("90_doubling")] == [4]
     assert records.coverage("90_doubling") == {"doubling": (1, 2)}
 
@@ -214,7 +214,7 @@ def test_another_profile_has_plans_and_published_records_of_its_own(project, mon
     (project / "config").mkdir()
     (project / "config" / "full.yaml").write_text("90_doubling:\n  values: [3, 4]\n")
     (project / "config" / "other.yaml").write_text("90_doubling:\n  values: [2, 4, 6]\n")
-    records.publish(records.obtain([Doubling(value=value) for value in (2, 3, 4)]))
+    publish.publish(records.obtain([Doubling(value=value) for value in (2, 3, 4)]))
     assert [one.value for one in records.planned("90_doubling", "other")] == [2, 4, 6]
     assert [one.parameters["value"] for one in records.published("90_doubling", "other")] == [2, 4]
     assert records.coverage("90_doubling", "other") == {"doubling": (2, 3)}
@@ -240,3 +240,24 @@ def test_published_parameters_are_what_their_kind_takes_today(path):
     assert not broken
     for record in found:
         assert record.again().model_dump(mode="json") == record.parameters
+
+
+def test_a_large_kind_is_split_into_files_and_read_as_one(project, monkeypatch):
+    runs = records.obtain([Doubling(value=value) for value in range(6)])
+    (whole,), _ = publish.publish(runs)
+    lines = whole.read_text().splitlines()
+    monkeypatch.setattr(publish, "LARGEST", 2 * len(lines[0]) + 10)
+    files, _ = publish.publish([])
+    assert files == []  # nothing new, nothing written
+    files, _ = publish.publish(runs[:1])
+    assert [path.name for path in files] == ["doubling.jsonl", "doubling.2.jsonl", "doubling.3.jsonl"]
+    assert [line for path in files for line in path.read_text().splitlines()] == lines
+    assert {record.key for record in records.published_records("doubling")} == {run.key for run in runs}
+    assert records.published_kinds() == ["doubling"]
+    monkeypatch.setattr(publish, "LARGEST", 10**6)
+    publish.publish(runs)
+    assert not files[1].exists()
+
+
+def test_no_published_file_is_beyond_two_megabytes():
+    assert max(path.stat().st_size for path in RESULTS.glob("*.jsonl")) <= 2_000_000

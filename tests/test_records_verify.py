@@ -5,7 +5,7 @@ import pytest
 from click.testing import CliRunner
 from experiments_for_tests import Doubling
 
-from lmcompress import records
+from lmcompress import publish, records
 from lmcompress.cli.records import deviation
 from lmcompress.cli.records import records as command
 
@@ -15,7 +15,7 @@ def published(tmp_path, monkeypatch):
     """The file of one published record; none is computed here."""
     monkeypatch.setenv("LMCOMPRESS_ROOT", str(tmp_path))
     (tmp_path / "results").mkdir()
-    return records.publish([records.compute(Doubling(value=3))])[0][0]
+    return publish.publish([records.compute(Doubling(value=3))])[0][0]
 
 
 def test_a_true_record_is_found_equal_and_a_changed_result_different(published):

@@ -5,7 +5,7 @@ import dataclasses
 import experiments_for_tests as experiments
 import pytest
 
-from lmcompress import cli, records
+from lmcompress import cli, publish, records
 from lmcompress.cli.redo import compared
 from lmcompress.cli.run import found
 from lmcompress.report.html import verdicts
@@ -40,7 +40,7 @@ def test_redo_says_what_it_takes_then_compares(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("LMCOMPRESS_ROOT", str(tmp_path))
     monkeypatch.setattr(records, "classes", lambda: {"doubling": experiments.Doubling})
     (record,) = records.obtain([experiments.Doubling(value=3)])
-    records.publish([dataclasses.replace(record, result={"doubled": 7})])
+    publish.publish([dataclasses.replace(record, result={"doubled": 7})])
     assert cli.main(["redo", "doubling", "--estimate"]) == 0
     assert capsys.readouterr().out.startswith("1 runs; they took 0 s on ")
     assert cli.main(["redo", "doubling"]) == 1

@@ -110,8 +110,6 @@ def one_of(names: Collection[str]) -> AfterValidator:
 
 _Item = TypeVar("_Item")
 
-Title = Annotated[str, Field(pattern=r"^\S[^\x00-\x1f\x7f]{0,99}$")]
-"""What something is called: a line of text."""
 Flag = Annotated[bool, Field(strict=True)]
 """True or false, and nothing that could stand for them."""
 Count = Annotated[int, Field(strict=True, ge=1, le=10**9)]

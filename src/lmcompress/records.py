@@ -3,7 +3,8 @@
 key = hash of the experiment's kind, the version of that kind, its parameters and the assets that it reads; for timings
 also of the device. Whoever changes what a kind computes raises its version.
 Code, commit, package versions and device are provenance: written once by the run, and never edited. Computed records
-are files under ``build/records``; published ones (computed on a GPU, committed) are lines of ``results/KIND.jsonl``.
+are files under ``build/records``; published ones (computed on a GPU, committed) are lines of ``results/KIND.jsonl``,
+which :mod:`lmcompress.publish` writes.
 """
 
 import gc
@@ -13,7 +14,7 @@ import json
 import re
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +26,7 @@ from tqdm import tqdm
 from lmcompress import absent, provenance
 from lmcompress.assets import sha256_of
 from lmcompress.errors import LmcompressError, ParameterError
-from lmcompress.files import atomic_path, carried, project_root, write_json
+from lmcompress.files import carried, project_root, write_json
 from lmcompress.parameters import Parameters, named, read_yaml
 
 _CLASSES: dict[str, type["Experiment"]] = {}  # kind -> class, of every experiment that was defined
@@ -250,10 +251,22 @@ def _read_file(path: Path) -> Record | None:
         return None
 
 
+def published_files(kind: str) -> list[Path]:
+    """The files of a kind's published records: ``KIND.jsonl``, ``KIND.2.jsonl``, ..."""
+    first = results_folder() / f"{kind}.jsonl"
+    more = sorted(first.parent.glob(f"{kind}.*.jsonl"), key=lambda path: int(path.suffixes[0][1:]))
+    return [*([first] if first.is_file() else []), *more]
+
+
+def published_kinds() -> list[str]:
+    """Kinds of which something is published."""
+    return sorted({path.name.split(".")[0] for path in results_folder().glob("*.jsonl")})
+
+
 def published_records(kind: str) -> list[Record]:
     """All published records of a kind; a broken line is named in a warning and left out."""
-    path = results_folder() / f"{kind}.jsonl"
-    return list(_read_lines(path, path.stat().st_mtime_ns)) if path.is_file() else []
+    files = published_files(kind)
+    return [record for path in files for record in _read_lines(path, path.stat().st_mtime_ns)]
 
 
 @lru_cache(maxsize=64)
@@ -285,8 +298,7 @@ def computed_records() -> list[Record]:
 
 def all_records() -> list[Record]:
     """All records, computed here and published."""
-    kinds = sorted(path.stem for path in results_folder().glob("*.jsonl"))
-    return computed_records() + [record for kind in kinds for record in published_records(kind)]
+    return computed_records() + [record for kind in published_kinds() for record in published_records(kind)]
 
 
 def by_key(start: str) -> Record:
@@ -297,39 +309,7 @@ def by_key(start: str) -> Record:
     return next(iter(found.values()))
 
 
-def publish(records: Iterable[Record]) -> tuple[list[Path], list[Record]]:
-    """Merge records into ``results/KIND.jsonl``, one line each, sorted. Returns the files, and the records that were
-    left out because they are of an older version of their kind. Raises :class:`ParameterError` without a checkout.
-
-    Of two records of the same run (parameters, and device of a timing) one is kept: the newer version, else the later.
-    """
-    if results_folder().parent != project_root():
-        raise ParameterError("publish", str(project_root()), "a checkout, which has a folder results")
-    by_kind: dict[str, list[Record]] = {}
-    left_out = []
-    for record in records:
-        if record.older:
-            left_out.append(record)
-        else:
-            by_kind.setdefault(record.kind, []).append(record)
-    written = []
-    for kind, new in by_kind.items():
-        known = sorted([*published_records(kind), *new], key=_worth)
-        merged = {_run_of(record): record for record in known}
-        lines = [json.dumps(asdict(merged[name]), sort_keys=True, allow_nan=False) for name in sorted(merged)]
-        path = results_folder() / f"{kind}.jsonl"
-        with atomic_path(path) as temporary:
-            temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        written.append(path)
-    return written, left_out
-
-
-def _run_of(record: Record) -> str:
-    device = record.provenance["device"] if experiment_class(record.kind).timed else ""
-    return json.dumps(record.parameters, sort_keys=True) + device
-
-
-def _worth(record: Record) -> tuple[int, str]:
+def worth(record: Record) -> tuple[int, str]:
     """Greater for the run that is kept of several."""
     return record.version, record.provenance["date"]
 
@@ -399,4 +379,4 @@ def coverage(notebook: str, in_profile: str = "full") -> dict[str, tuple[int, in
 def _published(experiment: Experiment) -> list[Record]:
     parameters = experiment.model_dump(mode="json")
     found = [record for record in published_records(experiment.kind) if record.parameters == parameters]
-    return sorted(found, key=_worth)[-1:]
+    return sorted(found, key=worth)[-1:]

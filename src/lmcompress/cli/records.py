@@ -106,7 +106,7 @@ def verify(kind: str | None, sample: int | None, seed: int, tolerance: float) ->
     """Compute published records again and compare; exit status 1 where one differs. Nothing is kept."""
     from lmcompress import records as known
 
-    names = sorted(path.stem for path in known.results_folder().glob("*.jsonl"))
+    names = known.published_kinds()
     if kind is not None:
         known.experiment_class(kind)
         names = [name for name in names if name == kind]
@@ -199,6 +199,7 @@ def redo(key: str) -> None:
 @click.option("--profile", default="full", show_default=True, help="config/PROFILE.yaml")
 def publish(notebooks: tuple[str, ...], profile: str) -> None:
     """Merge the computed records of a profile into results/."""
+    from lmcompress import publish as publisher
     from lmcompress import records as known
 
     wanted = [
@@ -207,7 +208,7 @@ def publish(notebooks: tuple[str, ...], profile: str) -> None:
         for one in known.planned(options.notebook_name(name), profile)
     ]
     found = [record for record in known.computed_records() if (record.kind, record.parameters) in wanted]
-    files, left_out = known.publish(found)
+    files, left_out = publisher.publish(found)
     for path in files:
         print(path)
     if left_out:

@@ -91,8 +91,8 @@ def points() -> pd.DataFrame:
     """
     pages = pages_of()
     found = []
-    for path in sorted(records.results_folder().glob("*.jsonl")):
-        for record in records.published_records(path.stem):
+    for kind in records.published_kinds():
+        for record in records.published_records(kind):
             about = {name: record.parameters.get(name) for name in SHARED}
             about["score"] = about["score"] or BESIDE.get(record.kind)
             about |= {"kind": record.kind, "seed": record.parameters.get("seed"), "record": record}
