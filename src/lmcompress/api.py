@@ -58,7 +58,7 @@ class Training:
     batch_size: windows a batch (a reconstruction takes its batches as they are).
     accumulation: batches a step.
     clip: largest norm of the gradient, or None.
-    checkpointing: recompute the activations of each block, for less memory.
+    checkpointing: recompute the activations of each block, for less memory; "auto": of as many as memory needs.
     seed: draws the order of the batches and the start of adapters.
     folder: where the state is saved, from which a later call goes on.
     """
@@ -69,7 +69,7 @@ class Training:
     batch_size: int = 8
     accumulation: int = 1
     clip: float | None = 1.0
-    checkpointing: bool = False
+    checkpointing: bool | str = False
     seed: int = 0
     folder: str | Path | None = None
 

@@ -79,7 +79,7 @@ class Retrain(Parameters):
     steps: Count = 200
     batch: Count = 8
     lr: Rate | None = None
-    checkpointing: Flag = False
+    checkpointing: Flag | Literal["auto"] = False
 
 
 class Quantize(Parameters):

@@ -24,10 +24,6 @@ RANDOM = (
 )
 NEEDS = "one GPU with 80 GB for six minutes: `python benchmarks/at_size.py --out results/benchmarks`"
 BILLIONS = "parameters, billions"
-FAST, LEAN = (
-    ("as memory needs", None),
-    ("all blocks", None),
-)  # checkpointing of the rows for time and for memory
 
 
 class Study(Planned):
