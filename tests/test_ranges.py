@@ -101,8 +101,7 @@ def valid(cls: type[Parameters]) -> dict:
         return valid_experiments()[cls.kind]
     if cls is Sweep:
         return {"experiment": "pruned_model", "fixed": valid_experiments()["pruned_model"]}
-    needed = {"name": "x"} if "name" in cls.model_fields else {}
-    return {"prune": {}} if cls is Recipe else needed
+    return {"prune": {}} if cls is Recipe else {}
 
 
 def refused(cls: type[Parameters], given: dict) -> bool:
@@ -154,7 +153,6 @@ MEANT = {
         rate_pattern rate_steps seed spared_at steps test""",
     ),
     "none": (["empty text"], "block_rate_pattern classifier language notebook rate_pattern"),
-    "a title": (["a word"], "name"),
     "a regular expression": (["empty text", "a space", "a NUL", "a word"], "layers"),
 }
 LISTED = {(said, field) for values, fields in MEANT.values() for said in values for field in fields.split()}

@@ -12,14 +12,16 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
 
+from lmcompress.lazily import lazy
 from lmcompress.records import Record
 from lmcompress.report import depth, frontier, size_tables, speed_tables
 from lmcompress.report.agreement import agreement_table
 from lmcompress.report.frontier import INCREASE
 from lmcompress.report.verdicts import Case, over_seeds, widened
 from lmcompress.report.words import of_kind, readable
+
+stats = lazy("scipy.stats")
 
 # A block's Linears in the order of the model, in which records list chosen widths; names in records are sorted.
 ORDER = [
@@ -182,7 +184,9 @@ class Evidence:
                 if budget in own.index and orders.std() > 1e-9:  # else all widths are the same
                     value = own.loc[budget, INCREASE] - orders.mean()
                     reach = (
-                        t.ppf((1 + level) / 2, len(orders) - 1) * orders.std() * (1 + 1 / len(orders)) ** 0.5
+                        stats.t.ppf((1 + level) / 2, len(orders) - 1)
+                        * orders.std()
+                        * (1 + 1 / len(orders)) ** 0.5
                     )
                     cases.append(Case(f"{data}, {budget}", value, value - reach, value + reach, 1))
         return cases
