@@ -29,7 +29,7 @@ def test_the_slope_of_a_quadratic_loss():
     drawn = higgs(tower, ONE, levels=(1.0,), draws=400, loss=loss)
     for name, factor, layer in zip(NAMES, factors, tower.layers, strict=True):
         mean = sum(one.per_layer[name] for one in drawn) / len(drawn)
-        assert mean == pytest.approx(factor * float(layer[0].weight.square().sum()), rel=0.15)
+        assert mean == pytest.approx(factor * float(layer[0].weight.detach().square().sum()), rel=0.15)
 
 
 def test_noise_has_the_size_that_was_asked_for_and_levels_are_fitted_through_the_origin():
