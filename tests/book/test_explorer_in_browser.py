@@ -162,3 +162,12 @@ def test_a_table_is_sorted_by_its_heads(open_page, built):
     head.get_by_role("button").click()
     assert head.get_attribute("aria-sort") is None
     assert table.locator(column).all_text_contents() == first
+
+
+def test_a_head_without_words_or_with_a_link_is_left_alone(open_page, tmp_path):
+    row = "<tr><td>a</td><td>1</td><td>x</td></tr>"
+    heads = "<tr><th><p></p></th><th>n</th><th><a href='#'>link</a></th></tr>"
+    table = f"<div class='lm-table'><table><thead>{heads}</thead><tbody>{3 * row}</tbody></table></div>"
+    (tmp_path / "page.html").write_text(explorer.document("Heads", table), encoding="utf-8")
+    page = open_page((tmp_path / "page.html").as_uri())
+    assert page.locator("th button").all_text_contents() == ["n"]

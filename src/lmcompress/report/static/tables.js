@@ -29,6 +29,7 @@
       return /^[-−+]?[\d.,]+(e[-+]?\d+)?( .*)?$/i.test(text) && !isNaN(number) ? number : text;
     };
     [...heads].forEach((head, at) => {
+      if (!head.textContent.trim() || head.querySelector("a,button,input")) return;  // no name, or a button of its own
       const words = button("", () => {
         const now = head.getAttribute("aria-sort"), next = !now ? "ascending" : now === "ascending" ? "descending" : "";
         [...heads].forEach((other) => other.removeAttribute("aria-sort"));
