@@ -90,6 +90,7 @@ def test_a_handout_holds_the_exercises_and_no_solution(page):
     assert tags == ["start", "check"] * (len(tags) // 2)
     prose = "\n".join(cell.source for cell in without.cells if cell.cell_type == "markdown")
     assert "Solution" not in prose
+    assert "**You need**" in prose
     assert not re.search(r"\{\w+\}`|^:::|\)=$|\]\((?!http)", prose, re.MULTILINE), (
         "MyST that Jupyter does not know"
     )

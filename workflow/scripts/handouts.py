@@ -35,7 +35,7 @@ def plain(text: str, folder: Path) -> str:
     """Markdown that Jupyter shows: without labels, roles, directives and links within the book."""
     text = re.sub(r"^\([\w-]+\)=\n", "", text, flags=re.MULTILINE)
     text = re.sub(
-        r"^:::\{admonition\} (.+)\n:class: .+\n(.*?)^:::$", r"**\1**\n\n\2", text, flags=re.M | re.S
+        r"^:::\{admonition\} ([^\n]+)\n:class: [^\n]+\n(.*?)^:::$", r"**\1**\n\n\2", text, flags=re.M | re.S
     )
     text = re.sub(r"^```\{(?!code-block)[^}]*\}.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r" ?\{cite:\w+\}`[^`]*`", "", text)
