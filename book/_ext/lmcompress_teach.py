@@ -69,7 +69,7 @@ class Quiz(SphinxDirective):
         for right, answer, reason in options:
             verdict = "Right" if right else "No"
             shown.append(nodes.raw("", '<details class="lm-details"><summary>', format="html"))
-            shown.append(nodes.inline("", "", *self.parse_inline(answer)[0], classes=["lm-answer"]))
+            shown.append(nodes.inline("", "", *self.parse_inline(answer)[0], classes=["lm-option"]))
             shown.append(nodes.raw("", "</summary>", format="html"))
             shown += self.parse_text_to_nodes(f"**{verdict}.** {reason}")
             shown.append(nodes.raw("", "</details>", format="html"))

@@ -11,7 +11,7 @@ from sphinx import addnodes
 from sphinx.application import Sphinx
 
 GLOSSARY = "book/glossary"
-ANSWER = "lm-answer"  # of a quiz: a click on it opens the reason, not the glossary
+ANSWER = "lm-option"  # of a quiz: a click on it opens the reason, not the glossary
 CLOSED = (
     nodes.title, nodes.reference, nodes.literal, nodes.literal_block, nodes.math, nodes.math_block, nodes.raw,
     nodes.caption, nodes.term, nodes.citation, addnodes.pending_xref, addnodes.download_reference,

@@ -129,3 +129,19 @@ def test_a_solution_is_hidden_until_asked_for(browser, built):
         assert not solution.locator("pre").first.is_visible()
         solution.locator("summary").click()
         assert solution.locator("pre").first.is_visible()
+
+
+def test_solutions_are_printed_although_they_are_folded(browser, built, tmp_path):
+    reader = pytest.importorskip("pypdf").PdfReader
+    for _, page, _ in visit(browser, built, ["book/exercises/pruning.html"], DESK, "light"):
+        page.pdf(path=tmp_path / "page.pdf")
+    text = "".join(one.extract_text() for one in reader(tmp_path / "page.pdf").pages)
+    assert "Reshape so that each group of four is a row" in text
+
+
+def test_an_answer_of_a_quiz_opens_its_reason(browser, built):
+    for _, page, _ in visit(browser, built, ["book/concepts/pruning.html"], PHONE, "light"):
+        option = page.locator(".lm-quiz details").first
+        assert not option.locator("p").first.is_visible()
+        option.locator("summary").press("Enter")
+        assert option.locator("p").first.is_visible()
