@@ -59,6 +59,7 @@ def of_record(record: Record, point: int | None, packed: bool, read_back: bool) 
         ),
         _yaml("Recorded", where),
     ]
+    parts += [f"**The method {told}.**" for told in covered.sentences([record.result])]
     if packed:
         parts.append("Quantized weights are stored in the compressed-tensors format.")
     if read_back:
@@ -135,6 +136,7 @@ def _notes(recipe: Recipe, results: dict[str, dict]) -> list[str]:
             f"{done['improved']} of {done['blocks']} blocks came closer to the dense one; mean relative error of "
             f"their outputs {done['before']:.4f} before, {done['after']:.4f} after"
         )
+        found += [f"**reconstruction {told}**" for told in [covered.told(done["share"])] if told]
     if done := results.get("retrain"):
         ends = " and diverged" if done["diverged"] else ""
         found.append(

@@ -259,6 +259,7 @@ class _Job:
             "improved": sum(block.improved for block in found),
             "before": sum(block.before for block in found) / len(found),
             "after": sum(block.after for block in found) / len(found),
+            "share": min(block.coverage for block in found),
         }
 
     def _retrain(self, folder: Path) -> dict:

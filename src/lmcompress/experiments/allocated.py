@@ -10,6 +10,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
+from lmcompress import covered
 from lmcompress.allocate.clusters import as_released, by_clusters
 from lmcompress.allocate.evolve import evolve
 from lmcompress.allocate.problem import Allocation, Problem
@@ -308,7 +309,8 @@ def _tried(subject: Subject, of: OnModel, choices: list[dict[str, int]], palette
     for bits in choices:
         now = _measured_at(subject, bits, palette, calibration, test)
         points.append({**palette.sizes(bits), **outcome(dense, now), "choice": list(bits.values())})
-    return {"dense": outcome(dense, dense), "points": points, "numbers": palette.numbers}
+    reached = covered.field(subject.model, [name for inside in palette.layers.values() for name in inside])
+    return {"dense": outcome(dense, dense), "points": points, "numbers": palette.numbers, **reached}
 
 
 def _measured_at(subject: Subject, bits: dict[str, int], palette: Palette, calibration, test) -> Measured:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from lmcompress import covered
 from lmcompress.allocate.problem import Problem
 from lmcompress.allocate.solve import budget_for, exact
 from lmcompress.experiments.subjects import OnModel, measure, outcome
@@ -87,7 +88,8 @@ class Joint(OnModel):
                 }
             )
         others = 2 * sum(value.numel() for value in quantize_model.rest(model, list(linears)).values())
-        return {"points": points, "dense": outcome(dense, dense), "rest_bytes": others, "numbers": numbers}
+        about = {"rest_bytes": others, "numbers": numbers, **covered.field(model, linears)}
+        return {"points": points, "dense": outcome(dense, dense), **about}
 
     def choices(self) -> list[tuple[str, str, int]]:
         """Name, pattern and width of every pair."""

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
 
+from lmcompress import covered
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.lazily import lazy
 from lmcompress.parameters import CorpusName, Count, Flag, Length, ModelName, PatternText, Sample, Seed, Share
@@ -126,6 +127,7 @@ class PrunedModel(OnDense):
             "dead_columns": sum(layer.dead_columns or 0 for layer in report.layers.values()),
             "seconds": report.seconds,
             "deciding": sum(layer.seconds for layer in report.layers.values()),
+            **covered.field(model, report.layers),
         }
 
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import model_validator
 
+from lmcompress import covered
 from lmcompress.allocate.solve import budget_for, exact
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.allocated import Scored, problem_of, refuse_below_least, widths_of
@@ -65,6 +66,7 @@ class Packed(Scored):
             "over_fp16": found.over_fp16,
             "over_fp32": found.over_fp32,
             "block_bits": _average_bits(report.layers, model),
+            **covered.field(model, report.layers),
         }
 
     def _formats(self, model: nn.Module, subject) -> dict[str, Bits]:

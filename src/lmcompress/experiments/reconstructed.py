@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import model_validator
 
+from lmcompress import covered
 from lmcompress.experiments.pruned import Evaluated, OnPruned, SubsetText
 from lmcompress.experiments.retrained import _finite, _rate, chosen
 from lmcompress.lazily import lazy
@@ -59,6 +60,7 @@ class Reconstruct(Evaluated):
             "reconstruct_seconds": sum(block.seconds for block in report),
             "tokens": self.calibration * self.length,
             "tests": self.evaluate(model),
+            **covered.field(model, self.pruned_weights()[0]),
         }
 
 

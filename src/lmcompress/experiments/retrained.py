@@ -9,6 +9,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from lmcompress import covered
 from lmcompress.assets import resolve
 from lmcompress.errors import LmcompressError, ParameterError
 from lmcompress.experiments.pruned import Evaluated, OnPruned, SubsetText
@@ -129,6 +130,7 @@ class Retrain(Evaluated):
             "train_seconds": sum(report.seconds for report in reports),
             "tokens": sum(report.tokens for report in reports),
             "tests": self.evaluate(model),
+            **covered.field(model, masks),
         }
 
     def trained(self, lr: float, windows) -> tuple[nn.Module, mask.Masks, list[train.TrainReport]]:
@@ -187,7 +189,8 @@ class ZeroShot(Retrain):
             model, self.dense()[1], folders, limit=self.questions, batch_size=self.batch
         )
         sparsity = mask.sparsity(masks)
-        return {"lr": lr, "sparsity": sparsity, "tasks": {task: asdict(one) for task, one in found.items()}}
+        judged = {task: asdict(one) for task, one in found.items()}
+        return {"lr": lr, "sparsity": sparsity, "tasks": judged, **covered.field(model, masks)}
 
 
 def _rate(subset: str, run: Experiment | None) -> float:

@@ -2,14 +2,14 @@
 
 import time
 from collections.abc import Collection
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
-from lmcompress.models import block_linears, linears
+from lmcompress.models import block_linears, coverage, linears
 from lmcompress.prune import mask
 from lmcompress.prune.mask import Masks
 from lmcompress.prune.sparsegpt import inverse_factor
@@ -47,12 +47,16 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class QuantizeReport:
-    """``quantized`` weights and ``layers`` by full module name; ``seconds`` of wall time in all."""
+    """``quantized`` weights and ``layers`` by full module name; ``seconds`` of wall time in all. ``coverage``: share of
+    the weights in the blocks' matrices that the layers hold; ``left``: the others.
+    """
 
     method: str
     quantized: dict[str, Quantized]
     layers: dict[str, LayerReport]
     seconds: float
+    coverage: float = 1.0
+    left: dict[str, int] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -211,6 +215,7 @@ def quantize_model(
         {name: quantized[name] for name in formats if name in quantized},
         {name: layers[name] for name in formats},
         time.perf_counter() - started,
+        *coverage(model, formats),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from html import escape
 
+from lmcompress import covered
 from lmcompress.errors import ParameterError
 from lmcompress.plan import duration
 from lmcompress.records import Record
@@ -89,7 +90,9 @@ def provenance(records: Sequence[Record], command: str = "") -> Html:
     older = Counter(record.kind for record in records if record.older)
     counts = ", ".join(f"{count} of kind {escape(kind)}" for kind, count in older.items())
     words = f"These records were computed with an older version of their kind: {counts}."
-    return Html((note("Older version.", words) if older and not command else "") + run)
+    told = covered.sentences(one.result for one in records)
+    partial = [note("Not all of it.", f"The method {sentence}.") for sentence in told]
+    return Html("".join(partial) + (note("Older version.", words) if older and not command else "") + run)
 
 
 def _attachments(plain: list[dict], shared: dict) -> str:

@@ -49,7 +49,8 @@ class BlockReport:
 
     ``before``, ``after``: ``||Y - T||^2 / ||T||^2`` of its output Y against the target T over all calibration
     tokens, as pruned and as left; ``trainable``: number of trained values; ``improved``: False where the
-    pruned block was kept; ``seconds``: wall time in all, targets and error measurements included.
+    pruned block was kept; ``seconds``: wall time in all, targets and error measurements included; ``coverage``: share
+    of the weights in its matrices that have a mask.
     """
 
     name: str
@@ -58,6 +59,7 @@ class BlockReport:
     trainable: int
     improved: bool
     seconds: float
+    coverage: float = 1.0
 
 
 def reconstruct(
@@ -163,7 +165,9 @@ def reconstruct(
         size = sum(value.numel() for value in trained.values())
         seconds = time.perf_counter() - started
         after = after if improved else before
-        return asdict(BlockReport(block.name, before, after, size, improved, seconds))
+        matrices = sum(one.numel() for one in block.module.parameters() if one.ndim >= 2)
+        share = sum(one.numel() for one in kept.values()) / matrices
+        return asdict(BlockReport(block.name, before, after, size, improved, seconds, share))
 
     with evaluating(model):
         found = stream(

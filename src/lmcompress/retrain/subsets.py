@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from lmcompress.errors import ParameterError
-from lmcompress.models import block_linears, untie_head
+from lmcompress.models import block_linears, coverage, untie_head
 from lmcompress.retrain import adapters
 from lmcompress.retrain.names import ADDED, NAMES, Subset, parse
 from lmcompress.unbundle import as_linears
@@ -34,12 +34,14 @@ ADDED_BIAS = "added_by_lmcompress"  # marks a bias that the model did not come w
 @dataclass(frozen=True)
 class Count:
     """Trainable parameters, all parameters of the model as loaded, and how many of the trainable ones are
-    added to it.
+    added to it. ``coverage``: share of the weights in the blocks' matrices that adapters or new biases stand beside,
+    1 for a subset without them.
     """
 
     trainable: int
     total: int
     added: int
+    coverage: float = 1.0
 
     @property
     def percent(self) -> float:
@@ -135,9 +137,11 @@ def count(model: nn.Module | PretrainedConfig, spec: str | Subset, rank: int = 1
     """
     if isinstance(model, PretrainedConfig):
         with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(model)
-    sizes, added = _checked(model, block_linears(model), parse(spec), rank)
-    return Count(sum(sizes.values()), sum(parameter.numel() for parameter in model.parameters()), added)
+            model = as_linears(AutoModelForCausalLM.from_config(model))
+    subset, layers = parse(spec), block_linears(model)
+    sizes, added = _checked(model, layers, subset, rank)
+    reached = coverage(model, layers)[0] if subset.adapter or "new-biases" in subset.names else 1.0
+    return Count(sum(sizes.values()), sum(each.numel() for each in model.parameters()), added, reached)
 
 
 def select(
