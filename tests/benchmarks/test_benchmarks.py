@@ -155,7 +155,7 @@ def test_a_folder_is_compressed_and_loaded(tmp_path):
     assert row["peak_bytes"] > 0
 
 
-@pytest.mark.parametrize("name", ["training_step", "at_size"])
+@pytest.mark.parametrize("name", ["training_step", "at_size", "peers"])
 def test_those_without_official_codes_run(tmp_path, name):
     module = __import__(name)
     assert module.main(["--tiny", "--device", "cpu", "--out", str(tmp_path)]).get("agrees", True)
