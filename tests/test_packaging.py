@@ -123,6 +123,12 @@ def test_twin_is_in_step_and_has_no_outputs(notebook):
     assert twin.metadata.kernelspec.name == "python3"
 
 
+def test_every_notebook_has_the_cells_that_are_written_for_it():
+    command = [sys.executable, ROOT / "workflow/scripts/cells.py", "--check", *NOTEBOOKS]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}: make notebooks"
+
+
 def test_no_twin_without_its_text():
     assert sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb")) == [
         path.stem for path in NOTEBOOKS
