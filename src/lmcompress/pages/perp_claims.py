@@ -194,6 +194,6 @@ def asked_table(records: Sequence[Record]) -> Html:
     )
 
 
-def small(records: Sequence[Record]) -> list:
+def small(records: Sequence[Record]) -> list[Any]:
     """The verdicts of a few runs: for what one machine computed."""
     return [evidence_table(records)]

@@ -1,6 +1,7 @@
 """Which score foresees what quantizing a layer costs? Every score against the measured truth."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -118,7 +119,7 @@ def narrowest(records: Sequence[Record]) -> Html:
     return agreement_of(chosen, min(widths))
 
 
-def pieces(records: Sequence[Record], bits: int = 3) -> list:
+def pieces(records: Sequence[Record], bits: int = 3) -> list[Any]:
     """Sentence, figures and table of a few runs: for what one machine computed."""
     made = [both_tasks(records, bits), agreement_of(records, bits), truth_figure(records)]
     return [says(verdict(agreement_table(records, bits))), *made]

@@ -157,7 +157,7 @@ def sentences(records: Sequence[Record], retrained: Sequence[Record] = ()) -> Ht
     return says([*verdict(records, agreement(records)), *still_to_gain(retrained)])
 
 
-def rank_tables(records: Sequence[Record]) -> list:
+def rank_tables(records: Sequence[Record]) -> list[Any]:
     """The agreement of each score with the truth, a table a task."""
     return agreement_tables(records, agreement(records))
 
@@ -208,10 +208,10 @@ def draws(records: Sequence[Record]) -> Html:
     return figures.table(table, "The released score: what another draw of its noise leaves of it")
 
 
-def pieces(records: Sequence[Record]) -> list:
+def pieces(records: Sequence[Record]) -> list[Any]:
     """Sentences, figures and tables of a few runs: for what one machine computed."""
-    found: list = [sentences(records), *rank_tables(records)]
-    makers = [partial(expansion, task=task) for task in predicted_table(records)["task"].unique()]
+    found: list[Any] = [sentences(records), *rank_tables(records)]
+    makers: list[Any] = [partial(expansion, task=task) for task in predicted_table(records)["task"].unique()]
     for make in (*makers, sizes, draws):
         with suppress(LookupError):
             found.append(make(records))

@@ -71,6 +71,7 @@ __all__ = [
     "unbeaten",
     "varied",
     "verdicts",
+    "whole",
 ]
 
 

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lmcompress.numbers import exp
 from lmcompress.records import Record
-from lmcompress.report.perp_tables import exp, interval
+from lmcompress.report.perp_tables import interval
 
 KIND = "reconstruct"
 
