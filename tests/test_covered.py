@@ -3,9 +3,9 @@
 import pytest
 import torch
 import transformers
-from test_families import FAMILIES
 from tiny import tiny_tokens
 from tiny_assets import tiny_corpus, tiny_tokenizer
+from tiny_families import FAMILIES
 
 from lmcompress import covered
 from lmcompress.experiments.one_shot import PrunedModel

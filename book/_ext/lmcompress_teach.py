@@ -6,6 +6,7 @@
   ``- [x] answer: why it is right`` or ``- [ ] answer: why not``, of which one is right. It needs no script.
 """
 
+import importlib
 import re
 
 from docutils import nodes
@@ -29,16 +30,17 @@ class Drawing(SphinxDirective):
         return [nodes.raw("", drawing(self.arguments[0])._repr_html_(), format="html")]
 
 
-class Guide(SphinxDirective):
+class Made(SphinxDirective):
+    """A piece that ``lmcompress.report.NAME``, NAME that of the directive, makes of records."""
+
     required_arguments = 1
 
     def run(self):
-        from lmcompress.report import guide
-
+        module = importlib.import_module(f"lmcompress.report.{self.name}")
         try:
-            made = getattr(guide, self.arguments[0])()
+            made = getattr(module, self.arguments[0])()
         except LookupError as missing:
-            raise self.error(f"the guide lacks its records: {missing}") from missing
+            raise self.error(f"{self.name} lacks its records: {missing}") from missing
         return [nodes.raw("", made._repr_html_(), format="html")]
 
 
@@ -78,6 +80,7 @@ class Quiz(SphinxDirective):
 
 def setup(app: Sphinx) -> dict:
     app.add_directive("drawing", Drawing)
-    app.add_directive("guide", Guide)
+    app.add_directive("guide", Made)
+    app.add_directive("families", Made)
     app.add_directive("quiz", Quiz)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
