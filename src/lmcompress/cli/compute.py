@@ -30,7 +30,7 @@ from lmcompress.errors import ParameterError
     multiple=True,
     help="Only records of this kind: timings, say, want a machine for themselves. Repeatable.",
 )
-@click.option("--seconds", type=float, help="Start no new run after so many seconds.")
+@click.option("--seconds", type=options.Amount(), help="Start no new run after so many seconds.")
 @click.option("--force", is_flag=True, help="Compute also what is known.")
 @click.option("--check", is_flag=True, help="Only check the parameters, and count the runs.")
 def compute(

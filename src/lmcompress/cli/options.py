@@ -1,5 +1,6 @@
 """What several commands take: a notebook by any of its names, and parameters from a profile, a file and ``-p``."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -37,6 +38,17 @@ def parameters(command: Callable) -> Callable:
 def notebooks() -> list[str]:
     """The full names of all notebooks."""
     return sorted(path.stem for path in carried("notebooks").glob("*.md"))
+
+
+class Amount(click.FloatRange):
+    """A finite number of at least 0. A range of click's own lets NaN pass."""
+
+    def __init__(self):
+        super().__init__(0)
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = super().convert(value, param, ctx)
+        return found if math.isfinite(found) else self.fail(f"{value} is no finite number.", param, ctx)
 
 
 def notebook_name(given: str) -> str:

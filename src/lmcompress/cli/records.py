@@ -100,8 +100,8 @@ def check() -> None:
 @records.command()
 @click.argument("kind", required=False)
 @click.option("--sample", type=click.IntRange(1), help="so many, drawn at random; default: all")
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--tolerance", type=click.FloatRange(0), default=1e-6, show_default=True, help="relative")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--tolerance", type=options.Amount(), default=1e-6, show_default=True, help="relative")
 def verify(kind: str | None, sample: int | None, seed: int, tolerance: float) -> None:
     """Compute published records again and compare; exit status 1 where one differs. Nothing is kept."""
     from lmcompress import records as known

@@ -16,7 +16,7 @@ from lmcompress.plan import duration
 @click.argument("what", metavar="FIGURE|PAGE|KIND|KEY...", nargs=-1, required=True)
 @click.option("--profile", default="full", show_default=True, help="The page's runs in config/PROFILE.yaml.")
 @click.option("--sample", type=click.IntRange(1), help="Only the first so many runs.")
-@click.option("--tolerance", type=click.FloatRange(0), default=0.01, show_default=True, help="Relative.")
+@click.option("--tolerance", type=options.Amount(), default=0.01, show_default=True, help="Relative.")
 @click.option("--estimate", is_flag=True, help="Only say what it would take.")
 @click.option("--all", "everything", is_flag=True, help="Print every number, not only those outside.")
 def redo(
