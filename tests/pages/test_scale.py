@@ -115,3 +115,23 @@ def test_without_a_record_nothing_is_claimed(tmp_path, monkeypatch):
     assert scale.rows().empty
     assert scale.aims(scale.rows()).count("not run here") == len(scale.AIMS)
     assert "Not run here" in scale.peers()
+
+
+def test_other_codes_stand_beside_ours_in_processor_seconds(tmp_path, monkeypatch):
+    monkeypatch.setattr(scale, "results_folder", lambda: tmp_path)
+    (tmp_path / "benchmarks").mkdir()
+    row = {
+        "method": "wanda",
+        "pattern": "50%",
+        "code": "ours",
+        "cpu s": 3.0,
+        "clock s": 9.0,
+        "zeros": 0.5,
+        "over ours": 1,
+    }
+    about = {"settings": {"model": "m", "windows": 2, "length": 8, "dtype": "bf16"}, "threads": 1}
+    record = {"rows": [row], "peers": {"other": "1.0"}, "provenance": about}
+    (tmp_path / "benchmarks" / "peers.json").write_text(json.dumps(record))
+    text = scale.peers()
+    assert "m, 2 x 8 tokens, bf16, threads: 1 of a shared machine" in text
+    assert text.index("cpu s") < text.index("clock s")

@@ -247,6 +247,9 @@ def peers() -> Html:
     versions = ", ".join(f"{name} {version}" for name, version in found["peers"].items())
     where = (
         f"{settings['model']}, {settings['windows']} x {settings['length']} tokens, {settings['dtype']}, "
-        f"{about['threads']} threads of a shared machine: compare processor seconds; {versions}"
+        f"threads: {about['threads']} of a shared machine, so compare processor seconds; {versions}"
     )
-    return table(pd.DataFrame(found["rows"]), f"Pruning on a CPU beside other codes ({where})")
+    shown = pd.DataFrame(found["rows"])[
+        ["method", "pattern", "code", "cpu s", "over ours", "clock s", "zeros"]
+    ]
+    return table(shown, f"Pruning on a CPU beside other codes ({where})")
