@@ -187,14 +187,15 @@
       }
       const values = rows.map((row) => column.numbers[row]);
       let low = values.reduce((a, b) => Math.min(a, b), Infinity), high = values.reduce((a, b) => Math.max(a, b), -Infinity);
-      const log = low > 0 && high > 20 * low, ticks = [];
+      const least = values.filter((v) => v > 0).reduce((a, b) => Math.min(a, b), Infinity), floor = low === 0 ? least / 3 : low;
+      const log = low >= 0 && high > 20 * least, ticks = log && low === 0 ? [0] : [];  // a 0 stands left of the least
       if (low === high) { low -= Math.abs(low) / 10 || 1; high += Math.abs(high) / 10 || 1; }
-      const to = log ? Math.log10 : (v) => v, a = to(low), b = to(high), pad = (b - a) * 0.05;
+      const to = log ? (v) => Math.log10(Math.max(v, floor)) : (v) => v, a = to(low), b = to(high), pad = (b - a) * 0.05;
       const place = (value) => (to(value) - a + pad) / (b - a + 2 * pad);
       if (log) {
         const steps = b - a < 2.5 ? [1, 2, 5] : [1];
         for (let power = Math.floor(a); power <= b; power += Math.ceil((b - a) / 7)) {
-          for (const step of steps) ticks.push(step * 10 ** power);
+          for (const step of steps) if (step * 10 ** power > (low === 0 ? 2 * floor : 0)) ticks.push(step * 10 ** power);
         }
       } else {
         const raw = (b - a) / 6, size = 10 ** Math.floor(Math.log10(raw));
