@@ -69,6 +69,10 @@ def test_html_has_alternative_text_caption_and_data():
         assert html.count("<tr>") == len(figure.table) + 1
 
 
+def test_a_drawing_brings_no_style_that_would_rule_the_page():
+    assert not [figure for figure in every_figure() if "<style" in figure.svg]
+
+
 def test_words_are_escaped():
     texts = {"title": "a < b", "caption": "a & b", "alt": 'where "a" < b'}
     html = figures.lines(sweep(), "sparsity", "perplexity", "criterion", **texts)._repr_html_()

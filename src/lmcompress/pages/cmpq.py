@@ -25,7 +25,7 @@ from lmcompress.report.depth import (
 )
 from lmcompress.report.html import Html
 from lmcompress.report.opening import Answer, claimed
-from lmcompress.report.words import of_kind, says, started
+from lmcompress.report.words import main_task, of_kind, says, started
 
 
 class Study(ScoreStudy):
@@ -111,11 +111,12 @@ def answer(records: Sequence[Record]) -> Answer:
     """What distance alone makes of CMPQ, and the verdict on the paper's claim. Raises ``LookupError`` where runs are
     missing.
     """
-    found = [(task, null) for task, score, null in depth_nulls(records) if score == "CMPQ"]
+    found = {task: null for task, score, null in depth_nulls(records) if score == "CMPQ"}
     rows = ranks(records) if of_kind(records, "truth") else pd.DataFrame()
     if not found or rows.empty:
         raise LookupError("CMPQ with its similarities, and the measured truth")
-    task, null = found[0]
+    task = main_task(list(found))
+    null = found[task]
     said = (
         f"{started(task)}: a similarity that knows only how far apart two blocks are explains {null.explained:.0%} of "
         f"CMPQ. Rank correlation with the measured cost at {rows['bits'].min()} bits: "

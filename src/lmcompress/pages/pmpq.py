@@ -17,7 +17,7 @@ from lmcompress.report import figures
 from lmcompress.report.agreement import agreement, agreement_tables, standing
 from lmcompress.report.html import Html
 from lmcompress.report.opening import Answer, claimed
-from lmcompress.report.words import by_depth, of_kind, readable, says
+from lmcompress.report.words import by_depth, main_task, of_kind, readable, says
 
 stats = lazy("scipy.stats")
 
@@ -127,7 +127,7 @@ def answer(records: Sequence[Record]) -> Answer:
     if not of_kind(records, "truth") or not of_kind(records, "score"):
         raise LookupError("PMPQ and the measured truth")
     rows = agreement(records)
-    return claimed(standing(rows, rows["task"].iloc[0], SHOWN), "cptquant", "ranks-pmpq", records)
+    return claimed(standing(rows, main_task(rows["task"]), SHOWN), "cptquant", "ranks-pmpq", records)
 
 
 SHOWN = ("PMPQ", "PMPQ, Wanda", "PMPQ as released")

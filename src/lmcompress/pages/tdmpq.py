@@ -21,7 +21,7 @@ from lmcompress.report import figures
 from lmcompress.report.agreement import agreement, agreement_tables, standing
 from lmcompress.report.html import Html
 from lmcompress.report.opening import Answer, claimed
-from lmcompress.report.words import of_kind, readable, says
+from lmcompress.report.words import main_task, of_kind, readable, says
 
 stats = lazy("scipy.stats")
 
@@ -148,7 +148,7 @@ def answer(records: Sequence[Record]) -> Answer:
     if not of_kind(records, "truth") or not of_kind(records, "score"):
         raise LookupError("TDMPQ and the measured truth")
     rows = agreement(records)
-    said = standing(rows, rows["task"].iloc[0], [name for name in ORDERS if name != "TDMPQ, Fisher"])
+    said = standing(rows, main_task(rows["task"]), [name for name in ORDERS if name != "TDMPQ, Fisher"])
     return claimed(said, "cptquant", "ranks-tdmpq-taylor", records)
 
 

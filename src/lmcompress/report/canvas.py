@@ -242,6 +242,9 @@ def _svg(canvas: Canvas, title: str, alt: str) -> str:
     text = buffer.getvalue()
     body = text[text.index(">", text.index("<svg")) + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
+    body = re.sub(
+        r"<defs>\s*<style.*?</style>\s*</defs>", "", body, flags=re.DOTALL
+    )  # would rule the whole page
     body = re.sub(r'<g id="[^"]*">', "<g>", body)  # the same in every figure, hence not unique in a page
     body = body.replace(INK, "currentColor").replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
     box = re.search(r'viewBox="[^"]*"', text)[0]
@@ -249,5 +252,5 @@ def _svg(canvas: Canvas, title: str, alt: str) -> str:
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} role="img"'
         f' aria-label="{escape(alt)}" class="{"lm-wide" if wide == WIDE else "lm-plain"}" style="width:100%;'
-        f'max-width:{6.6 * wide:.0f}rem;height:auto"><title>{escape(title)}</title>{body}'
+        f'max-width:{6.6 * wide:.0f}rem;height:auto;stroke-linejoin:round"><title>{escape(title)}</title>{body}'
     )

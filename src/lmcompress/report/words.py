@@ -46,6 +46,11 @@ def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
     return [record for record in records if record.kind == kind]
 
 
+def main_task(tasks: Sequence[str]) -> str:
+    """The task that a page's answer is about: language modelling where it was run, else the first."""
+    return readable("language") if readable("language") in list(tasks) else next(iter(tasks))
+
+
 def remembered(make: Callable) -> Callable:
     """``make(records, ...)``, which takes seconds, computed once for the same record objects and arguments."""
     known: dict[tuple, tuple] = {}
