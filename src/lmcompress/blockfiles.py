@@ -8,9 +8,8 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lmcompress.errors import ParameterError
 from lmcompress.files import atomic_path, write_json
-from lmcompress.loading import AGAIN, naming, read_json
+from lmcompress.loading import AGAIN, claim, naming, read_json
 from lmcompress.models import blocks
 from lmcompress.shards import is_streamed
 from lmcompress.unbundle import joined, origins, split
@@ -49,15 +48,8 @@ class BlockFiles:
                 digest.update(key.encode() + sample.double().cpu().numpy().tobytes())
         for x in hidden:
             digest.update(x.float().cpu().numpy().tobytes())
-        about = {"inputs": digest.hexdigest()}
-        path = self.folder / "stream.json"
-        if path.is_file() and read_json(path) != about:
-            raise ParameterError(
-                "checkpoint",
-                str(self.folder),
-                "a new folder: this one belongs to another model, other inputs or other settings",
-            )
-        write_json(path, about)
+        valid = "a new folder: this one belongs to another model, other inputs or other settings"
+        claim(self.folder / "stream.json", {"inputs": digest.hexdigest()}, "checkpoint", valid)
 
     def restore(self, index: int, name: str, block: nn.Module) -> dict | None:
         """What the visit of a finished block returned, its weights in place again; None for any other block."""

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from lmcompress.errors import AssetError, LmcompressError
+from lmcompress.errors import AssetError, LmcompressError, ParameterError
+from lmcompress.files import write_json
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
@@ -231,3 +232,10 @@ def naming(file: Path, hint: str = "") -> Iterator[None]:
             raise
         reason = next((line for line in str(error).splitlines() if line.strip()), "no reason given")
         raise AssetError(f"{file}: {type(error).__name__}: {reason}{hint}") from error
+
+
+def claim(path: Path, about: object, field: str, valid: str) -> None:
+    """Note in ``path`` what the work in its folder is; :class:`ParameterError` where it is that of something else."""
+    if path.is_file() and read_json(path) != about:
+        raise ParameterError(field, str(path.parent), valid)
+    write_json(path, about)

@@ -107,7 +107,7 @@ class BlockVisit:
                 take(arguments[0])
                 called.append(name)
                 if stops and len(set(called)) == len(layers):
-                    raise _Stop
+                    raise Reached
 
             def take(x: Tensor) -> None:
                 keep = current[0]
@@ -131,7 +131,7 @@ class BlockVisit:
                     current[0] = self.token_masks[batch] if self.token_masks is not None else None
                     latest.clear()
                     called.clear()
-                    with suppress(_Stop):
+                    with suppress(Reached):
                         self(batch, hidden)
                     stops = stops or (batch == 0 and len(set(called)) == len(called))
         finally:
@@ -244,7 +244,7 @@ def answered(
 
         return forward
 
-    with _replaced_forward(list(found.values()), answer), _no_cache(model):
+    with replaced_forward(list(found.values()), answer), _no_cache(model):
         yield
 
 
@@ -266,8 +266,12 @@ def _placed(model: nn.Module, index: int, module: nn.Module, device: torch.devic
     module.to(home)
 
 
-class _Stop(Exception):
-    """Raised inside a block: everything that was wanted of the pass has been captured."""
+class Reached(Exception):
+    """Raised inside a model, where the rest of it need not run; carries the ``output`` that was wanted, if any."""
+
+    def __init__(self, output: object = None):
+        super().__init__()
+        self.output = output
 
 
 def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor], list[list[_Call]], bool]:
@@ -291,22 +295,23 @@ def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor]
                 hidden.append(first.detach().to(store))
             calls[index].append(_Call(rest, keywords))
             if index == len(modules) - 1:
-                raise _Stop
+                raise Reached
             return (first,) if returns_tuple[0] else first
 
         return forward
 
-    with _placed(model, 0, modules[0], device), _replaced_forward(modules, short_circuit), _no_cache(model):
+    with _placed(model, 0, modules[0], device), replaced_forward(modules, short_circuit), _no_cache(model):
         for batch in batches:
             try:
                 model(**{key: value.to(device) for key, value in batch.items()})
-            except _Stop:
+            except Reached:
                 continue
     return hidden, calls, returns_tuple[0]
 
 
 @contextmanager
-def _replaced_forward(modules: list[nn.Module], wrap: Callable[[int, Callable], Callable]) -> Iterator[None]:
+def replaced_forward(modules: list[nn.Module], wrap: Callable[[int, Callable], Callable]) -> Iterator[None]:
+    """Inside, each module does what ``wrap(its number, its own forward)`` does."""
     for index, module in enumerate(modules):
         module.forward = wrap(index, module.forward)
     try:

@@ -20,7 +20,6 @@ from lmcompress.quantize.formats import Bits, stored_bytes
 from lmcompress.records import Experiment
 from lmcompress.tasks import TASKS, TaskName
 
-F = lazy("torch.nn.functional")
 data = lazy("lmcompress.data")
 model_losses = lazy("lmcompress.sensitivity.losses")
 nn = lazy("torch.nn")
@@ -124,9 +123,8 @@ def measure(model: nn.Module, batches: Batches) -> Measured:
     for batch in batches:
         with torch.no_grad():
             logits, targets, weights = model_losses.predictions(model, batch)
-        each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
         counts = weights.sum(1).clamp(min=1)
-        losses.append(((each * weights).sum(1) / counts).double().cpu())
+        losses.append(model_losses.mean_losses(logits, targets, weights).double().cpu())
         right.append((((logits.argmax(-1) == targets) * weights).sum(1) / counts).double().cpu())
     return Measured(torch.cat(losses), torch.cat(right))
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
-from lmcompress.files import write_json
-from lmcompress.loading import read_json
+from lmcompress.loading import claim
 from lmcompress.models import block_linears, coverage, linears
 from lmcompress.prune import magnitude, mask, sparsegpt
 from lmcompress.prune.bits import Packed
@@ -125,15 +124,9 @@ def prune_model(
 
     folder = None if checkpoint is None else Path(checkpoint)
     if folder is not None:
-        _claim(
-            folder,
-            criterion=criterion,
-            pattern=str(pattern),
-            layers=layers,
-            propagate=propagate,
-            seed=seed,
-            output_errors=output_errors,
-        )
+        given = {"layers": layers, "propagate": propagate, "seed": seed, "output_errors": output_errors}
+        about = {"criterion": criterion, "pattern": str(pattern), **given}
+        claim(folder / "prune.json", about, "checkpoint", "a new folder: this one belongs to another pruning")
     home = {name: "cpu" if is_streamed(model) else linear.weight.device for name, linear in targets.items()}
 
     def visit(block: BlockVisit) -> dict:
@@ -248,11 +241,3 @@ def _prune_layer(
 
 def _mask_path(folder: Path, index: int) -> Path:
     return folder / f"{index:03d}.masks.safetensors"
-
-
-def _claim(folder: Path, **about: object) -> None:
-    """Note in a checkpoint folder what is being pruned; refuse one that belongs to something else."""
-    path = folder / "prune.json"
-    if path.is_file() and (earlier := read_json(path)) != about:
-        raise ParameterError("checkpoint", str(folder), f"a new folder: this one belongs to {earlier}")
-    write_json(path, about)

@@ -16,7 +16,7 @@ from lmcompress.prune.mask import Masks
 from lmcompress.retrain import adapters
 from lmcompress.retrain.optimizer import MaskedAdamW
 from lmcompress.stats import Gram
-from lmcompress.stream import BlockVisit
+from lmcompress.stream import BlockVisit, Reached
 
 CHECKS = 4  # how often in a training the error over all calibration data is measured
 
@@ -70,12 +70,12 @@ class Outputs:
             return self.block(batch, hidden)
 
         def stop(_module: nn.Module, _arguments: tuple, output) -> None:
-            raise _Reached(output[0] if isinstance(output, tuple) else output)
+            raise Reached(output[0] if isinstance(output, tuple) else output)
 
         handle = self.point.register_forward_hook(stop)
         try:
             self.block(batch, hidden)
-        except _Reached as reached:
+        except Reached as reached:
             return reached.output
         finally:
             handle.remove()
@@ -99,14 +99,6 @@ class Outputs:
         return error / size if size else math.inf
 
 
-class _Reached(Exception):
-    """Carries an inner module's output out of a block whose remainder is not needed."""
-
-    def __init__(self, output: Tensor):
-        super().__init__()
-        self.output = output
-
-
 def points(block: BlockVisit, granularity: str) -> list[nn.Module | None]:
     """Where the outputs are compared, in order of training. The attention is the child of the block that
     holds Linears and finishes first: it precedes the MLP in every family, also where the two are parallel.
@@ -124,14 +116,14 @@ def _executed(block: BlockVisit, until: list[nn.Module]) -> list[nn.Module]:
     def note(module: nn.Module, _arguments: tuple, output) -> None:
         seen.append(module)
         if any(module is last for last in until):
-            raise _Reached(output)
+            raise Reached(output)
 
     handles = [
         module.register_forward_hook(note) for module in block.module.modules() if module is not block.module
     ]
     try:
         block(0, block.inputs[0])
-    except _Reached:
+    except Reached:
         return seen
     finally:
         for handle in handles:

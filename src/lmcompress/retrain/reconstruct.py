@@ -27,8 +27,7 @@ import torch
 from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
-from lmcompress.files import write_json
-from lmcompress.loading import read_json
+from lmcompress.loading import claim
 from lmcompress.models import block_linears, linears
 from lmcompress.prune import mask
 from lmcompress.prune.mask import Masks
@@ -226,9 +225,10 @@ def _claim(folder: Path, about: list, masks: Masks, weights: dict[str, Tensor] |
         digest.update(name.encode() + kept.cpu().numpy().tobytes())
         if weights is not None:
             digest.update(weights[name].detach().float().cpu().numpy().tobytes())
-    claim, path = {"reconstruction": digest.hexdigest()}, folder / "reconstruct.json"
-    if path.is_file() and read_json(path) != claim:
-        raise ParameterError(
-            "checkpoint", str(folder), "a new folder: this one belongs to another reconstruction"
-        )
-    write_json(path, claim)
+    about = {"reconstruction": digest.hexdigest()}
+    claim(
+        folder / "reconstruct.json",
+        about,
+        "checkpoint",
+        "a new folder: this one belongs to another reconstruction",
+    )

@@ -1,7 +1,7 @@
 """The loss of single windows, and measuring it again and again while only one block changes."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.models import blocks
 from lmcompress.sensitivity.scores import check_batches
+from lmcompress.stream import Reached, replaced_forward
 
 Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 """``loss(model, batch) -> [B]``: one loss (nats) for each window of the batch, differentiable."""
@@ -45,13 +46,13 @@ def predictions(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Ten
 
 def window_losses(model: nn.Module, batch: dict[str, Tensor]) -> Tensor:
     """Mean cross-entropy (nats) over the predictions of each window, [B]; see :func:`predictions`."""
-    logits, targets, weights = predictions(model, batch)
+    return mean_losses(*predictions(model, batch))
+
+
+def mean_losses(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Mean cross-entropy [B] of what :func:`predictions` gives."""
     each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view_as(targets)
     return (each * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-class _Reached(Exception):
-    """Raised behind a block whose output was wanted: the rest of the model need not run."""
 
 
 class Replay:
@@ -81,18 +82,10 @@ class Replay:
             raise NumericError(what, "loss is not finite")
         return losses
 
-    @contextmanager
-    def _skipping(self, batch: int) -> Iterator[None]:
+    def _skipping(self, batch: int):
         """Blocks before the current one do nothing; the last of them gives what it gave on this batch."""
-        skipped = self._modules[: self._block]
         stored = self._stored[batch]
-        for module in skipped:
-            module.forward = lambda *_arguments, **_keywords: stored
-        try:
-            yield
-        finally:
-            for module in skipped:
-                del module.forward
+        return replaced_forward(self._modules[: self._block], lambda *_: lambda *_given, **_named: stored)
 
     @torch.no_grad()
     def _advance(self) -> None:
@@ -101,12 +94,12 @@ class Replay:
 
         def stop(_module: nn.Module, _inputs: tuple, output: object) -> None:
             kept.append(output)
-            raise _Reached
+            raise Reached
 
         handle = self._modules[self._block].register_forward_hook(stop)
         try:
             for index, batch in enumerate(self.batches):
-                with self._skipping(index), suppress(_Reached):
+                with self._skipping(index), suppress(Reached):
                     self.loss(self.model, batch)
         finally:
             handle.remove()
