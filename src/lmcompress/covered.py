@@ -4,13 +4,14 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from lmcompress.lazily import lazy
 
 models = lazy("lmcompress.models")
 
 
-def field(model, layers: Iterable[str]) -> dict[str, object]:
+def field(model: Any, layers: Iterable[str]) -> dict[str, object]:
     """What a result says of a method that reached only these ``layers``: their share of the weights in the blocks'
     matrices as ``covered``, the others as ``left``; nothing where they are all, as in most models.
     """
@@ -18,7 +19,7 @@ def field(model, layers: Iterable[str]) -> dict[str, object]:
     return {"covered": share, "left": left} if left else {}
 
 
-def sentences(results: Iterable[Mapping]) -> list[str]:
+def sentences(results: Iterable[Mapping[str, Any]]) -> list[str]:
     """:func:`told` of every result with a :func:`field`, each once."""
     found = (told(result["covered"], result["left"]) for result in results if "covered" in result)
     return list(dict.fromkeys(found))

@@ -148,8 +148,9 @@ def test_without_javascript_the_first_view_is_a_figure_and_a_table(browser, buil
 
 def test_a_table_is_sorted_by_its_heads(open_page, built):
     page = open_page((built / "notebooks/10_pruning_sweep.html").as_uri())
-    page.locator("details", has_text="Data of this figure").first.locator("summary").click()
-    table = page.locator(".lm-figure table").first
+    folded = page.locator("details", has_text="Data of this figure").first
+    folded.locator("summary").click()
+    table = folded.locator("table")
     head = table.locator("th", has_text="perplexity")
     column = f"td:nth-child({table.locator('th').all_text_contents().index('perplexity') + 1})"
     first = table.locator(column).all_text_contents()

@@ -43,7 +43,7 @@ def notebooks() -> list[str]:
 class Amount(click.FloatRange):
     """A finite number of at least 0. A range of click's own lets NaN pass."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__(0)
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
