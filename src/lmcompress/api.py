@@ -75,8 +75,7 @@ class Training:
 
     def rate(self, subset: str | Subset) -> float:
         """The learning rate for ``subset``."""
-        rates = learning_rate.grid(subset)
-        return self.lr or rates[len(rates) // 2]
+        return self.lr or learning_rate.middle(subset)
 
 
 def prune_model(

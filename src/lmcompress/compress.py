@@ -38,7 +38,7 @@ from lmcompress.quantize import compressed_tensors
 from lmcompress.quantize.model import quantize_model, round_rest
 from lmcompress.recipe import Recipe
 from lmcompress.retrain import adapters
-from lmcompress.retrain.learning_rate import grid
+from lmcompress.retrain.learning_rate import middle
 from lmcompress.retrain.reconstruct import reconstruct
 from lmcompress.retrain.train import train
 from lmcompress.shards import LayerWeights, Shards, bring_whole, open_streamed
@@ -161,12 +161,9 @@ class _Job:
         about = [__version__, self.recipe.model_dump(mode="json"), self.asset.sha256, self.device.type]
         if self.recipe.needs_calibration or self.recipe.retrain or self.recipe.evaluation:
             about.append(assets.resolve(self.recipe.data, "data").sha256)
-        claim = {"job": hashlib.sha256(json.dumps(about).encode()).hexdigest()}
-        path = self.work / "job.json"
+        path, claim = self.work / "job.json", {"job": hashlib.sha256(json.dumps(about).encode()).hexdigest()}
         if path.is_file() and read_json(path) != claim:
-            told = (
-                f"another folder, or without {self.work}, which is unfinished work on another model or recipe"
-            )
+            told = f"another folder, or without {self.work}: unfinished work on another model or recipe"
             raise ParameterError("OUT", str(self.out), told)
         write_json(path, claim)
 
@@ -245,7 +242,7 @@ class _Job:
             self.masks,
             self.calibration(),
             chosen.subset,
-            lr=chosen.lr or _middle(chosen.subset),
+            lr=chosen.lr or middle(chosen.subset),
             steps=chosen.steps,
             granularity=chosen.granularity,
             targets=chosen.targets,
@@ -270,7 +267,7 @@ class _Job:
             self.windows("retraining", self.recipe.retraining),
             chosen.subset,
             dict(self.masks),
-            lr=chosen.lr or _middle(chosen.subset),
+            lr=chosen.lr or middle(chosen.subset),
             steps=chosen.steps,
             batch_size=chosen.batch,
             checkpointing=chosen.checkpointing,
@@ -293,8 +290,7 @@ class _Job:
         }
 
     def _quantize(self, folder: Path) -> dict:
-        chosen = self.recipe.quantize
-        model = self.open()
+        chosen, model = self.recipe.quantize, self.open()
         quantize_model(
             model,
             self.formats,
@@ -352,9 +348,3 @@ class _Job:
 
 def _blocks_in(folder: Path) -> list[Path]:
     return sorted(folder.glob("[0-9][0-9][0-9].safetensors"))
-
-
-def _middle(subset: str) -> float:
-    """The middle of the subset's grid of learning rates."""
-    rates = grid(subset)
-    return rates[len(rates) // 2]

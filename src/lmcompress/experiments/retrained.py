@@ -196,8 +196,7 @@ class ZeroShot(Retrain):
 def _rate(subset: str, run: Experiment | None) -> float:
     """The rate that ``run`` chooses, or without one the middle of the subset's grid."""
     if run is None:
-        rates = learning_rate.grid(subset)
-        return rates[len(rates) // 2]
+        return learning_rate.middle(subset)
     lr = obtain([run], progress=False)[0].result["lr"]
     if lr is None:
         raise LmcompressError(f"{subset}: every learning rate of its grid diverged")

@@ -42,6 +42,12 @@ def grid(spec: str | Subset) -> tuple[float, ...]:
     return min((GRIDS[name] for name in parse(spec).names), key=lambda rates: (rates[-1], rates[0]))
 
 
+def middle(spec: str | Subset) -> float:
+    """The middle of the grid of a subset: its rate where none is chosen."""
+    rates = grid(spec)
+    return rates[len(rates) // 2]
+
+
 def choose_lr(
     make_model: Callable[[], tuple[nn.Module, dict[str, Tensor]]],
     spec: str | Subset,
