@@ -1,7 +1,7 @@
 """Runs and their records: a run is named by what it depends on, computed once, and read from then on.
 
 key = hash of the experiment's kind, the version of that kind, its parameters and the assets that it reads; for timings
-also of the device. Whoever changes what a kind computes raises its version.
+also of the device. Whoever changes what a kind computes raises its version; ``tests/golden`` fails where one did not.
 Code, commit, package versions and device are provenance: written once by the run, and never edited. Computed records
 are files under ``build/records``; published ones (computed on a GPU, committed) are lines of ``results/KIND.jsonl``,
 which :mod:`lmcompress.publish` writes.

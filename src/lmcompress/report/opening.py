@@ -132,8 +132,13 @@ class Page:
         make: gives the figures and tables to show of them.
         """
         mine, theirs = _try(answer, records), _try(answer, self.published)
-        if not any(record.computed_here for record in records):
+        read = sum(not record.computed_here for record in records)
+        if read == len(records):
             word = "not computed (the runs with these parameters are published ones)"
+        elif read:
+            word = (
+                f"computed in part ({read} of {len(records)} runs with these parameters are published ones)"
+            )
         elif mine is None:
             word = "computed; these runs are too few for the question"
         elif theirs is None:
