@@ -30,3 +30,10 @@ def test_a_profile_is_valid_without_local_data(profile, notebook, monkeypatch):
         asset for experiment in planned for asset in experiment.assets() if asset[0] not in local
     }  # of the zero-shot tasks the hub's copies are not files
     assert all(name in known[kind] for name, kind in named)
+
+
+@pytest.mark.parametrize("notebook", sorted(path.stem for path in CONFIG.parent.glob("notebooks/*.md")))
+def test_a_notebook_can_start_with_its_own_defaults(notebook, monkeypatch):
+    monkeypatch.setattr(assets, "_local", lambda _name: None)
+    for experiment in records.study_class(notebook)().experiments():
+        assert len(records.key_of(experiment)) == 64
