@@ -35,11 +35,10 @@ value: int = 1  # what is shown
 RECORDS = """\
 from lmcompress.errors import ParameterError
 
-def study_class(notebook):
-    def study(value=1):
-        if value >= 5:
-            raise ParameterError("value", value, "a number below 5")
-    return study
+def planned_with(notebook, parameters):
+    value = parameters.get("value", 1)
+    if value >= 5:
+        raise ParameterError("value", value, "a number below 5")
 """
 
 
