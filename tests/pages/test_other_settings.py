@@ -9,6 +9,7 @@ from lmcompress.models import block_linears
 from lmcompress.pages import other_settings
 from lmcompress.pages.other_settings import Study
 from lmcompress.records import obtain
+from lmcompress.report import budget_tables
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,7 @@ def test_settings_are_compared_with_full_retraining(records):
 
 
 def test_biases_begin_at_zero_and_are_worth_what_their_ablation_costs(language, records):  # noqa: F811
-    (row,) = other_settings.biases_frame(records).to_dict("records")
+    (row,) = budget_tables.biases_frame(records).to_dict("records")
     assert row["with trained biases"] != row["these set to zero"]
     about = (language["model"], "fp32", language["corpus"], 16, language["batch"])
     model, _ = with_biases(*about, 8)
@@ -60,8 +61,8 @@ def test_biases_begin_at_zero_and_are_worth_what_their_ablation_costs(language, 
 
 
 def test_budgets_are_compared_at_their_own_rates(records):
-    rows = other_settings.budgets(records)
+    rows = budget_tables.budgets(records)
     assert {4, 8} <= set(rows["steps"])
     assert set(rows["subset"]) == set(other_settings.BUDGET_SUBSETS)
     assert set(rows[rows["steps"] == 8]["passes"]) == {8 * 4 / 48}
-    assert "steps" in other_settings.budget_figure(records).alt
+    assert "steps" in budget_tables.budget_figure(records).alt

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -27,6 +26,7 @@ from lmcompress.parameters import (
 from lmcompress.prune.criteria import CriterionName
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
+from lmcompress.report.budget_tables import biased, biases_table, language, where
 from lmcompress.report.figures import Figure
 from lmcompress.report.html import FAILS, HOLDS, PART, Html
 from lmcompress.report.opening import Answer
@@ -127,24 +127,6 @@ class Study(PerpStudy):
 def _tuned(on: dict, subset: str, criterion: str, pattern: str, seed: int, steps: int) -> Tuned:
     about = {"criterion": criterion, "pattern": pattern, "subset": subset, "seed": seed}
     return Tuned(**on | about | schedule(subset, steps))
-
-
-def language(records: Sequence[Record]) -> list[Record]:
-    """The runs that are compared."""
-    return [record for record in records if record.kind == "tuned"]
-
-
-def biased(records: Sequence[Record]) -> list[Record]:
-    """The runs that measured what biases are worth."""
-    return [record for record in records if record.kind == "biases_matter"]
-
-
-def where(record: Record) -> str:
-    """The setting of a run, in words."""
-    about = record.parameters
-    biases = " with biases" if about["fine_tune_steps"] else ""
-    model, corpus = (Path(about[name]).name for name in ("model", "data"))
-    return f"{model}{biases}, {corpus}, {about['length']} tokens"
 
 
 def by_setting(records: Sequence[Record]) -> dict[str, list[Record]]:
@@ -284,88 +266,6 @@ def levels_table(records: Sequence[Record]) -> Html:
     return figures.table(
         levels(records), "Perplexity of every state, with 95 % intervals over windows and seeds"
     )
-
-
-def biases_frame(records: Sequence[Record]) -> pd.DataFrame:
-    """Perplexity of each model without biases, with trained ones, and with these set to zero."""
-    return pd.DataFrame(
-        {
-            "model": record.parameters["model"],
-            "steps of training": record.parameters["steps"],
-            "biases": record.result["biases"],
-            "perplexity as it comes": record.result["without"],
-            "with trained biases": record.result["with"],
-            "these set to zero": record.result["ablated"],
-        }
-        for record in biased(records)
-    )
-
-
-def biases_table(records: Sequence[Record]) -> Html:
-    """:func:`biases_frame` as a table. Raises ``LookupError`` without any."""
-    frame = biases_frame(records)
-    if frame.empty:
-        raise LookupError("a model with trained biases")
-    return figures.table(frame, "What the biases are worth")
-
-
-def budgets(records: Sequence[Record]) -> pd.DataFrame:
-    """Perplexity by steps and subset, with passes over the retraining texts and the rate that was chosen: of the one
-    setting and pruning that were retrained with several numbers of steps.
-    """
-    several: dict[tuple, list[Record]] = {}
-    for record in language(records):
-        about = record.parameters
-        if about["steps"] and (about["criterion"], about["seed"]) == ("magnitude", 0):
-            several.setdefault((where(record), about["pattern"], about["subset"]), []).append(record)
-    rows = []
-    for (_, pattern, subset), group in several.items():
-        for record in group if len({one.parameters["steps"] for one in group}) > 1 else ():
-            about = record.parameters
-            for corpus, found in record.result["tests"].items():
-                if found["nll"] is not None:
-                    row = {"tested on": corpus, "pattern": pattern, "subset": subset, "steps": about["steps"]}
-                    row["passes"] = about["steps"] * about["batch"] / about["retraining"]
-                    row |= {name: found[name] for name in ("perplexity", "low", "high")}
-                    rows.append(row | {"rate": record.result["lr"]})
-    frame = pd.DataFrame(rows)
-    return frame.sort_values(["tested on", "subset", "steps"], ignore_index=True) if rows else frame
-
-
-def budget_figure(records: Sequence[Record]) -> Figure:
-    """Perplexity against steps, a line a subset, a panel a corpus. Raises ``LookupError`` without any."""
-    frame = budgets(records)
-    if frame.empty:
-        raise LookupError("several numbers of steps")
-    best = frame.loc[frame.groupby("tested on")["perplexity"].idxmin()]
-    alt = "; ".join(
-        f"on {row['tested on']} {row['subset']} is lowest with {row['perplexity']:.1f} after {row['steps']} steps"
-        for _, row in best.iterrows()
-    )
-    return figures.lines(
-        frame,
-        "steps",
-        "perplexity",
-        "subset",
-        low="low",
-        high="high",
-        panels="tested on",
-        own_axes=True,
-        log_x=True,
-        log_y=True,
-        title="More steps of retraining",
-        caption=f"After magnitude pruning to {frame['pattern'].iloc[0]}, each subset at its own learning rate, "
-        "one seed; bars are 95 % intervals over test windows.",
-        alt=f"Perplexity by steps of retraining: {alt}.",
-    )
-
-
-def budget_table(records: Sequence[Record]) -> Html:
-    """:func:`budgets` as a table. Raises ``LookupError`` without any."""
-    frame = budgets(records)
-    if frame.empty:
-        raise LookupError("several numbers of steps")
-    return figures.table(frame, "Perplexity by steps; passes: how often every retraining text was read")
 
 
 def small(records: Sequence[Record]) -> list:
