@@ -9,6 +9,7 @@ import os
 import sys
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tiny_assets import tiny_classes, tiny_corpus, tiny_model_folder
@@ -101,12 +102,12 @@ def runs(place: Path) -> dict[str, dict]:
 
 def result_of(kind: str, parameters: dict, place: Path) -> object:
     """What the run gives, without times and without the names of the folders in ``place``."""
-    speeds.SHAPES["tinyllama-1.1b"] |= SMALLER
     cls = kinds()[kind]
     given = {
         name: value for name, value in parameters.items() if name in cls.model_fields and value is not None
     }
-    return _plain(cls(**given).run(), str(place), cls.timed)
+    with patch.dict(speeds.SHAPES["tinyllama-1.1b"], SMALLER):
+        return _plain(cls(**given).run(), str(place), cls.timed)
 
 
 def _plain(value: object, place: str, timed: bool) -> object:
