@@ -61,6 +61,12 @@ def claims(records: Sequence[Record]) -> list[tuple[str, str, str]]:
     return verdicts.claim_rows(judged(records))
 
 
+def counted(records: Sequence[Record]) -> str:
+    """How many claims have which verdict."""
+    found = judged(records)
+    return f"Of {len(found)} claims and questions on CPTQuant, by published runs: {verdicts.tally(found)}."
+
+
 def dotted_table(records: Sequence[Record]) -> pd.DataFrame:
     """Loss increase when layers are "replaced" by their dotted names, and when they really are."""
     rows = [

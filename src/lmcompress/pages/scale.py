@@ -26,6 +26,19 @@ NEEDS = "one GPU with 80 GB for six minutes: `python benchmarks/at_size.py --out
 BILLIONS = "parameters, billions"
 
 
+WORDS = {
+    "magnitude": "pruning by magnitude",
+    "wanda": "by Wanda",
+    "sparsegpt": "by SparseGPT",
+    "gptq 4bit-g128": "GPTQ to 4 bits",
+    "reconstruct biases+norms": "reconstruction with biases and norms",
+    "reconstruct masklora": "reconstruction with MaskLoRA",
+    "biases+norms": "1,000 steps of retraining biases and norms",
+    "masklora": "1,000 steps of MaskLoRA",
+    "plain transformers, biases+norms, no optimizer": "the same steps in plain transformers without an optimizer",
+}
+
+
 class Study(Planned):
     """Parameters that each subset trains, counted for ``architectures``; ``cards``: GiB of GPUs to be fitted into."""
 
@@ -202,8 +215,11 @@ def answers(frame: pd.DataFrame) -> list[str]:
     last = frame[frame["parameters"] == frame["parameters"].max()]
     name, sentences = last["model"].iloc[0], []
     fast = fastest(last)
-    parts = [f"{row['method']} {row['minutes']:.1f}" for _, row in fast.iterrows()]
-    sentences.append(f"{name} on one {fast['device'].iloc[0]}, minutes: {', '.join(parts)}.")
+    parts = [
+        f"{WORDS.get(row['method'], row['method'])} {row['minutes']:.1f}"
+        for _, row in fast.sort_values("minutes").iterrows()
+    ]
+    sentences.append(f"At {name}'s shapes on one {fast['device'].iloc[0]}, in minutes: {', '.join(parts)}.")
     sentences += _price_of_recomputing(last)
     for shape, part in leanest(frame).groupby("model", sort=False):
         peaks = part.set_index("method")["peak GiB"]

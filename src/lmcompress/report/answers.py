@@ -14,10 +14,9 @@ from lmcompress.records import Record, published
 from lmcompress.report import figures, frontier
 from lmcompress.report.agreement import agreement
 from lmcompress.report.figures import Figure
-from lmcompress.report.html import FAILS, HOLDS, NOT_RUN, OPEN, PART
 from lmcompress.report.perp_evidence import Evidence, Losses
 from lmcompress.report.perp_tables import exp
-from lmcompress.report.verdicts import Judged, interval
+from lmcompress.report.verdicts import Judged, interval, tally
 from lmcompress.report.words import estimate
 
 CLAIMS, SCORES, BITS = "29_perp_claims", "33_sensitivity_shootout", "34_bit_allocation"
@@ -175,12 +174,8 @@ def three_bits(records: Sequence[Record]) -> Answer:
 
 def cannot_be_judged(judged: Sequence[Judged]) -> Answer:
     """How many claims have no verdict, and on how large a model the others rest."""
-    counts = {
-        word: sum(one.verdict == word for one in judged) for word in (HOLDS, PART, FAILS, OPEN, NOT_RUN)
-    }
-    parts = [f"{count} {word}" for word, count in counts.items() if count]
     sentence = (
-        f"Of {len(judged)} claims and questions on PERP, by published runs: {', '.join(parts)}. The models "
+        f"Of {len(judged)} claims and questions on PERP, by published runs: {tally(judged)}. The models "
         "are far smaller than the papers', and what holds at one size need not hold at the other."
     )
     return Answer("What cannot be judged at this size?", sentence, CLAIMS)

@@ -29,6 +29,13 @@ from lmcompress.report.html import FAILS, HOLDS, NOT_RUN, OPEN, PART
 stats = lazy("scipy.stats")
 
 DRAWS = 10_000  # resamplings of windows: enough for the tails of intervals that are shared among 20 cases
+PLURALS = {
+    HOLDS: "hold",
+    PART: "hold in part",
+    FAILS: "do not hold here",
+    OPEN: "cannot be told here",
+    NOT_RUN: "are not run here",
+}
 SEEDS = 3  # so many seeds are needed before one can say how much they differ
 
 
@@ -194,6 +201,16 @@ def over_seeds(values: Sequence[float], level: float = 0.95) -> tuple[float, flo
         return float(each.mean()), float(each.mean())
     reach = stats.t.ppf((1 + level) / 2, len(each) - 1) * each.std(ddof=1) / len(each) ** 0.5
     return float(each.mean() - reach), float(each.mean() + reach)
+
+
+def tally(judged: Sequence[Judged]) -> str:
+    """How many have which verdict, in words."""
+    counts = {
+        word: sum(one.verdict == word for one in judged) for word in (HOLDS, PART, FAILS, OPEN, NOT_RUN)
+    }
+    return ", ".join(
+        f"{count} {PLURALS[word] if count != 1 else word}" for word, count in counts.items() if count
+    )
 
 
 def interval(
