@@ -62,6 +62,12 @@ class Scored(OnModel):
         return shrunk(found) if self.score == SHRUNK else found
 
 
+def _unscored(palette: Palette, widths: Sequence[int]) -> Problem:
+    """Bytes alone: no choice costs any loss."""
+    nothing = {layer: dict.fromkeys(map(str, widths), 0.0) for layer in palette.layers}
+    return Problem(_costs(palette, widths), nothing)
+
+
 def _budgeted(run):
     """``run``. Raises :class:`ParameterError` for no budget at all, and for one below every width."""
     if not run.averages and not run.as_uniform:
@@ -122,8 +128,7 @@ class RandomBand(OnModel):
     def run(self) -> dict:
         subject = self.subject()
         palette = Palette(subject.model, self.per, self.like)
-        nothing = {layer: dict.fromkeys(map(str, self.widths), 0.0) for layer in palette.layers}
-        problem = Problem(_costs(palette, self.widths), nothing)
+        problem = _unscored(palette, self.widths)
         drawn = [
             (name, one)
             for name, budget in _budgets(palette, self.averages, self.as_uniform).items()
@@ -184,8 +189,7 @@ class Evolutionary(OnModel):
         subject = self.subject()
         palette = Palette(subject.model, self.per, self.like)
         read = sensitivity.windows_of(subject.texts("calibration", self.windows, self.seed))
-        nothing = {layer: dict.fromkeys(map(str, self.widths), 0.0) for layer in palette.layers}
-        problem = Problem(_costs(palette, self.widths), nothing)
+        problem = _unscored(palette, self.widths)
 
         def fitness(choice: dict[str, str], windows: list[int]) -> float:
             with sensitivity.changed(palette.weights({layer: int(bits) for layer, bits in choice.items()})):

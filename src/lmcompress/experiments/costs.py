@@ -50,6 +50,10 @@ Architecture = Annotated[str, one_of(ARCHITECTURES)]
 """One of :data:`ARCHITECTURES`."""
 
 
+COUNTED = ("biases", "norms", "biases+norms", "masklora", "biases+norms+head-lora+masklora")
+"""Subsets whose share of the parameters pages show."""
+
+
 class ShareTrained(Experiment):
     """How many parameters each subset trains in one of :data:`ARCHITECTURES`; None where it has none of them."""
 

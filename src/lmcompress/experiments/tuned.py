@@ -121,3 +121,10 @@ class Tuned(Evaluated):
         folders = {task: resolve(name, "data").path if name else None for task, name in self.tasks.items()}
         found = zeroshot.evaluate(model, self.dense()[1], folders, limit=self.questions, batch_size=QUESTIONS)
         return {task: asdict(one) for task, one in found.items()}
+
+
+def tuned(on: dict, subset: str, steps: int, **about: object) -> Tuned:
+    """The run that retrains ``subset`` for ``steps`` steps, its rates by :func:`schedule`; ``on`` and ``about``: the
+    other fields. Raises :class:`ParameterError` as that does.
+    """
+    return Tuned(**on | about | schedule(subset, steps), subset=subset)

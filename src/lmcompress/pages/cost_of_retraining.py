@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lmcompress.experiments.costs import ARCHITECTURES, Architecture, ShareTrained, StepCost
+from lmcompress.experiments.costs import ARCHITECTURES, COUNTED, Architecture, ShareTrained, StepCost
 from lmcompress.experiments.perp_study import PerpStudy, with_rates
 from lmcompress.experiments.pruned import SubsetText
 from lmcompress.parameters import Count, Many, PatternText, Some
@@ -24,13 +24,7 @@ class Study(PerpStudy):
     subsets: Some[SubsetText] = ("norms", "new-biases", "masklora", "full")
     timed_steps: Count = 3
     architectures: Many[Architecture] = tuple(ARCHITECTURES)
-    counted: Some[SubsetText] = (
-        "biases",
-        "norms",
-        "biases+norms",
-        "masklora",
-        "biases+norms+head-lora+masklora",
-    )
+    counted: Some[SubsetText] = COUNTED
     budgets: Many[Count] = ()
     budget_subsets: Some[SubsetText] = ("norms", "full")
 

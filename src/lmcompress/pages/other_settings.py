@@ -9,7 +9,7 @@ import pandas as pd
 from lmcompress.experiments.biased import BiasesMatter
 from lmcompress.experiments.perp_study import PerpStudy
 from lmcompress.experiments.pruned import SubsetText
-from lmcompress.experiments.tuned import Tuned, schedule
+from lmcompress.experiments.tuned import Tuned, tuned
 from lmcompress.parameters import (
     CorpusName,
     Count,
@@ -107,7 +107,14 @@ class Study(PerpStudy):
             names = ("model", "data", "dtype", "length", "batch", "test")
             matter = [BiasesMatter(**{name: on[name] for name in names}, steps=setting.biases)]
         return matter + [
-            _tuned(on | {"fine_tune_steps": setting.biases}, subset, criterion, pattern, seed, self.steps)
+            tuned(
+                on | {"fine_tune_steps": setting.biases},
+                subset,
+                self.steps,
+                criterion=criterion,
+                pattern=pattern,
+                seed=seed,
+            )
             for grid in setting.compared
             for criterion in grid.criteria
             for pattern in grid.patterns
@@ -118,15 +125,10 @@ class Study(PerpStudy):
     def by_steps(self) -> list[Tuned]:
         """Retraining with other numbers of steps."""
         return [
-            _tuned(self.evaluated(), subset, "magnitude", self.budget_pattern, 0, steps)
+            tuned(self.evaluated(), subset, steps, criterion="magnitude", pattern=self.budget_pattern, seed=0)
             for steps in self.budgets
             for subset in BUDGET_SUBSETS
         ]
-
-
-def _tuned(on: dict, subset: str, criterion: str, pattern: str, seed: int, steps: int) -> Tuned:
-    about = {"criterion": criterion, "pattern": pattern, "subset": subset, "seed": seed}
-    return Tuned(**on | about | schedule(subset, steps))
 
 
 def by_setting(records: Sequence[Record]) -> dict[str, list[Record]]:

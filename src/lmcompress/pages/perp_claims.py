@@ -8,7 +8,7 @@ from pydantic import Field
 
 from lmcompress.experiments.perp_study import PerpStudy
 from lmcompress.experiments.pruned import SubsetText
-from lmcompress.experiments.tuned import Tuned, schedule
+from lmcompress.experiments.tuned import Tuned, tuned
 from lmcompress.parameters import (
     CorpusName,
     Count,
@@ -83,7 +83,15 @@ class Study(PerpStudy):
     def _compared(self, grid: Compared) -> list[Tuned]:
         asked = {"tasks": self.tasks, "questions": self.questions} if grid.asked else {}
         return [
-            self._tuned(self.evaluated() | asked, subset, criterion, pattern, seed, rank, self.steps)
+            tuned(
+                self.evaluated() | asked,
+                subset,
+                self.steps,
+                criterion=criterion,
+                pattern=pattern,
+                seed=seed,
+                rank=rank,
+            )
             for criterion in grid.criteria
             for pattern in grid.patterns
             for seed in grid.seeds or self.seeds
@@ -107,18 +115,11 @@ class Study(PerpStudy):
             "test": self.text_test,
         }
         return [
-            self._tuned(on, subset, "magnitude", pattern, seed, 16, self.classifier_steps)
+            tuned(on, subset, self.classifier_steps, criterion="magnitude", pattern=pattern, seed=seed)
             for pattern in self.classifier_patterns
             for seed in self.seeds
             for subset in self.classifier_subsets
         ]
-
-    @staticmethod
-    def _tuned(
-        on: dict[str, Any], subset: str, criterion: str, pattern: str, seed: int, rank: int, steps: int
-    ) -> Tuned:
-        about = {"criterion": criterion, "pattern": pattern, "subset": subset, "rank": rank, "seed": seed}
-        return Tuned(**on | about | schedule(subset, steps))
 
 
 @remembered

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lmcompress.experiments.costs import Architecture, ShareTrained
+from lmcompress.experiments.costs import COUNTED, Architecture, ShareTrained
 from lmcompress.experiments.pruned import SubsetText
 from lmcompress.parameters import Gigabytes, Many, Some
 from lmcompress.records import Experiment, results_folder
@@ -43,13 +43,7 @@ class Study(Planned):
     """Parameters that each subset trains, counted for ``architectures``; ``cards``: GiB of GPUs to be fitted into."""
 
     architectures: Many[Architecture] = ("OPT-1.3B", "OPT-2.7B", "OPT-6.7B", "OPT-13B", "OPT-30B")
-    counted: Some[SubsetText] = (
-        "biases",
-        "norms",
-        "biases+norms",
-        "masklora",
-        "biases+norms+head-lora+masklora",
-    )
+    counted: Some[SubsetText] = COUNTED
     cards: Many[Gigabytes] = (8, 24, 80)
 
     def experiments(self) -> list[Experiment]:
