@@ -15,6 +15,9 @@ SMALL := .venv/.ready-to-read
 # The cores of this machine are no limit to jobs that a profile sends elsewhere.
 LIMIT := $(if $(findstring --profile,$(ARGS)),,--cores $(CORES))
 NOTEBOOKS := $(wildcard notebooks/*.md)
+# Python keeps what it compiled, where an image says otherwise as well: a report starts dozens of processes that import the
+# same packages, and each would compile them anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help book report full sweep handouts slides pdf serve test lint format notebooks pins clean
 .DELETE_ON_ERROR:

@@ -8,9 +8,14 @@ The functions that most work needs, imported when they are first used::
 """
 
 import importlib
+import os
 from typing import Any
 
 __version__ = "0.1.0"
+
+# OpenMP reads this once, when torch is imported: threads that wait for one another sleep, and do not spin. Where other
+# work wants the same cores, spinning makes small operations ten times as slow.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 FACE = {  # name -> module that is imported for it
     "load": "lmcompress.models",

@@ -31,13 +31,13 @@ class SubjectStudy(Study):
 
     language: ModelOrNone = "smollm2-135m"
     corpus: CorpusName = "wikipedia-vital"
-    length: Length = 256
+    length: Length = 128
     windows: Sample = 4
     classifier: ModelOrNone = "minilm-l6"
     texts: CorpusName = "bbc-news"
     text_length: Length = 64
     text_count: Sample = 32
-    fine_tune_steps: Count = 60
+    fine_tune_steps: Count = 30
 
     def subjects(self) -> list[tuple[dict, int]]:
         """For each model: the fields of :class:`OnModel`, and how many windows or texts are used."""

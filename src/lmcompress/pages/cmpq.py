@@ -33,7 +33,7 @@ class Study(ScoreStudy):
 
     classifier_per: Per = "block"
     measures: Many[ScoreName] = MEASURES
-    language_measures: Many[ScoreName] = ("CMPQ", "CMPQ, CKA")
+    language_measures: Many[ScoreName] = ("CMPQ",)
     counts: Some[Count] = (64, 800)
     padding: Count = 32
     held_out: Count = 8

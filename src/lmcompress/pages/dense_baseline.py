@@ -28,7 +28,7 @@ class Study(BaseStudy):
     dtype: Literal["fp32", "bf16"] = "bf16"
     length: Length = 512
     lengths: Some[Length] = (128, 512, 2048)
-    spans: Count | None = 4
+    spans: Count | None = 2
     span: Length = 2048
 
     def experiments(self) -> list[Experiment]:

@@ -19,7 +19,7 @@ from lmcompress.report.words import estimate, of_kind, says
 class Study(ScoreStudy):
     """Scores and the truth on both models."""
 
-    language_scores: Many[ScoreName] = ("CMPQ", "PMPQ", "TDMPQ, Fisher", "ends high", "random")
+    language_scores: Many[ScoreName] = ("CMPQ", "TDMPQ, Fisher", "ends high", "random")
     classifier_scores: Many[ScoreName] = tuple(name for name in SCORES if name != "TDMPQ, second order")
 
     def experiments(self) -> list[Experiment]:
