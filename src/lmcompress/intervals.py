@@ -28,7 +28,7 @@ def bootstrap(values: ArrayLike, draws: int = 1000, seed: int = 0) -> tuple[floa
 def _means(numbers: np.ndarray, draws: int, seed: int) -> np.ndarray:
     """Means [draws] of the samples."""
     if draws * len(numbers) <= _KEPT:
-        return numbers[_samples(len(numbers), draws, seed)].mean(1)
+        return np.asarray(numbers[_samples(len(numbers), draws, seed)].mean(1))
     generator = np.random.default_rng(seed)
     return np.array(
         [numbers[generator.integers(len(numbers), size=len(numbers))].mean() for _ in range(draws)]
