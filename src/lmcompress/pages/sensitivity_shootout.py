@@ -23,7 +23,7 @@ class Study(ScoreStudy):
 
     truth_windows: Many[Count] = ()
     truth_texts: Many[Count] = ()
-    language_scores: Many[ScoreName] = ("CMPQ", "TDMPQ, Fisher", "ends high", "random")
+    language_scores: Many[ScoreName] = ("TDMPQ, Fisher", "ends high", "random")
     classifier_scores: Many[ScoreName] = tuple(name for name in SCORES if name != "TDMPQ, second order")
 
     def experiments(self) -> list[Experiment]:
@@ -101,7 +101,7 @@ def both_tasks(records: Sequence[Record], bits: int = 3) -> figures.Figure:
 def agreement_of(records: Sequence[Record], bits: int = 3) -> Html:
     """The correlations with intervals, and seconds."""
     caption = f"Rank agreement with the truth at {bits} bits with 95 % intervals, and what each score cost in seconds"
-    return figures.table(_written(agreement_table(records, bits)), caption)
+    return figures.table(_written(agreement_table(records, bits, kendall=True)), caption)
 
 
 def truth_figure(records: Sequence[Record]) -> figures.Figure:

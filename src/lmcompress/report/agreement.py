@@ -36,9 +36,7 @@ def agreement(records: Sequence[Record]) -> pd.DataFrame:
         ]
         layers = f"{len(truth.result['losses'])} {'blocks' if per == 'block' else 'Linears'}"
         for bits in truth.parameters["widths"]:
-            rows = agreement_table([truth, *scores], bits).drop(
-                columns=["Kendall", "Kendall low", "Kendall high"]
-            )
+            rows = agreement_table([truth, *scores], bits)
             found.append(rows.assign(bits=bits, layers=layers))
     return pd.concat(found, ignore_index=True)
 
@@ -108,30 +106,32 @@ def truth_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 @remembered
-def agreement_table(records: Sequence[Record], bits: int, draws: int = 300) -> pd.DataFrame:
-    """How well every score ranks the layers: Spearman and Kendall with 95 % intervals, and seconds, best
-    first.
+def agreement_table(
+    records: Sequence[Record], bits: int, draws: int = 300, kendall: bool = False
+) -> pd.DataFrame:
+    """How well every score ranks the layers: Spearman and, with ``kendall``, Kendall with 95 % intervals, and seconds,
+    best first.
 
     Several seeds: mean of values, ends of intervals and seconds. ``truth's own``: rank correlation of the
     truth on one half of the windows with the other half (see :func:`~lmcompress.sensitivity.agreement.ceiling`).
     """
     measured = {record.parameters["task"]: as_scores(record) for record in truths(records)}
+    names = ["Spearman", "low", "high", *(["Kendall", "Kendall low", "Kendall high"] if kendall else [])]
     rows = []
     for record in of_kind(records, "score"):
         task = record.parameters["task"]
         if task not in measured:
             continue
+        about = readable(task), record.parameters["score"]
         try:
-            found = rank_agreement(as_scores(record), measured[task], bits, draws=draws)
+            found = rank_agreement(as_scores(record), measured[task], bits, draws=draws, with_kendall=kendall)
         except ParameterError:  # a constant score ranks nothing
-            rows.append((readable(task), record.parameters["score"], *[None] * 7, record.result["seconds"]))
+            rows.append((*about, *[None] * len(names), None, record.result["seconds"]))
             continue
-        spearman, kendall = found.spearman, found.kendall
-        values = (spearman.value, spearman.low, spearman.high, kendall.value, kendall.low, kendall.high)
-        rows.append(
-            (readable(task), record.parameters["score"], *values, found.reliability, record.result["seconds"])
-        )
-    names = ["Spearman", "low", "high", "Kendall", "Kendall low", "Kendall high", "truth's own", "seconds"]
+        pairs = [pair for pair in (found.spearman, found.kendall) if pair is not None]
+        values = [value for pair in pairs for value in (pair.value, pair.low, pair.high)]
+        rows.append((*about, *values, found.reliability, record.result["seconds"]))
+    names += ["truth's own", "seconds"]
     frame = pd.DataFrame(rows, columns=["task", "score", *names]).astype(dict.fromkeys(names, float))
     frame = frame.groupby(["task", "score"], sort=False, as_index=False).mean()
     return frame.sort_values(["task", "Spearman"], ascending=[True, False], ignore_index=True)
