@@ -288,6 +288,12 @@ def test_headlines_are_made_of_records():
         one.result["points"][0]["choice"] = [2, 3, 4]
     told = cptquant_facts.headlines(found)
     assert "beats every score (the best, CMPQ: +0.500) and the measured truth (+0.400)" in told[0]
+    better = [*found, curve("measured divergence", {3: 0.2})]
+    better[-1].result["points"][0]["choice"] = [2, 3, 4]
+    assert (
+        "and the measured truth (+0.400), but not the measured divergence (+0.200)."
+        in (cptquant_facts.headlines(better)[0])
+    )
     assert "PMPQ takes more seconds than the truth itself: 2 for one score a block, 1 to measure" in told[1]
     assert not cptquant_facts.headlines(found[:2])
 

@@ -112,16 +112,19 @@ class Evidence:
         return cases
 
     def equal_bytes(self, level: float, score: str, other: str) -> list[Case]:
-        """Loss of ``score`` (or of those between semicolons) minus that of ``other`` at the bytes of each uniform
-        width, on all data.
+        """Loss of ``score`` (or of each of those between semicolons) minus that of ``other`` at the bytes of each
+        uniform width, on all data.
         """
-        cases = []
+        cases, names = [], score.split("; ")
         for data, points in self.points().items():
             for budget in sorted({name for name in points["budget"] if name.startswith("uniform")}):
                 here = points[points["budget"] == budget]
-                one, two = here[here["how"].isin(score.split("; "))], here[here["how"] == other]
-                if len(one) and len(two):
-                    cases.append(Case(f"{data}, {budget}", *self._apart(one, two, level), len(one)))
+                two = here[here["how"] == other]
+                for name in names if len(two) else ():
+                    one = here[here["how"] == name]
+                    if len(one):
+                        setting = f"{data}, {budget}" + (f", {name}" if len(names) > 1 else "")
+                        cases.append(Case(setting, *self._apart(one, two, level), len(one)))
         return cases
 
     @staticmethod

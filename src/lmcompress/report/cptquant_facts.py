@@ -23,7 +23,7 @@ AT = 0.05  # nats at which bytes are compared
 
 def headlines(records: Sequence[Record]) -> list[str]:
     """What a reader should not miss."""
-    return _told(records, (beaten_by_uniform, seconds, cmpq_is_uniform, gptq_is_undercalibrated))
+    return _told(records, (beaten_by_uniform, seconds, cmpq_is_uniform, gptq_and_rounding))
 
 
 def caveats(records: Sequence[Record]) -> pd.DataFrame:
@@ -42,15 +42,18 @@ def beaten_by_uniform(data: str, records: Sequence[Record]) -> Iterator[str]:
     points = points[points["kind"].isin(["frontier", "uniform_format"])] if len(points) else points
     for budget in sorted(set(points["budget"])) if len(points) else ():
         here = points[points["budget"] == budget].set_index("how")[INCREASE]
-        scores = here.drop([name for name in here.index if _no_score(name) or frontier.is_truth(name)])
+        chosen = here.drop([name for name in here.index if _no_score(name)])
+        truths = {name: loss for name, loss in chosen.items() if frontier.is_truth(name)}
+        scores = chosen.drop(list(truths))
         if frontier.UNIFORM in here and len(scores) and here[frontier.UNIFORM] < scores.min():
             best, least = scores.idxmin(), here[frontier.UNIFORM]
-            truths = {name: loss for name, loss in here.items() if frontier.is_truth(name) and loss > least}
+            worse = [f" and the {name} ({loss:+.3f})" for name, loss in truths.items() if loss > least]
+            better = [f"the {name} ({loss:+.3f})" for name, loss in truths.items() if loss <= least]
             yield (
                 f"On {data}, at the bytes of {budget}, uniform rounding to nearest ({least:+.3f} "
                 f"nats) beats every score (the best, {best}: {scores[best]:+.3f})"
-                + "".join(f" and the {name} ({loss:+.3f})" for name, loss in truths.items())
-                + "."
+                + "".join(worse)
+                + (f", but not {' and '.join(better)}." if better else ".")
             )
 
 
@@ -120,8 +123,8 @@ def chance_is_a_straw_man(data: str, records: Sequence[Record]) -> Iterator[str]
             return
 
 
-def gptq_is_undercalibrated(data: str, records: Sequence[Record]) -> Iterator[str]:
-    """Uniform widths by GPTQ that lose more than by rounding, and how few tokens GPTQ had seen."""
+def gptq_and_rounding(data: str, records: Sequence[Record]) -> Iterator[str]:
+    """Uniform widths by GPTQ that lose more than by rounding, and whether more calibration mends it."""
     formats = [one for one in of_kind(records, "uniform_format") if isinstance(one.parameters["group"], int)]
     rounded = {
         width: point["increase"]
@@ -138,19 +141,21 @@ def gptq_is_undercalibrated(data: str, records: Sequence[Record]) -> Iterator[st
                 yield (
                     f"On {data} GPTQ to {width} bits ({point['increase']:+.3f} nats) is worse than rounding to nearest "
                     f"({rounded[width]:+.3f}): it was calibrated on {tokens:,} tokens ({about['windows']} windows of "
-                    f"{about['length']}), where its authors take 128 windows of 2,048{_calibrated(records, width)}."
+                    f"{about['length']}), where its authors take 128 windows of 2,048.{_calibrated(records, width)}"
                 )
 
 
 def _calibrated(records: Sequence[Record], width: int) -> str:
-    """For a sentence: what GPTQ costs at ``width`` with more windows; nothing where it was not run."""
-    points = frontier.seed_points(of_kind(records, "calibrated_gptq"))
+    """A sentence: what GPTQ costs at ``width`` with the most windows; nothing where it was not run."""
+    found = of_kind(records, "calibrated_gptq")
+    most = max((one.parameters["windows"] for one in found), default=0)
+    points = frontier.seed_points([one for one in found if one.parameters["windows"] == most])
     here = points[points["budget"] == f"uniform {width} bits"] if len(points) else points
     parts = [
         f"{row['how'].removeprefix('uniform, GPTQ, ')} {row[INCREASE]:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
         for _, row in here.iterrows()
     ]
-    return f"; with {', with '.join(parts)}" if parts else ""
+    return f" With {', with '.join(parts)}." if parts else ""
 
 
 def curse(data: str, records: Sequence[Record]) -> Iterator[str]:

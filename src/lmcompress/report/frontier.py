@@ -245,7 +245,24 @@ def truths(records: Sequence[Record]) -> list:
         "What measured costs promise (nats; a divergence promises a divergence) and what their widths cost at the "
         "bytes of uniform ones"
     )
-    return [figures.table(truths_table(records), caption)]
+    rows = truths_table(records)
+    return [says(truths_verdict(rows)), figures.table(rows, caption)]
+
+
+def truths_verdict(rows: pd.DataFrame) -> list[str]:
+    """A sentence for each budget of :func:`truths_table`: the best way to measure, what it promised, and uniform
+    widths.
+    """
+    sentences = []
+    for (task, budget), here in rows.groupby(["task", "budget"], sort=False):
+        best, uniform = here[here["how"] != UNIFORM].iloc[0], here[here["how"] == UNIFORM].iloc[0]
+        sentences.append(
+            f"{task.capitalize()}, at the bytes of {budget}: of the costs, {best['how']} chooses best, "
+            f"{best[INCREASE]:+.3f} nats ({best['low']:+.3f} to {best['high']:+.3f}; promised "
+            f"{best['predicted']:+.3f}), beside {uniform[INCREASE]:+.3f} ({uniform['low']:+.3f} to "
+            f"{uniform['high']:+.3f}) by uniform widths."
+        )
+    return sentences
 
 
 def calibrations(records: Sequence[Record]) -> list:
