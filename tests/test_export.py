@@ -13,12 +13,12 @@ from lmcompress.cli import main
 from lmcompress.errors import ParameterError
 from lmcompress.evaluate import perplexity
 from lmcompress.experiments import one_shot, pruned
-from lmcompress.experiments.allocated import UniformFormat
 from lmcompress.experiments.joint import Joint
 from lmcompress.experiments.one_shot import PrunedModel
 from lmcompress.experiments.reconstructed import Reconstruct
 from lmcompress.experiments.retrained import Retrain
 from lmcompress.experiments.subjects import measure
+from lmcompress.experiments.uniform import UniformFormat
 from lmcompress.export import export
 from lmcompress.prune import mask
 

@@ -53,6 +53,7 @@ NONSENSE = {
 }
 
 EXTRA = {
+    "calibrated_gptq": {"method": "gptq", "window": 64, "act_order": True},
     "evolutionary": {"windows": 4, "generations": 2},
     "permuted_band": {"draws": 2},
 }  # fields that no other kind has
@@ -140,8 +141,8 @@ MEANT = {
     "leaves this part out": (
         ["[]"],
         """architectures as_uniform averages budgets cards classifier_scores clustered compared embeddings
-        gptq_widths kernels language_measures language_scores measures more packings patterns permuted
-        random_averages retrained runs searched shapes sparsities tests uniform""",
+        gptq_widths gptq_windows kernels language_measures language_scores measures more packings patterns permuted
+        random_averages retrained runs searched shapes sparsities tests truth_texts truth_windows uniform""",
     ),
     "nothing beyond the defaults": (
         ["{}"],

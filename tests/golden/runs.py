@@ -49,6 +49,7 @@ def runs(place: Path) -> dict[str, dict]:
     return {
         "biases_matter": {"model": llama, "data": corpus, "dtype": "fp32", "length": 16, "batch": 4}
         | {"steps": 4, "test": 4},
+        "calibrated_gptq": scored | {"method": "gptq", "test": 4, "window": 24, "act_order": True},
         "choose_rate": pruning | {"subset": "norms", "steps": 3},
         "choose_reconstruction_rate": pruning | {"subset": "masklora", "granularity": "block", "steps": 3},
         "clustered": scored
@@ -63,6 +64,7 @@ def runs(place: Path) -> dict[str, dict]:
             "span": 32,
             "length": 16,
         },
+        "divergence": language | bits,
         "dotted_name": classes | {"bits": 4, "test": 8},
         "evolutionary": scored | averages | {"generations": 2, "offspring": 4, "stages": [[2, 2], [1, 4]]},
         "few_columns": one_shot | {"action": "spare", "columns": "largest", "share": 0.1, "pattern": "50%"},

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, Self
 
 from pydantic import model_validator
@@ -16,11 +17,20 @@ from lmcompress.allocate.evolve import evolve
 from lmcompress.allocate.problem import Allocation, Problem
 from lmcompress.allocate.solve import budget_for, exact, greedy, permuted, random_allocations
 from lmcompress.errors import ParameterError
-from lmcompress.experiments.scored import SHRUNK, TRUTHS, Per, Score, ScoreOrTruth, Truth, as_scores
-from lmcompress.experiments.subjects import Measured, OnModel, Palette, Subject, measure, outcome
+from lmcompress.experiments.scored import (
+    DIVERGED,
+    SHRUNK,
+    TRUTHS,
+    Divergence,
+    Per,
+    Score,
+    ScoreOrTruth,
+    Truth,
+    as_scores,
+)
+from lmcompress.experiments.subjects import Batches, OnModel, Palette, Subject, measure, outcome
 from lmcompress.lazily import lazy
 from lmcompress.parameters import Average, Count, Flag, Group, Many, Sample, Seed, Some, Width
-from lmcompress.quantize.formats import Bits
 from lmcompress.records import obtain
 from lmcompress.sensitivity.shrinkage import shrunk
 
@@ -56,8 +66,10 @@ class Scored(OnModel):
         same = self.model_dump(
             include={*OnModel.model_fields, "per", "widths", "group", "symmetric", "windows"}
         )
-        measured = self.score in TRUTHS
-        wanted = Truth(**same) if measured else Score(**same, score=self.score, seed=self.seed)
+        if self.score in TRUTHS:
+            wanted = Divergence(**same) if self.score == DIVERGED else Truth(**same)
+        else:
+            wanted = Score(**same, score=self.score, seed=self.seed)
         found = as_scores(obtain([wanted], progress=False)[0])
         return shrunk(found) if self.score == SHRUNK else found
 
@@ -99,7 +111,7 @@ class Frontier(Scored):
         solve = {"exact": exact, "greedy": greedy}[self.solver]
         budgets = _budgets(palette, self.averages, self.as_uniform)
         found = [solve(problem, budget) for budget in budgets.values()]
-        tried = _tried(subject, self, [widths_of(one) for one in found], palette)
+        tried = outcomes(subject, self, [widths_of(one) for one in found], palette)
         predicted = [
             {"budget": name, "predicted": one.objective, "gap": one.gap}
             for name, one in zip(budgets, found, strict=True)
@@ -134,7 +146,7 @@ class RandomBand(OnModel):
             for name, budget in _budgets(palette, self.averages, self.as_uniform).items()
             for one in random_allocations(problem, budget, self.draws, self.seed)
         ]
-        tried = _tried(subject, self, [widths_of(one) for _, one in drawn], palette)
+        tried = outcomes(subject, self, [widths_of(one) for _, one in drawn], palette)
         points = [{"budget": name} | point for (name, _), point in zip(drawn, tried["points"], strict=True)]
         return {**tried, "points": points}
 
@@ -157,7 +169,7 @@ class PermutedBand(Scored):
             for name, budget in _budgets(palette, (), self.as_uniform).items()
             for one in permuted(problem, exact(problem, budget).choice, self.draws, self.seed)
         ]
-        tried = _tried(subject, self, [widths_of(one) for _, one in drawn], palette)
+        tried = outcomes(subject, self, [widths_of(one) for _, one in drawn], palette)
         points = [{"budget": name} | point for (name, _), point in zip(drawn, tried["points"], strict=True)]
         return {**tried, "points": points}
 
@@ -217,7 +229,7 @@ class Evolutionary(OnModel):
             for name, budget in _budgets(palette, self.averages, self.as_uniform).items()
         }
         choices = [{layer: int(bits) for layer, bits in one.choice.items()} for one in found.values()]
-        tried = _tried(subject, self, choices, palette)
+        tried = outcomes(subject, self, choices, palette)
         points = [
             {"budget": name, "forwards": one.forwards, "history": one.history} | point
             for (name, one), point in zip(found.items(), tried["points"], strict=True)
@@ -242,43 +254,7 @@ class Clustered(Scored):
             found = [as_released(scores, self.cluster_widths, seed) for seed in self.cluster_seeds]
         else:
             found = [by_clusters(scores, self.cluster_widths, self.clusters)]
-        return _tried(subject, self, found, palette)
-
-
-class UniformFormat(OnModel):
-    """The same format in all layers: what mixed widths have to beat."""
-
-    method: Literal["rtn", "gptq"]
-    widths: Some[Width]
-    group: Group
-    symmetric: Flag
-    windows: Sample
-    seed: Seed
-    test: Sample
-    per: Per = "block"
-
-    def run(self) -> dict:
-        subject = self.subject()
-        palette = Palette(subject.model, self.per, self.like)
-        choices = [dict.fromkeys(palette.layers, width) for width in self.widths]
-        return _tried(subject, self, choices, palette)
-
-
-class OriginGrid(OnModel):
-    """What rounding costs on the very grid that the weights came from, beside an ordinary one of the same
-    width.
-
-    GGUF's Q4_1 has groups of 32 inputs, affine, 16 values a group. Weights from such a file lie on that grid.
-    """
-
-    test: Sample
-
-    def run(self) -> dict:
-        subject, rows = self.subject(), {}
-        for format in (Bits(4, 32, False), Bits(4, 128, False)):
-            errors = predict.relative_errors(subject.model, rtn.quantizer(format), (4,), "block")
-            rows[str(format)] = sum(error["4"] for error in errors.values()) / len(errors)
-        return {"relative_error": rows}
+        return outcomes(subject, self, found, palette)
 
 
 def _costs(palette: Palette, widths: Sequence[int]) -> dict[str, dict[str, int]]:
@@ -304,26 +280,36 @@ def widths_of(allocation: Allocation) -> dict[str, int]:
     return {layer: int(choice) for layer, choice in allocation.choice.items()}
 
 
-def _tried(subject: Subject, of: OnModel, choices: list[dict[str, int]], palette: Palette) -> dict:
+def calibration_of(run: OnModel, subject: Subject) -> Batches | None:
+    """What GPTQ reads in a run with ``method``; None for one that rounds to nearest. A run with a ``window`` of its own
+    reads the retraining split, since that of calibration does not hold 128 windows of 2,048 tokens.
+    """
+    if run.method != "gptq":
+        return None
+    if window := getattr(run, "window", None):
+        return replace(subject, length=window).texts("retraining", run.windows, run.seed)
+    return subject.texts("calibration", run.windows, run.seed)
+
+
+def outcomes(subject: Subject, of: OnModel, choices: list[dict[str, int]], palette: Palette) -> dict:
     """Quantize by each choice of a width a layer, measure on the test split, put the weights back."""
     test = subject.texts("test", of.test)
     dense = measure(subject.model, test)
-    calibration = subject.texts("calibration", of.windows, of.seed) if of.method == "gptq" else None
+    calibration, act_order = calibration_of(of, subject), getattr(of, "act_order", False)
+    inside = [linear for layer in palette.layers.values() for linear in layer.values()]
     points = []
     for bits in choices:
-        now = _measured_at(subject, bits, palette, calibration, test)
+        if calibration is None:
+            changed = palette.weights(bits)
+        else:
+            changed = {linear.weight: linear.weight.detach().clone() for linear in inside}
+        with sensitivity.changed(changed):
+            if calibration is not None:
+                formats = palette.formats(bits)
+                quantize_model.quantize_model(
+                    subject.model, formats, "gptq", calibration, act_order=act_order, progress=False
+                )
+            now = measure(subject.model, test)
         points.append({**palette.sizes(bits), **outcome(dense, now), "choice": list(bits.values())})
     reached = covered.field(subject.model, [name for inside in palette.layers.values() for name in inside])
     return {"dense": outcome(dense, dense), "points": points, "numbers": palette.numbers, **reached}
-
-
-def _measured_at(subject: Subject, bits: dict[str, int], palette: Palette, calibration, test) -> Measured:
-    if calibration is None:
-        with sensitivity.changed(palette.weights(bits)):
-            return measure(subject.model, test)
-    inside = [linear for layer in palette.layers.values() for linear in layer.values()]
-    with sensitivity.changed({linear.weight: linear.weight.detach().clone() for linear in inside}):
-        quantize_model.quantize_model(
-            subject.model, palette.formats(bits), "gptq", calibration, progress=False
-        )
-        return measure(subject.model, test)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lmcompress.errors import ParameterError
-from lmcompress.experiments.allocated import Clustered, Frontier, RandomBand, UniformFormat
+from lmcompress.experiments.allocated import Clustered, Frontier, RandomBand, calibration_of
 from lmcompress.experiments.joint import Joint
 from lmcompress.experiments.one_shot import PrunedModel
 from lmcompress.experiments.pruned import OnPruned
 from lmcompress.experiments.reconstructed import Reconstruct, reconstructed
 from lmcompress.experiments.retrained import Retrain
 from lmcompress.experiments.subjects import OnModel, Palette
+from lmcompress.experiments.uniform import UniformFormat
 from lmcompress.lazily import lazy
 from lmcompress.prune.criteria import CRITERIA
 from lmcompress.records import Record
@@ -104,8 +105,14 @@ def _allocated(run: OnModel, point: dict) -> Rebuilt:
     subject = run.subject()
     palette = Palette(subject.model, run.per, run.like)
     formats = palette.formats(dict(zip(palette.layers, point["choice"], strict=True)))
-    calibration = subject.texts("calibration", run.windows, run.seed) if run.method == "gptq" else None
-    report = quantize_model.quantize_model(subject.model, formats, run.method, calibration, progress=False)
+    report = quantize_model.quantize_model(
+        subject.model,
+        formats,
+        run.method,
+        calibration_of(run, subject),
+        act_order=getattr(run, "act_order", False),
+        progress=False,
+    )
     return Rebuilt(subject.model, subject.tokenizer, quantized=report.quantized)
 
 

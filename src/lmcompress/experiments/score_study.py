@@ -5,7 +5,7 @@ for.
 from collections.abc import Sequence
 
 from lmcompress.errors import ParameterError
-from lmcompress.experiments.scored import Per, Score, Truth
+from lmcompress.experiments.scored import TRUTHS, Per, Score, Truth
 from lmcompress.experiments.subjects import FineTuned
 from lmcompress.parameters import (
     CorpusName,
@@ -58,7 +58,7 @@ BLIND = ("weight error", "ends high", "middle high")
 
 def seeds_of(score: str, seeds: Sequence[int]) -> Sequence[int]:
     """All seeds; only the first for a score that looks at no calibration windows."""
-    return seeds[:1] if score in BLIND or score.startswith("measured truth") else seeds
+    return seeds[:1] if score in BLIND or score in TRUTHS else seeds
 
 
 class ScoreStudy(SubjectStudy):

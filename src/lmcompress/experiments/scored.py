@@ -17,6 +17,7 @@ from lmcompress.lazily import lazy
 from lmcompress.parameters import Count, Flag, Group, Sample, Seed, Some, Width, one_of
 from lmcompress.records import Record
 from lmcompress.sensitivity.agreement import Scores
+from lmcompress.tasks import TASKS
 
 model_losses = lazy("lmcompress.sensitivity.losses")
 cca = lazy("lmcompress.sensitivity.cca")
@@ -48,12 +49,16 @@ class Truth(OnModel):
 
     def run(self) -> dict:
         subject = self.subject()
+        # A GPU waits for the launches of smaller batches.
+        batch = max(TASKS[self.task].batch, 16) if subject.model.device.type == "cuda" else 0
+        batches = subject.texts("validation", self.windows, batch=batch)
         found = measured.measure(
             subject.model,
-            subject.texts("validation", self.windows),
+            batches,
             rtn.quantizer(self.like),
             self.widths,
             per=self.per,
+            loss=self.loss(subject.model, batches),
         )
         base = _parts(found.detail["base"])
         losses = {
@@ -61,6 +66,19 @@ class Truth(OnModel):
             for layer, tried in found.detail["losses"].items()
         }
         return {"base": base, "losses": losses, "seconds": found.seconds}
+
+    def loss(self, _model: nn.Module, _batches: Batches) -> model_losses.Loss:
+        """What is measured of every window."""
+        return model_losses.window_losses
+
+
+class Divergence(Truth):
+    """How far the predictions on the validation split move when one layer, and nothing else, is rounded to each width:
+    the mean KL divergence (nats) from those of the model as it is.
+    """
+
+    def loss(self, model: nn.Module, batches: Batches) -> model_losses.Loss:
+        return model_losses.divergence_from(model, batches)
 
 
 def _parts(values: Sequence[float]) -> list[float]:
@@ -133,13 +151,14 @@ SCORES: dict[str, Scoring] = {
 
 MEASURED = "measured truth"
 SHRUNK = "measured truth, shrunk"  # without the luck in it
-TRUTHS = (MEASURED, SHRUNK)
+DIVERGED = "measured divergence"
+TRUTHS = (MEASURED, SHRUNK, DIVERGED)
 
 
 ScoreName = Annotated[str, one_of(SCORES)]
 """One of :data:`SCORES`."""
 ScoreOrTruth = Annotated[str, one_of((*SCORES, *TRUTHS))]
-"""A score, or the loss increase itself (:class:`Truth`)."""
+"""A score, or what rounding a layer does itself (:class:`Truth`, :class:`Divergence`)."""
 
 
 class Score(OnModel):

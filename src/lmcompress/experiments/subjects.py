@@ -41,12 +41,14 @@ class Subject:
     task: str
     length: int
 
-    def texts(self, split: str, count: int, seed: int = 0) -> Batches:
-        """``count`` windows of ``length`` tokens, or texts of at most ``length`` tokens with their labels."""
+    def texts(self, split: str, count: int, seed: int = 0, batch: int = 0) -> Batches:
+        """``count`` windows of ``length`` tokens, or texts of at most ``length`` tokens with their labels; ``batch`` at
+        a time (0: as the task has it).
+        """
         task = TASKS[self.task]
-        about = (self.data, self.tokenizer, split, self.length, task.batch, count, seed)
-        found = task.functions.texts(*about)
-        return data.batches(found, task.batch) if isinstance(found, torch.Tensor) else found
+        batch = batch or task.batch
+        found = task.functions.texts(self.data, self.tokenizer, split, self.length, batch, count, seed)
+        return data.batches(found, batch) if isinstance(found, torch.Tensor) else found
 
 
 class OnModel(Experiment):

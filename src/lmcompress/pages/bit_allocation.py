@@ -12,18 +12,18 @@ from lmcompress.experiments.allocated import (
     Clustered,
     Evolutionary,
     Frontier,
-    OriginGrid,
     PermutedBand,
     RandomBand,
-    UniformFormat,
 )
 from lmcompress.experiments.score_study import SubjectStudy, seeds_of
-from lmcompress.experiments.scored import MEASURED, Per, ScoreOrTruth
+from lmcompress.experiments.scored import MEASURED, TRUTHS, Per, ScoreOrTruth
+from lmcompress.experiments.uniform import CalibratedGptq, OriginGrid, UniformFormat
 from lmcompress.parameters import (
     Average,
     Count,
     Flag,
     Group,
+    Length,
     Many,
     ModelOrNone,
     Sample,
@@ -44,7 +44,9 @@ class Study(SubjectStudy):
     """Frontiers of scores, random bands, clusters and uniform formats; by default of the classifier alone, since the
     language model takes minutes more. ``permuted``: scores whose own widths are permuted ``draws`` times;
     ``generations``: of an evolutionary search at ``searched`` bits a weight and the bytes of ``as_uniform`` (0 leaves
-    it out).
+    it out). ``truth_windows``, ``truth_texts``: numbers of windows (of texts) from which the truths are taken besides.
+    ``gptq_windows``: numbers of windows of ``gptq_window`` tokens for uniform widths of the language model by GPTQ,
+    with and without the order of activations.
     """
 
     language: ModelOrNone = ""
@@ -67,6 +69,10 @@ class Study(SubjectStudy):
     cluster_widths: Some[Some[Width]] = ((16, 8, 4),)
     gptq_widths: Many[Width] = (3,)
     gptq_language: Flag = False
+    gptq_windows: Many[Count] = ()
+    gptq_window: Length = 2048
+    truth_windows: Many[Count] = ()
+    truth_texts: Many[Count] = ()
     seeds: Some[Seed] = (0,)
     test: Sample = 96
     test_windows: Sample = 8
@@ -95,6 +101,12 @@ class Study(SubjectStudy):
                 if seed not in seeds_of(name, self.seeds):
                     continue
                 found.append(Frontier(**scored, score=name, **budgets))
+            if seed == self.seeds[0]:
+                found += [
+                    Frontier(**scored | {"windows": more}, score=name, **budgets)
+                    for more in (self.truth_windows if language else self.truth_texts)
+                    for name in TRUTHS
+                ]
             if self.generations:
                 found.append(
                     Evolutionary(
@@ -111,6 +123,19 @@ class Study(SubjectStudy):
             )
             scored = {**common, **windows, "widths": widths, "seed": seed, "score": names[0]}
             found.append(Frontier(**scored, averages=(), as_uniform=self.gptq_widths, method="gptq"))
+            found += [
+                CalibratedGptq(
+                    **common,
+                    windows=more,
+                    window=self.gptq_window,
+                    method="gptq",
+                    widths=self.gptq_widths,
+                    act_order=order,
+                    seed=seed,
+                )
+                for more in (self.gptq_windows if language else ())
+                for order in (False, True)
+            ]
         scored = {**common, **windows, "widths": widths, "seed": self.seeds[0]}
         found += [
             PermutedBand(**scored, score=name, as_uniform=self.as_uniform, draws=self.draws)

@@ -55,6 +55,24 @@ def mean_losses(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     return (each * weights).sum(1) / weights.sum(1).clamp(min=1)
 
 
+def divergence_from(model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> Loss:
+    """A :data:`Loss` of these very batches: how far the predictions are from those of the model as it is now.
+
+    It gives the mean over a window's predictions of KL(as it is now || then) (nats), [B]. No cost is below 0, and none
+    depends on whether the next token happened to be likely, so that it has less noise than a difference of losses. The
+    log-probabilities of all batches are kept on the model's device: 4 bytes a prediction and token of the vocabulary.
+    """
+    with torch.no_grad():
+        before = {id(batch): predictions(model, batch)[0].log_softmax(-1) for batch in batches}
+
+    def loss(now: nn.Module, batch: dict[str, Tensor]) -> Tensor:
+        logits, _, weights = predictions(now, batch)
+        each = F.kl_div(logits.log_softmax(-1), before[id(batch)], reduction="none", log_target=True).sum(-1)
+        return (each * weights).sum(1) / weights.sum(1).clamp(min=1)
+
+    return loss
+
+
 class Replay:
     """Window losses of a model in which one block after another is changed for a while.
 
