@@ -50,7 +50,7 @@ class Truth(OnModel):
     def run(self) -> dict:
         subject = self.subject()
         # A GPU waits for the launches of smaller batches.
-        batch = max(TASKS[self.task].batch, 16) if subject.model.device.type == "cuda" else 0
+        batch = 4 * TASKS[self.task].batch if subject.model.device.type == "cuda" else 0
         batches = subject.texts("validation", self.windows, batch=batch)
         found = measured.measure(
             subject.model,
