@@ -6,6 +6,7 @@ from dataclasses import replace
 import experiments_for_tests as experiments
 import pytest
 from experiments_for_tests import Doubling
+from filelock import FileLock
 
 from lmcompress import provenance, publish, records
 from lmcompress.errors import ParameterError
@@ -108,6 +109,24 @@ def test_two_processes_do_not_compute_the_same_record_twice(project):
         process.join()
         assert process.exitcode == 0
     assert runs(log) == [5]
+
+
+def test_what_another_process_computes_is_left_for_the_end(project, monkeypatch):
+    log, run = project / "log", Doubling.run
+    first, second = (Doubling(value=value, log=str(log)) for value in (1, 2))
+    path = project / "build" / "records" / "doubling" / f"{records.key_of(first)}.lock"
+    path.parent.mkdir(parents=True)
+    other = FileLock(path)  # of the other process, which gives up while the second run computes
+    other.acquire()
+
+    def release_and_run(self):
+        other.release(force=True)
+        return run(self)
+
+    monkeypatch.setattr(Doubling, "run", release_and_run)
+    found = records.obtain([first, second])
+    assert runs(log) == [2, 1]
+    assert [record.result["doubled"] for record in found] == [2, 4]
 
 
 def like(record, version=1, **changes):

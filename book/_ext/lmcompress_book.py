@@ -3,7 +3,7 @@
 * ``{page}`10_pruning_sweep``` links to a notebook's page by its title, and says so when this build does not hold it.
   Markdown links to a notebook, such as ``[pruning](10_pruning_sweep.md)``, do the same with their own words.
 * ``{verdicts} 29_perp_claims`` is the table of a claims page without the evidence, made of the published records.
-* ``{answers}`` is the front page's two figures and six sentences, made of the published records; a missing record is an
+* ``{answers}`` is the front page's six sentences and two figures, made of the published records; a missing record is an
   error.
 * ``{explorer}`` is the explorer of all published results; ``{explorer} 2`` of the pages whose numbers begin with 2.
 * Formulas become MathML while building: they are read by screen readers, and need no network and no script.
@@ -59,7 +59,7 @@ class Verdicts(SphinxDirective):
 
 
 class Answers(SphinxDirective):
-    """Questions of the front page, each with a sentence made of records and a link to the page that it comes from."""
+    """Questions of the front page, each with a sentence made of records and a link to its page; then two figures."""
 
     def run(self):
         from lmcompress.report import answers
@@ -70,11 +70,13 @@ class Answers(SphinxDirective):
             raise self.error(f"an answer of the front page lacks its records: {missing}") from missing
         shown = []
         for one in said:
-            source = nodes.paragraph("", "", *link(self.env, one.page, []))
-            item = nodes.definition("", nodes.paragraph(text=one.sentence), source)
+            said_here = nodes.paragraph(
+                "", f"{one.sentence} ", nodes.Text("→ "), *link(self.env, one.page, [])
+            )
+            item = nodes.definition("", said_here)
             shown.append(nodes.definition_list_item("", nodes.term(text=one.question), item))
         drawn = [nodes.raw("", figure._repr_html_(), format="html") for figure, _ in pictures]
-        return [*drawn, nodes.definition_list("", *shown)]
+        return [nodes.definition_list("", *shown), *drawn]
 
 
 class Explorer(SphinxDirective):

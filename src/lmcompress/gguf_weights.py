@@ -3,8 +3,12 @@
 What was quantized in the file is dequantized to fp32, without loss.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 
+import gguf
 import torch
 import transformers
 
@@ -40,7 +44,7 @@ def safetensors_folder(asset: Asset) -> Path:
 
 def _convert(file: Path, folder: Path) -> None:
     source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
-    with naming(file):
+    with naming(file), _read_once():
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
             **source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -48,6 +52,17 @@ def _convert(file: Path, folder: Path) -> None:
     check_keys(model, found, file)
     _without_origin(model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextmanager
+def _read_once() -> Iterator[None]:
+    """transformers parses the file for config, weights and tokenizer anew, each time some seconds: once is enough."""
+    reader = gguf.GGUFReader
+    gguf.GGUFReader = lru_cache(maxsize=1)(reader)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader = reader
 
 
 def _without_origin(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:

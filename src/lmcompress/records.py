@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import ClassVar
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lmcompress import absent, provenance
@@ -153,7 +153,8 @@ def _assets(experiment: Experiment, fetch: bool = True) -> dict[str, str]:
 def obtain(experiments: Sequence[Experiment], *, progress: bool = True, force: bool = False) -> list[Record]:
     """The record of every experiment: read where its key is known, else computed and kept (``force``: computed).
 
-    Two processes that want the same record do not compute it twice. What was computed before an interruption is kept.
+    Two processes that want the same record do not compute it twice: the second goes on with its others, and waits for
+    it at the end. What was computed before an interruption is kept.
     Where nothing is computed (see :mod:`lmcompress.absent`) the records must be known: a notebook is given an
     ``Absent`` in their place, whose use skips a cell, and ``NotComputed`` is raised elsewhere.
     """
@@ -161,17 +162,30 @@ def obtain(experiments: Sequence[Experiment], *, progress: bool = True, force: b
         known = [find(experiment.kind, key_of(experiment)) for experiment in experiments]
         missing = [one.kind for one, record in zip(experiments, known, strict=True) if record is None]
         return absent.stand_in(missing, why) if missing else known
-    bar = tqdm(experiments, desc="experiments", disable=not progress or len(experiments) < 2)
-    return [_obtain(experiment, force) for experiment in bar]
+    with tqdm(
+        total=len(experiments), desc="experiments", disable=not progress or len(experiments) < 2
+    ) as bar:
+        found: dict[int, Record] = {}
+        for wait in (False, True):
+            for place, experiment in enumerate(experiments):
+                if place not in found and (record := _obtain(experiment, force, wait)):
+                    found[place] = record
+                    bar.update()
+    return [found[place] for place in range(len(experiments))]
 
 
-def _obtain(experiment: Experiment, force: bool) -> Record:
+def _obtain(experiment: Experiment, force: bool, wait: bool) -> Record | None:
+    """The record; None where another process computes it just now and there is no ``wait``."""
     key = key_of(experiment)
     path = build_folder() / experiment.kind / f"{key}.json"
     if not force and (known := find(experiment.kind, key)):
         return known
     path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_suffix(".lock")):
+    try:
+        lock = FileLock(path.with_suffix(".lock")).acquire(blocking=wait)
+    except Timeout:
+        return None
+    with lock:
         if not force and (known := find(experiment.kind, key)):
             return known
         record = compute(experiment, key)

@@ -28,6 +28,9 @@ def records(tiny):  # noqa: F811
         clustered=["CMPQ"],
         gptq_language=True,
         gptq_widths=[4],
+        gptq_windows=[3],
+        gptq_window=48,
+        truth_windows=[8],
         language_widths=[2, 4, 8],
         test=24,
         test_windows=4,
@@ -46,7 +49,7 @@ def uniform_bytes(records, task, width):
 
 def test_budgets_hold_and_predictions_fall_with_more_bits(records):
     frontiers = [record for record in records if record.kind == "frontier"]
-    assert len(frontiers) == 5 + 4
+    assert len(frontiers) == 6 + 3 + 4  # scores with that of GPTQ, costs of more windows; the classifier's
     for record in frontiers:
         if record.parameters["method"] == "gptq":
             (point,) = record.result["points"]
@@ -134,6 +137,32 @@ def test_the_table_of_allocators_says_what_each_had_to_read(records):
     )
     assert "a adds the least, +0.100" in sentence
     assert sentence.endswith("against interval: c.")
+
+
+def test_costs_of_more_windows_and_calibrations_have_rows_of_their_own(records):
+    rows = frontier.truths_table(records).set_index("how")
+    names = [*scored.TRUTHS, *(f"{name}, 8 windows" for name in scored.TRUTHS), frontier.UNIFORM]
+    assert sorted(rows.index) == sorted(names)
+    promised = rows["predicted"]
+    assert promised.drop(frontier.UNIFORM).notna().all()
+    assert (promised[["measured divergence", "measured truth, shrunk"]] >= 0).all()
+    assert promised["measured truth"] != promised["measured truth, 8 windows"]
+    assert not any(
+        "measured" in one.partition("best score is")[2].split(",")[0] for one in frontier.verdict(records)
+    )
+    calibrated = frontier.gptq_table(records)
+    assert sorted(calibrated["how"]) == [
+        "uniform, GPTQ",
+        "uniform, GPTQ, 3 windows of 48",
+        "uniform, GPTQ, 3 windows of 48, largest inputs first",
+        "uniform, groups",
+    ]
+    assert calibrated["bits"].nunique() == 1
+    assert calibrated[frontier.INCREASE].nunique() == 4
+    few = [one for one in records if one.parameters.get("windows") != 8 and one.kind != "calibrated_gptq"]
+    assert len(frontier.truths_table(few)) == 4
+    with pytest.raises(LookupError):
+        frontier.gptq_table(few)
 
 
 def test_pages_tables_and_verdict(records):

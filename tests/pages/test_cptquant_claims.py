@@ -245,10 +245,24 @@ def test_widths_in_published_records_are_read_in_the_order_of_the_model():
                 for one in records
                 if one.kind == "frontier" and one.parameters["score"] == "measured truth"
                 if one.parameters["data"] == found.parameters["data"] and one.parameters["method"] == "rtn"
+                if one.parameters["windows"] == found.parameters["windows"]
                 for point in one.result["points"]
             ]
             added = [cptquant_evidence.added(table, point["choice"]) for point in chosen]
             assert added == pytest.approx([point["predicted"] for point in chosen], abs=1e-6)
+
+
+def test_scores_are_held_against_the_truth_of_the_most_windows():
+    few, many = (truth([0.1, 0.3, 0.2, 0.4][::order], noise=0.01) for order in (-1, 1))
+    few.parameters["windows"], many.parameters["windows"] = 2, 4
+    score = record(
+        "score",
+        {"seconds": 1.0, "per_layer": dict(zip(many.result["losses"], [1.0, 3.0, 2.0, 4.0], strict=True))},
+        **{"task": "language", "per": "block", "score": "PMPQ", "widths": [3], "seed": 0},
+    )
+    for found in ([few, many, score], [many, few, score]):
+        (case,) = Evidence(found).ranks(0.95, "PMPQ", 3)
+        assert case.value == pytest.approx(1)
 
 
 def test_a_perfect_score_correlates_with_half_a_truth_as_spearman_and_brown_say():
@@ -274,6 +288,12 @@ def test_headlines_are_made_of_records():
         one.result["points"][0]["choice"] = [2, 3, 4]
     told = cptquant_facts.headlines(found)
     assert "beats every score (the best, CMPQ: +0.500) and the measured truth (+0.400)" in told[0]
+    better = [*found, curve("measured divergence", {3: 0.2})]
+    better[-1].result["points"][0]["choice"] = [2, 3, 4]
+    assert (
+        "and the measured truth (+0.400), but not the measured divergence (+0.200)."
+        in (cptquant_facts.headlines(better)[0])
+    )
     assert "PMPQ takes more seconds than the truth itself: 2 for one score a block, 1 to measure" in told[1]
     assert not cptquant_facts.headlines(found[:2])
 

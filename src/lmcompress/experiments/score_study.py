@@ -35,9 +35,9 @@ class SubjectStudy(Study):
     windows: Sample = 4
     classifier: ModelOrNone = "minilm-l6"
     texts: CorpusName = "bbc-news"
-    text_length: Length = 64
+    text_length: Length = 32
     text_count: Sample = 32
-    fine_tune_steps: Count = 30
+    fine_tune_steps: Count = 60
 
     def subjects(self) -> list[tuple[dict, int]]:
         """For each model: the fields of :class:`OnModel`, and how many windows or texts are used."""

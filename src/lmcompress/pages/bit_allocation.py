@@ -61,7 +61,7 @@ class Study(SubjectStudy):
     averages: Many[Average] = (2.5, 3.5)
     as_uniform: Many[Width] = (3,)
     random_averages: Many[Average] = ()
-    draws: Count = 20
+    draws: Count = 10
     permuted: Many[ScoreOrTruth] = ()
     generations: Whole = 0
     searched: Many[Average] = ()

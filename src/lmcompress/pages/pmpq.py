@@ -26,7 +26,7 @@ class Study(ScoreStudy):
     """PMPQ by magnitude, by Wanda and as released, the truth, and classifiers without a trained head."""
 
     classifier_per: Per = "block"
-    language_scores: Many[ScoreName] = ("PMPQ", "PMPQ as released")
+    language_scores: Many[ScoreName] = ("PMPQ",)
     classifier_scores: Many[ScoreName] = ("PMPQ", "PMPQ, Wanda", "PMPQ as released")
     head_seeds: Some[Seed] = (0, 1, 2)
 

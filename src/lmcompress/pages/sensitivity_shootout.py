@@ -7,7 +7,7 @@ import pandas as pd
 
 from lmcompress.experiments.score_study import ScoreStudy
 from lmcompress.experiments.scored import SCORES, ScoreName
-from lmcompress.parameters import Many
+from lmcompress.parameters import Count, Many
 from lmcompress.records import Experiment, Record
 from lmcompress.report import answers, figures
 from lmcompress.report.agreement import agreement_table, truth_table
@@ -17,15 +17,25 @@ from lmcompress.report.words import estimate, of_kind, says
 
 
 class Study(ScoreStudy):
-    """Scores and the truth on both models."""
+    """Scores and the truth on both models. ``truth_windows``, ``truth_texts``: numbers of windows of the language model
+    and of texts from which the truth is taken once more; scores are held against the one from the most.
+    """
 
-    language_scores: Many[ScoreName] = ("CMPQ", "TDMPQ, Fisher", "ends high", "random")
+    truth_windows: Many[Count] = ()
+    truth_texts: Many[Count] = ()
+    language_scores: Many[ScoreName] = ("TDMPQ, Fisher", "ends high", "random")
     classifier_scores: Many[ScoreName] = tuple(name for name in SCORES if name != "TDMPQ, second order")
 
     def experiments(self) -> list[Experiment]:
+        more = [
+            one.model_copy(update={"windows": count})
+            for one in self.truths()
+            for count in (self.truth_windows if one.task == "language" else self.truth_texts)
+        ]
         return [
             *self.fine_tuned(),
             *self.truths(),
+            *more,
             *self.scores(self.language_scores, self.classifier_scores),
         ]
 
@@ -91,7 +101,7 @@ def both_tasks(records: Sequence[Record], bits: int = 3) -> figures.Figure:
 def agreement_of(records: Sequence[Record], bits: int = 3) -> Html:
     """The correlations with intervals, and seconds."""
     caption = f"Rank agreement with the truth at {bits} bits with 95 % intervals, and what each score cost in seconds"
-    return figures.table(_written(agreement_table(records, bits)), caption)
+    return figures.table(_written(agreement_table(records, bits, kendall=True)), caption)
 
 
 def truth_figure(records: Sequence[Record]) -> figures.Figure:

@@ -14,6 +14,14 @@ from lmcompress.sensitivity.agreement import ceiling, rank_agreement
 HALVES, MOST = "truth, half against half", "a perfect score"
 
 
+def truths(records: Sequence[Record]) -> list[Record]:
+    """The measured costs of each model, data and granularity: from the most windows, where there are several."""
+    found = {}
+    for record in sorted(of_kind(records, "truth"), key=lambda one: one.parameters.get("windows", 0)):
+        found[tuple(record.parameters.get(name) for name in ("model", "data", "task", "per"))] = record
+    return list(found.values())
+
+
 def agreement(records: Sequence[Record]) -> pd.DataFrame:
     """One row for each task, width and score: Spearman with its interval, ``truth's own`` (how far one half of
     the windows foresees the other), seconds, and ``layers``, what was ranked ("30 blocks").
@@ -21,16 +29,14 @@ def agreement(records: Sequence[Record]) -> pd.DataFrame:
     Every score is held against the truth of the same layers, blocks or Linears.
     """
     found = []
-    for truth in of_kind(records, "truth"):
+    for truth in truths(records):
         task, per = truth.parameters["task"], truth.parameters["per"]
         scores = [
             r for r in of_kind(records, "score") if (r.parameters["task"], r.parameters["per"]) == (task, per)
         ]
         layers = f"{len(truth.result['losses'])} {'blocks' if per == 'block' else 'Linears'}"
         for bits in truth.parameters["widths"]:
-            rows = agreement_table([truth, *scores], bits).drop(
-                columns=["Kendall", "Kendall low", "Kendall high"]
-            )
+            rows = agreement_table([truth, *scores], bits)
             found.append(rows.assign(bits=bits, layers=layers))
     return pd.concat(found, ignore_index=True)
 
@@ -46,9 +52,7 @@ def agreement_tables(records: Sequence[Record], rows: pd.DataFrame) -> list[Html
             cells = {f"{row['bits']} bits": written(row, space) for _, row in mine.iterrows()}
             shown.append({"score": score, **cells, "seconds": mine["seconds"].iloc[0]})
         own = part.groupby("bits")["truth's own"].max()
-        seconds = [
-            r.result["seconds"] for r in of_kind(records, "truth") if readable(r.parameters["task"]) == task
-        ]
+        seconds = [r.result["seconds"] for r in truths(records) if readable(r.parameters["task"]) == task]
         halves = {f"{bits} bits": "–" if pd.isna(value) else f"{value:.2f}" for bits, value in own.items()}
         shown.append({"score": HALVES, **halves, "seconds": seconds[0]})
         most = {f"{bits} bits": f"{ceiling(value):.2f}" if value > 0 else "–" for bits, value in own.items()}
@@ -91,7 +95,7 @@ def standing(rows: pd.DataFrame, task: str, names: Sequence[str]) -> str:
 def truth_table(records: Sequence[Record]) -> pd.DataFrame:
     """The measured increase of every layer: columns task, layer (number), width, increase, name."""
     rows = []
-    for record in of_kind(records, "truth"):
+    for record in truths(records):
         found = as_scores(record)
         for bits, increases in found.detail["per_width"].items():
             rows += [
@@ -102,30 +106,32 @@ def truth_table(records: Sequence[Record]) -> pd.DataFrame:
 
 
 @remembered
-def agreement_table(records: Sequence[Record], bits: int, draws: int = 300) -> pd.DataFrame:
-    """How well every score ranks the layers: Spearman and Kendall with 95 % intervals, and seconds, best
-    first.
+def agreement_table(
+    records: Sequence[Record], bits: int, draws: int = 300, kendall: bool = False
+) -> pd.DataFrame:
+    """How well every score ranks the layers: Spearman and, with ``kendall``, Kendall with 95 % intervals, and seconds,
+    best first.
 
     Several seeds: mean of values, ends of intervals and seconds. ``truth's own``: rank correlation of the
     truth on one half of the windows with the other half (see :func:`~lmcompress.sensitivity.agreement.ceiling`).
     """
-    truths = {record.parameters["task"]: as_scores(record) for record in of_kind(records, "truth")}
+    measured = {record.parameters["task"]: as_scores(record) for record in truths(records)}
+    names = ["Spearman", "low", "high", *(["Kendall", "Kendall low", "Kendall high"] if kendall else [])]
     rows = []
     for record in of_kind(records, "score"):
         task = record.parameters["task"]
-        if task not in truths:
+        if task not in measured:
             continue
+        about = readable(task), record.parameters["score"]
         try:
-            found = rank_agreement(as_scores(record), truths[task], bits, draws=draws)
+            found = rank_agreement(as_scores(record), measured[task], bits, draws=draws, with_kendall=kendall)
         except ParameterError:  # a constant score ranks nothing
-            rows.append((readable(task), record.parameters["score"], *[None] * 7, record.result["seconds"]))
+            rows.append((*about, *[None] * len(names), None, record.result["seconds"]))
             continue
-        spearman, kendall = found.spearman, found.kendall
-        values = (spearman.value, spearman.low, spearman.high, kendall.value, kendall.low, kendall.high)
-        rows.append(
-            (readable(task), record.parameters["score"], *values, found.reliability, record.result["seconds"])
-        )
-    names = ["Spearman", "low", "high", "Kendall", "Kendall low", "Kendall high", "truth's own", "seconds"]
+        pairs = [pair for pair in (found.spearman, found.kendall) if pair is not None]
+        values = [value for pair in pairs for value in (pair.value, pair.low, pair.high)]
+        rows.append((*about, *values, found.reliability, record.result["seconds"]))
+    names += ["truth's own", "seconds"]
     frame = pd.DataFrame(rows, columns=["task", "score", *names]).astype(dict.fromkeys(names, float))
     frame = frame.groupby(["task", "score"], sort=False, as_index=False).mean()
     return frame.sort_values(["task", "Spearman"], ascending=[True, False], ignore_index=True)

@@ -157,7 +157,7 @@ def three_bits(records: Sequence[Record]) -> Answer:
     points = frontier.points_table(records)
     at = points[(points["task"] == RANKED) & (points["budget"] == "uniform 3 bits")].set_index("how")
     scored = at.index[at["kind"] == "frontier"]
-    scores = [n for n in scored if not n.startswith(frontier.MEASURED) and not n.endswith(", GPTQ")]
+    scores = [n for n in scored if not frontier.is_truth(n) and not n.endswith(", GPTQ")]
     if frontier.UNIFORM not in at.index or not scores:
         raise LookupError("uniform 3 bits and a score at its bytes")
     names = [frontier.UNIFORM, at.loc[scores, "loss increase (nats)"].idxmin()]

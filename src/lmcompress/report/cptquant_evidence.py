@@ -16,7 +16,7 @@ import pandas as pd
 from lmcompress.lazily import lazy
 from lmcompress.records import Record
 from lmcompress.report import depth, frontier, size_tables, speed_tables
-from lmcompress.report.agreement import agreement_table
+from lmcompress.report.agreement import agreement_table, truths
 from lmcompress.report.frontier import INCREASE
 from lmcompress.report.verdicts import Case, over_seeds, widened
 from lmcompress.report.words import of_kind, readable
@@ -30,7 +30,7 @@ ORDER = [
     *(f"attention.self.{name}" for name in ("query", "key", "value")),
     *("attention.output.dense", "intermediate.dense", "output.dense"),
 ]
-KINDS = ("frontier", "uniform_format", "permuted_band", "evolutionary")
+KINDS = ("frontier", *frontier.UNIFORMS, "permuted_band", "evolutionary")
 SUMS = (
     "TDMPQ, Fisher",
     "TDMPQ, Gauss-Newton",
@@ -112,14 +112,19 @@ class Evidence:
         return cases
 
     def equal_bytes(self, level: float, score: str, other: str) -> list[Case]:
-        """Loss of ``score`` minus that of ``other`` at the bytes of each uniform width, on all data."""
-        cases = []
+        """Loss of ``score`` (or of each of those between semicolons) minus that of ``other`` at the bytes of each
+        uniform width, on all data.
+        """
+        cases, names = [], score.split("; ")
         for data, points in self.points().items():
             for budget in sorted({name for name in points["budget"] if name.startswith("uniform")}):
                 here = points[points["budget"] == budget]
-                one, two = here[here["how"] == score], here[here["how"] == other]
-                if len(one) and len(two):
-                    cases.append(Case(f"{data}, {budget}", *self._apart(one, two, level), len(one)))
+                two = here[here["how"] == other]
+                for name in names if len(two) else ():
+                    one = here[here["how"] == name]
+                    if len(one):
+                        setting = f"{data}, {budget}" + (f", {name}" if len(names) > 1 else "")
+                        cases.append(Case(setting, *self._apart(one, two, level), len(one)))
         return cases
 
     @staticmethod
@@ -154,7 +159,7 @@ class Evidence:
         for data, records in self.by_data.items():
             here = [one for one in records if bits in one.parameters.get("widths", ())]
             scored = [one for one in of_kind(here, "score") if one.parameters["score"] == score]
-            for truth in of_kind(here, "truth"):
+            for truth in truths(here):
                 per = truth.parameters["per"]
                 scores = [one for one in scored if one.parameters["per"] == per]
                 how = "blocks" if per == "block" else "Linears"

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lmcompress.experiments.scored import MEASURED, TRUTHS
+from lmcompress.experiments.scored import MEASURED
 from lmcompress.lazily import lazy
 from lmcompress.records import Record
 from lmcompress.report import figures, frontier
-from lmcompress.report.agreement import agreement_table
+from lmcompress.report.agreement import agreement_table, truths
 from lmcompress.report.cptquant_evidence import Evidence, added, costs
 from lmcompress.report.frontier import INCREASE
 from lmcompress.report.words import of_kind
@@ -23,7 +23,7 @@ AT = 0.05  # nats at which bytes are compared
 
 def headlines(records: Sequence[Record]) -> list[str]:
     """What a reader should not miss."""
-    return _told(records, (beaten_by_uniform, seconds, cmpq_is_uniform, gptq_is_undercalibrated))
+    return _told(records, (beaten_by_uniform, seconds, cmpq_is_uniform, gptq_and_rounding))
 
 
 def caveats(records: Sequence[Record]) -> pd.DataFrame:
@@ -42,13 +42,18 @@ def beaten_by_uniform(data: str, records: Sequence[Record]) -> Iterator[str]:
     points = points[points["kind"].isin(["frontier", "uniform_format"])] if len(points) else points
     for budget in sorted(set(points["budget"])) if len(points) else ():
         here = points[points["budget"] == budget].set_index("how")[INCREASE]
-        scores = here.drop([name for name in here.index if _no_score(name)])
-        if frontier.UNIFORM in here and len(scores) > 1 and here[frontier.UNIFORM] < scores.min():
-            best = scores.drop(list(TRUTHS), errors="ignore").idxmin()
+        chosen = here.drop([name for name in here.index if _no_score(name)])
+        truths = {name: loss for name, loss in chosen.items() if frontier.is_truth(name)}
+        scores = chosen.drop(list(truths))
+        if frontier.UNIFORM in here and len(scores) and here[frontier.UNIFORM] < scores.min():
+            best, least = scores.idxmin(), here[frontier.UNIFORM]
+            worse = [f" and the {name} ({loss:+.3f})" for name, loss in truths.items() if loss > least]
+            better = [f"the {name} ({loss:+.3f})" for name, loss in truths.items() if loss <= least]
             yield (
-                f"On {data}, at the bytes of {budget}, uniform rounding to nearest ({here[frontier.UNIFORM]:+.3f} "
+                f"On {data}, at the bytes of {budget}, uniform rounding to nearest ({least:+.3f} "
                 f"nats) beats every score (the best, {best}: {scores[best]:+.3f})"
-                + (f" and the measured truth ({here[MEASURED]:+.3f})." if MEASURED in here else ".")
+                + "".join(worse)
+                + (f", but not {' and '.join(better)}." if better else ".")
             )
 
 
@@ -58,7 +63,7 @@ def _no_score(name: str) -> bool:
 
 def seconds(data: str, records: Sequence[Record]) -> Iterator[str]:
     """Where PMPQ takes longer than to measure what it foretells."""
-    for truth in of_kind(records, "truth"):
+    for truth in fewest_windows(of_kind(records, "truth")):
         per = truth.parameters["per"]
         taken = [
             one.result["seconds"]
@@ -71,6 +76,12 @@ def seconds(data: str, records: Sequence[Record]) -> Iterator[str]:
                 f"On {data} PMPQ takes more seconds than the truth itself: {np.mean(taken):.0f} for one score a "
                 f"{per}, {truth.result['seconds']:.0f} to measure each {per} at {widths} widths."
             )
+
+
+def fewest_windows(truths: Sequence[Record]) -> list[Record]:
+    """Of each granularity the record of the fewest windows: what costs the fewest seconds."""
+    order = sorted(truths, key=lambda one: -one.parameters.get("windows", 0))
+    return list({one.parameters["per"]: one for one in order}.values())
 
 
 def cmpq_is_uniform(data: str, records: Sequence[Record]) -> Iterator[str]:
@@ -112,8 +123,8 @@ def chance_is_a_straw_man(data: str, records: Sequence[Record]) -> Iterator[str]
             return
 
 
-def gptq_is_undercalibrated(data: str, records: Sequence[Record]) -> Iterator[str]:
-    """Uniform widths by GPTQ that lose more than by rounding, and how few tokens GPTQ had seen."""
+def gptq_and_rounding(data: str, records: Sequence[Record]) -> Iterator[str]:
+    """Uniform widths by GPTQ that lose more than by rounding, and whether more calibration mends it."""
     formats = [one for one in of_kind(records, "uniform_format") if isinstance(one.parameters["group"], int)]
     rounded = {
         width: point["increase"]
@@ -130,15 +141,28 @@ def gptq_is_undercalibrated(data: str, records: Sequence[Record]) -> Iterator[st
                 yield (
                     f"On {data} GPTQ to {width} bits ({point['increase']:+.3f} nats) is worse than rounding to nearest "
                     f"({rounded[width]:+.3f}): it was calibrated on {tokens:,} tokens ({about['windows']} windows of "
-                    f"{about['length']}), where its authors take 128 windows of 2,048."
+                    f"{about['length']}), where its authors take 128 windows of 2,048.{_calibrated(records, width)}"
                 )
+
+
+def _calibrated(records: Sequence[Record], width: int) -> str:
+    """A sentence: what GPTQ costs at ``width`` with the most windows; nothing where it was not run."""
+    found = of_kind(records, "calibrated_gptq")
+    most = max((one.parameters["windows"] for one in found), default=0)
+    points = frontier.seed_points([one for one in found if one.parameters["windows"] == most])
+    here = points[points["budget"] == f"uniform {width} bits"] if len(points) else points
+    parts = [
+        f"{row['how'].removeprefix('uniform, GPTQ, ')} {row[INCREASE]:+.3f} ({row['low']:+.3f} to {row['high']:+.3f})"
+        for _, row in here.iterrows()
+    ]
+    return f" With {', with '.join(parts)}." if parts else ""
 
 
 def curse(data: str, records: Sequence[Record]) -> Iterator[str]:
     """What the measured costs promise for the widths that they choose, and what these cost; and how far adding up
     costs of single layers carries.
     """
-    for truth in of_kind(records, "truth"):
+    for truth in sorted(of_kind(records, "truth"), key=lambda one: one.parameters.get("windows", 0)):
         per, table = truth.parameters["per"], costs(truth)
         points = [
             (one, point)
@@ -150,10 +174,12 @@ def curse(data: str, records: Sequence[Record]) -> Iterator[str]:
             if point["budget"].startswith("uniform") and point["increase"] is not None
         ]
         for one, point in points:
-            if one.parameters.get("score") == MEASURED:
+            same = one.parameters.get("windows") == truth.parameters.get("windows")
+            if one.parameters.get("score") == MEASURED and same:
                 each = np.concatenate(list(table.values()))
                 yield (
-                    f"On {data}, at the bytes of {point['budget']}, the measured costs promise "
+                    f"On {data}, at the bytes of {point['budget']}, the costs measured on "
+                    f"{truth.parameters.get('windows')} windows or texts promise "
                     f"{point['predicted']:+.3f} nats and cost {point['increase']:+.3f}: the lowest of noisy numbers "
                     f"were chosen (winner's curse; {(each < 0).sum()} of {len(each)} measured costs are below 0), and "
                     "costs do not add up."
@@ -165,13 +191,14 @@ def curse(data: str, records: Sequence[Record]) -> Iterator[str]:
                 rank = stats.spearmanr(pairs).statistic
                 yield (
                     f"Over the {len(here)} allocations on {data} at the bytes of {budget}, the added-up costs of "
-                    f"single layers and the measured loss have a rank correlation of {rank:.2f}."
+                    f"single layers (from {truth.parameters.get('windows')} windows or texts) and the measured loss "
+                    f"have a rank correlation of {rank:.2f}."
                 )
 
 
 def halves(data: str, records: Sequence[Record]) -> Iterator[str]:
     """How well a perfect score could rank the layers, given the noise of the truth."""
-    for truth in of_kind(records, "truth"):
+    for truth in truths(records):
         per = truth.parameters["per"]
         scores = [one for one in of_kind(records, "score") if one.parameters["per"] == per]
         layers = f"{len(truth.result['losses'])} {'blocks' if per == 'block' else 'Linears'}"
@@ -179,9 +206,9 @@ def halves(data: str, records: Sequence[Record]) -> Iterator[str]:
         for _, row in rows.iterrows():
             if (own := row["truth's own"]) > 0:
                 yield (
-                    f"On {data}, {layers} at 3 bits, the truth on one half of the windows has a rank "
-                    f"correlation of {own:.2f} with the other half, so that a perfect score would reach "
-                    f"about {ceiling(own):.2f}."
+                    f"On {data}, {layers} at 3 bits, the truth on one half of {truth.parameters.get('windows')} "
+                    f"windows or texts has a rank correlation of {own:.2f} with the other half, so that a perfect "
+                    f"score would reach about {ceiling(own):.2f}."
                 )
 
 

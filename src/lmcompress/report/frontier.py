@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from lmcompress.experiments.scored import MEASURED, SHRUNK, TRUTHS
+from lmcompress.experiments.scored import MEASURED, TRUTHS
 from lmcompress.records import Record
 from lmcompress.report import figures
 from lmcompress.report.verdicts import over_seeds, widened
@@ -18,6 +18,7 @@ RANDOM = "random allocations"
 
 UNIFORM = "uniform, groups"
 EVOLVED = "evolutionary search"
+UNIFORMS = ("uniform_format", "calibrated_gptq")  # kinds with a point for each width
 INCREASE = "loss increase (nats)"
 TRIES = {"HIGGS": 2, "PMPQ": 3}  # changes of each layer that the score tries
 
@@ -35,6 +36,9 @@ def _name(record: Record) -> str:
         return f"{about['score']}, permuted"
     if record.kind == "evolutionary":
         return EVOLVED
+    if record.kind == "calibrated_gptq":
+        order = ", largest inputs first" if about["act_order"] else ""
+        return f"uniform, GPTQ, {about['windows']} windows of {about['window']:,}{order}"
     if record.kind == "uniform_format":
         if about["method"] == "gptq":
             return "uniform, GPTQ"
@@ -47,9 +51,11 @@ def _name(record: Record) -> str:
 
 def seed_points(records: Sequence[Record]) -> pd.DataFrame:
     """One row for each way to choose widths, budget and seed: real bytes and what they cost in loss on the test split,
-    with the 95 % interval over test windows.
+    with the 95 % interval over test windows. Measured costs from more windows than the others' have their number in the
+    name.
     """
     rows = []
+    fewest = _fewest_windows(records)
     for record in records:
         if "points" not in record.result:
             continue
@@ -57,14 +63,15 @@ def seed_points(records: Sequence[Record]) -> pd.DataFrame:
         for index, point in enumerate(record.result["points"]):
             if point["increase"] is None:
                 continue
-            width = about["widths"][index] if record.kind == "uniform_format" else None
+            width = about["widths"][index] if record.kind in UNIFORMS else None
             rows.append(
                 {
                     "task": readable(about["task"]),
                     "kind": record.kind,
-                    "how": _name(record),
+                    "how": _name(record) + more_windows(record, fewest),
                     "budget": f"uniform {width} bits" if width else point.get("budget", f"clusters {index}"),
                     "seed": about.get("seed", 0),
+                    "predicted": point.get("predicted", math.nan),
                     "bits": point["bits"],
                     "MB": point["bytes"] / 1e6,
                     "model MB": point["model_bytes"] / 1e6,
@@ -76,6 +83,29 @@ def seed_points(records: Sequence[Record]) -> pd.DataFrame:
                 }
             )
     return pd.DataFrame(rows)
+
+
+def is_truth(how: str) -> bool:
+    """Whether these widths are chosen by measured costs of the layers, and by no score."""
+    return how.startswith(TRUTHS)
+
+
+def _fewest_windows(records: Sequence[Record]) -> dict[str, int]:
+    """Task -> the fewest windows or texts that measured costs are from."""
+    found: dict[str, int] = {}
+    for record in records:
+        about = record.parameters
+        if about.get("score") in TRUTHS and "windows" in about:
+            found[about["task"]] = min(about["windows"], found.get(about["task"], about["windows"]))
+    return found
+
+
+def more_windows(record: Record, fewest: dict[str, int]) -> str:
+    """What a name of measured costs says of their windows or texts: nothing where they are the fewest of the task."""
+    about = record.parameters
+    if about.get("score") not in TRUTHS or about.get("windows", 0) <= fewest.get(about["task"], 0):
+        return ""
+    return f", {about['windows']} {'windows' if about['task'] == 'language' else 'texts'}"
 
 
 def points_table(records: Sequence[Record]) -> pd.DataFrame:
@@ -155,7 +185,7 @@ def verdict(records: Sequence[Record]) -> list[str]:
     ):
         here = points[(points["task"] == task) & (points["budget"] == budget)].set_index("how")
         increase = here[INCREASE]
-        scores = increase[rows["how"]].drop(list(TRUTHS), errors="ignore").sort_values()
+        scores = increase[[name for name in rows["how"] if not is_truth(name)]].sort_values()
         if not len(scores) or UNIFORM not in increase:
             continue
         best, better = scores.index[0], scores.index[scores < increase[UNIFORM]]
@@ -176,22 +206,88 @@ def verdict(records: Sequence[Record]) -> list[str]:
     return sentences
 
 
+def truths_table(records: Sequence[Record]) -> pd.DataFrame:
+    """What measured costs promise for the widths that are chosen by them, and what these cost on the test split, beside
+    uniform widths of the same bytes, for tasks with several ways to measure. Raises ``LookupError`` for no such task.
+    """
+    points = seed_points(records)
+    chosen = points["how"].map(is_truth) & ~points["how"].str.endswith(", GPTQ")
+    chosen &= points["budget"].str.startswith("uniform")
+    chosen &= points["how"].where(chosen).groupby(points["task"]).transform("nunique") > 1
+    if not chosen.any():
+        raise LookupError("costs that are measured in several ways")
+    budgets = points.loc[chosen, ["task", "budget"]].drop_duplicates()
+    rows = points[chosen | (points["how"] == UNIFORM)].merge(budgets, on=["task", "budget"])
+    rows = rows.sort_values(["task", "budget", INCREASE], ignore_index=True)
+    return rows[["task", "budget", "how", "predicted", INCREASE, "low", "high"]]
+
+
+def gptq_table(records: Sequence[Record]) -> pd.DataFrame:
+    """Uniform widths by GPTQ, by how it was calibrated, beside rounding to nearest. Raises ``LookupError`` where it was
+    calibrated in one way only.
+    """
+    points = seed_points([one for one in records if one.kind in UNIFORMS])
+    by_gptq = points["how"].str.startswith("uniform, GPTQ")
+    tasks = points.loc[points["kind"] == "calibrated_gptq", "task"].unique()
+    if not len(tasks):
+        raise LookupError("GPTQ with several calibrations")
+    budgets = points.loc[by_gptq, "budget"].unique()
+    shown = (
+        (by_gptq | (points["how"] == UNIFORM)) & points["task"].isin(tasks) & points["budget"].isin(budgets)
+    )
+    rows = points[shown].sort_values(["task", "budget", INCREASE], ignore_index=True)
+    return rows[["task", "budget", "how", "bits", INCREASE, "low", "high"]]
+
+
+def truths(records: Sequence[Record]) -> list:
+    """:func:`truths_table` for readers."""
+    caption = (
+        "What measured costs promise (nats; a divergence promises a divergence) and what their widths cost at the "
+        "bytes of uniform ones"
+    )
+    rows = truths_table(records)
+    return [says(truths_verdict(rows)), figures.table(rows, caption)]
+
+
+def truths_verdict(rows: pd.DataFrame) -> list[str]:
+    """A sentence for each budget of :func:`truths_table`: the best way to measure, what it promised, and uniform
+    widths.
+    """
+    sentences = []
+    for (task, budget), here in rows.groupby(["task", "budget"], sort=False):
+        best, uniform = here[here["how"] != UNIFORM].iloc[0], here[here["how"] == UNIFORM].iloc[0]
+        sentences.append(
+            f"{task.capitalize()}, at the bytes of {budget}: of the costs, {best['how']} chooses best, "
+            f"{best[INCREASE]:+.3f} nats ({best['low']:+.3f} to {best['high']:+.3f}; promised "
+            f"{best['predicted']:+.3f}), beside {uniform[INCREASE]:+.3f} ({uniform['low']:+.3f} to "
+            f"{uniform['high']:+.3f}) by uniform widths."
+        )
+    return sentences
+
+
+def calibrations(records: Sequence[Record]) -> list:
+    """:func:`gptq_table` for readers."""
+    return [
+        figures.table(gptq_table(records), "Uniform widths: GPTQ by its calibration, and rounding to nearest")
+    ]
+
+
 def allocators_table(records: Sequence[Record]) -> pd.DataFrame:
     """Ways to choose widths at the bytes of evolutionary searches, best first; ``read``: texts or windows that were
     run through the model before one allocation was known (of scores by gradients each also backwards).
     """
     read = {}
+    fewest = _fewest_windows(records)
     for record in records:
         if record.kind in ("frontier", "evolutionary"):
             about, point = record.parameters, record.result["points"][0]
-            tries = {MEASURED: len(about["widths"]), SHRUNK: len(about["widths"]), **TRIES}.get(
-                about.get("score"), 0
-            )
-            layers = len(point["choice"])
-            read[_name(record)] = point.get("forwards") or about["windows"] * (1 + layers * tries)
+            score, layers = about.get("score"), len(point["choice"])
+            tries = len(about["widths"]) if score in TRUTHS else TRIES.get(score, 0)
+            name = _name(record) + more_windows(record, fewest)
+            read[name] = point.get("forwards") or about["windows"] * (1 + layers * tries)
     points = points_table(records)
     at = points["budget"].isin(points.loc[points["how"] == EVOLVED, "budget"])
-    rows = points[at & points["how"].isin(ALLOCATORS)]
+    rows = points[at & (points["how"].isin(ALLOCATORS) | points["how"].map(is_truth))]
     rows = rows.assign(read=rows["how"].map(read)).sort_values(
         ["task", "budget", INCREASE], ignore_index=True
     )

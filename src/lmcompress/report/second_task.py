@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 
 import pandas as pd
 
-from lmcompress.experiments.scored import TRUTHS
 from lmcompress.records import Record
 from lmcompress.report import figures, frontier
 from lmcompress.report.agreement import agreement_table, truth_table
@@ -172,7 +171,7 @@ def allocation_verdict(points: pd.DataFrame) -> list[str]:
     interval is below what uniform widths cost.
     """
     scored = points[(points["kind"] == "frontier") & points["budget"].str.startswith("uniform")]
-    scored = scored[~scored["how"].str.endswith(", GPTQ") & ~scored["how"].isin(TRUTHS)]
+    scored = scored[~scored["how"].str.endswith(", GPTQ") & ~scored["how"].map(frontier.is_truth)]
     same = ["budget", "texts"]
     uniform = points.loc[points["how"] == frontier.UNIFORM, [*same, "loss increase (nats)"]]
     sentences = []

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -56,11 +57,11 @@ class Agreement:
 
     ``reliability``: Spearman correlation of the truth on one half of the windows with the truth on the other
     (mean over splits): where it is low, the truth itself is noise and no score can rank well. None with fewer
-    than two windows.
+    than two windows. ``kendall``: None where it was not asked for.
     """
 
     spearman: Correlation
-    kendall: Correlation
+    kendall: Correlation | None
     reliability: float | None
     layers: int
 
@@ -76,9 +77,10 @@ def ceiling(halves: float) -> float:
 
 
 def rank_agreement(
-    scores: Scores, truth: Scores, bits: int, *, draws: int = 1000, seed: int = 0
+    scores: Scores, truth: Scores, bits: int, *, draws: int = 1000, seed: int = 0, with_kendall: bool = True
 ) -> Agreement:
-    """Spearman's rho and Kendall's tau-b between ``scores`` and the measured loss increase at one bit-width.
+    """Spearman's rho between ``scores`` and the measured loss increase at one bit-width; and Kendall's tau-b, whose
+    interval takes most of the time.
 
     Intervals: each of ``draws`` bootstrap samples redraws layers and windows both, so that they cover the
     choice of layers and the noise of the truth. A draw in which one side is constant has no rank correlation
@@ -102,17 +104,30 @@ def rank_agreement(
             raise ParameterError(
                 name, float(side[0]), "at least two different values: constants have no ranks"
             )
-    source = np.random.default_rng(seed)
-    drawn = np.empty((2, draws, len(layers)))  # of each draw: the scores, and the truth
+    rows, redrawn, reliability = _redrawn(increase.tobytes(), increase.shape, draws, seed)
+    found = []
+    for of in (spearman, kendall) if with_kendall else (spearman,):
+        low, high = np.nanpercentile(of(x[rows], redrawn), [2.5, 97.5]).tolist()
+        found.append(Correlation(float(of(x, increase.mean(1))), low, high))
+    return Agreement(found[0], found[1] if with_kendall else None, reliability, len(layers))
+
+
+@lru_cache(maxsize=32)
+def _redrawn(
+    increase: bytes, shape: tuple[int, int], draws: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, float | None]:
+    """Of a truth, for all scores that are held against it: which layers each bootstrap sample takes [draws, layers],
+    their increase over the windows that it takes [draws, layers], and the truth's own reliability.
+
+    increase: [layers, windows] of ``shape``, float64.
+    """
+    truth, source = np.frombuffer(increase).reshape(shape), np.random.default_rng(seed)
+    layers, windows = shape
+    rows, redrawn = np.empty((draws, layers), dtype=np.intp), np.empty((draws, layers))
     for draw in range(draws):
-        rows = source.integers(len(layers), size=len(layers))
-        windows = source.integers(increase.shape[1], size=increase.shape[1])
-        drawn[:, draw] = x[rows], increase[rows][:, windows].mean(1)
-    samples = [spearman(*drawn), kendall(*drawn)]
-    low, high = np.nanpercentile(samples, [2.5, 97.5], axis=1)
-    values = (float(of(x, increase.mean(1))) for of in (spearman, kendall))
-    found = [Correlation(*three) for three in zip(values, low.tolist(), high.tolist(), strict=True)]
-    return Agreement(*found, _reliability(increase, source), len(layers))
+        rows[draw] = source.integers(layers, size=layers)
+        redrawn[draw] = truth[rows[draw]][:, source.integers(windows, size=windows)].mean(1)
+    return rows, redrawn, _reliability(truth, source)
 
 
 def spearman(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -141,9 +156,9 @@ def _reliability(increase: np.ndarray, source: np.random.Generator, splits: int 
     count = increase.shape[1]
     if count < 2:
         return None
-    values = []
-    for _ in range(splits):
+    halves = np.empty((2, splits, len(increase)))
+    for split in range(splits):
         order = source.permutation(count)
-        halves = increase[:, order[: count // 2]].mean(1), increase[:, order[count // 2 :]].mean(1)
-        values.append(spearman(*halves))
+        halves[:, split] = [increase[:, part].mean(1) for part in np.split(order, [count // 2])]
+    values = spearman(*halves)
     return float(np.nanmean(values)) if not np.isnan(values).all() else None

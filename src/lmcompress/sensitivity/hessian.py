@@ -53,6 +53,12 @@ def hessian_products(
     return [g.detach() for g in gradients], products
 
 
+def _shares(batches: Sequence[dict[str, Tensor]]) -> list[float]:
+    """Share of all windows that is in each batch."""
+    counts = [len(next(iter(batch.values()))) for batch in batches]
+    return [count / sum(counts) for count in counts]
+
+
 def _signs(weight: Tensor, generator: torch.Generator) -> Tensor:
     return (torch.randint(0, 2, weight.shape, generator=generator) * 2 - 1).to(weight)
 
@@ -69,23 +75,22 @@ def hutchinson_traces(
 
     E[v' H v] = tr H for independent signs v. All layers share a draw: products across layers average to 0, so
     v_l . (Hv)_l is unbiased for each (at the price of some noise). One double backward pass per draw and
-    window.
+    batch: the Hessian of a mean is the mean of Hessians.
     """
     check_batches(batches)
     check_count("draws", draws)
-    layers, windows = block_linears(model), windows_of(batches)
+    layers, shares = block_linears(model), _shares(batches)
     weights = [layer.weight for layer in layers.values()]
     generator = torch.Generator().manual_seed(seed)
     directions = [[_signs(weight, generator) for weight in weights] for _ in range(draws)]
     traces = torch.zeros(draws, len(weights), dtype=torch.float64)
     with only_gradients_of(model, weights):
-        for window in windows:
-            _, products = hessian_products(model, window, weights, directions, loss)
+        for batch, share in zip(batches, shares, strict=True):
+            _, products = hessian_products(model, batch, weights, directions, loss)
             for draw, (direction, product) in enumerate(zip(directions, products, strict=True)):
                 pairs = zip(direction, product, strict=True)
-                traces[draw] += torch.tensor([float((v.float() * p.float()).sum()) for v, p in pairs]) / len(
-                    windows
-                )
+                found = torch.tensor([float((v.float() * p.float()).sum()) for v, p in pairs])
+                traces[draw] += share * found
     errors = traces.std(0) / draws**0.5 if draws > 1 else torch.zeros(len(weights))
     return {name: (float(t), float(e)) for name, t, e in zip(layers, traces.mean(0), errors, strict=True)}
 
@@ -140,13 +145,13 @@ def expansion(
     For all layers at once: with independent signs e_l, e_l D_l . (H sum_m e_m D_m)_l has the mean D_l' H_ll
     D_l. Exact for one layer, unbiased with noise that falls with ``draws`` for several; ``per="block"`` gives
     the Linears of a block one sign, so that what they do together counts. One double backward pass per draw,
-    width and window.
+    width and batch.
     """
     started = time.perf_counter()
     check_widths(widths)
     check_batches(batches)
     check_count("draws", draws)
-    groups, layers, windows = layer_groups(model, per), block_linears(model), windows_of(batches)
+    groups, layers, shares = layer_groups(model, per), block_linears(model), _shares(batches)
     weights = [layer.weight for layer in layers.values()]
     owner = {name: number for number, inside in enumerate(groups.values()) for name in inside}
     generator = torch.Generator().manual_seed(seed)
@@ -158,12 +163,12 @@ def expansion(
             flips = [[float(signs[draw, owner[name]]) for name in layers] for draw in range(draws)]
             directions = [[f * step for f, step in zip(flip, steps, strict=True)] for flip in flips]
             change = torch.zeros(len(layers), dtype=torch.float64)
-            for window in windows:
-                gradient, products = hessian_products(model, window, weights, directions, loss)
-                change += _dots(steps, gradient)
+            for batch, share in zip(batches, shares, strict=True):
+                gradient, products = hessian_products(model, batch, weights, directions, loss)
+                change += share * _dots(steps, gradient)
                 for direction, product in zip(directions, products, strict=True):
-                    change += _dots(direction, product) / (2 * draws)
-            table[bits] = dict(zip(layers, (change / len(windows)).tolist(), strict=True))
+                    change += share * _dots(direction, product) / (2 * draws)
+            table[bits] = dict(zip(layers, change.tolist(), strict=True))
     return per_width(model, per, table, time.perf_counter() - started, draws=draws)
 
 

@@ -298,7 +298,7 @@
       const same = this.facets.filter((facet) => !varied.includes(facet) && rows.length && this.level(facet.name, rows[0]) !== null)
         .map((facet) => `${facet.name} ${this.level(facet.name, rows[0])}`).join(", ");
       const about = `${Math.min(rows.length, this.all ? Infinity : ROWS)} of ${rows.length} results.${same ? ` The same in every row: ${same}.` : ""}`;
-      this.list.replaceChildren(make("table", {}, make("caption", {}, about), make("thead", {}, make("tr", {}, ...heads)), body));
+      this.list.replaceChildren(make("table", {}, make("caption", {}, make("span", {}, about)), make("thead", {}, make("tr", {}, ...heads)), body));
       if (rows.length > ROWS && !this.all) this.list.append(button(`Show all ${rows.length}`, () => { this.all = true; this.draw(); this.list.focus(); }));
     }
 
