@@ -5,11 +5,13 @@
 
 Each runs in a folder of its own in which only the published records and the fetched models and texts are known: it
 converts the model, fine-tunes the classifier and computes every run itself. Ends with status 1 where a notebook fails
-or takes more than ``--limit`` seconds. ``--set NAME=VALUE`` changes a parameter of all, as papermill's ``-p`` does.
+or takes more than ``--limit`` seconds. A record in ``--out`` keeps its rows of notebooks that are not among those that
+are measured. ``--set NAME=VALUE`` changes a parameter of all, as papermill's ``-p`` does.
 
 Processor seconds are what a shared machine tells truly: alone on its cores, a notebook takes no longer by the clock.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -62,6 +64,7 @@ def row(name: str, changes: list[str], folder: Path) -> dict:
         "seconds": round(time.perf_counter() - start, 1),
         "processor seconds": round(used.ru_utime + used.ru_stime, 1),
         "runs": len(list((folder / "build" / "records").glob("*/*.json"))),
+        "commit": (bench.commit(bench.ROOT) or "unknown")[:7],
     }
     print(*found.values(), flush=True)
     if process.returncode:
@@ -86,10 +89,21 @@ def main(argv: list[str] | None = None) -> dict:
     late = [row["notebook"] for row in rows if row["exit code"] or at_most(row) > options.limit]
     if late:
         print(f"failed, or took more than {options.limit:.0f} s: {', '.join(late)}")
+    print(f"notebooks: {len(rows) - len(late)} of {len(rows)} within {options.limit:.0f} s", flush=True)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    record = bench.finish("notebooks", options, rows, agrees=not late, cores=cores)
-    print(f"notebooks: {len(rows) - len(late)} of {len(rows)} within {options.limit:.0f} s")
-    return record
+    rows = sorted(
+        rows + earlier(options.out, {row["notebook"] for row in rows}), key=lambda row: row["notebook"]
+    )
+    return bench.finish("notebooks", options, rows, agrees=not late, cores=cores)
+
+
+def earlier(folder: Path | None, measured: set[str]) -> list[dict]:
+    """The rows of the record in ``folder``, if there is one, of notebooks that were not ``measured`` this time."""
+    path = None if folder is None else folder / "notebooks.json"
+    if path is None or not path.is_file():
+        return []
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return [row for row in rows if row["notebook"] not in measured]
 
 
 def at_most(row: dict) -> float:

@@ -172,7 +172,7 @@ def test_what_cannot_be_done_is_refused_and_leaves_nothing(corpus, tmp_path, mon
 
     refused("m that divides the 32 inputs", prune={"pattern": "1:5"})
     refused("group that divides its 32 inputs", quantize={"format": "4bit-g24"})
-    refused("symmetric", quantize={"format": "4bit-g16-asym"})
+    refused("width among", quantize={"format": "3bit-g16-asym"})
     refused("regular expression", quantize={"layers": {"nothing-such": "8bit"}})
     refused("without adapters", retrain={"subset": "masklora"})
     refused("inside a block", prune={}, reconstruct={"subset": "head"})

@@ -304,7 +304,10 @@ class _Job:
         )
         inside = block_linears(model)
         below = [name for name, format in self.formats.items() if format.bits < 16]
-        stored = sum(format.bytes_for(inside[name].weight.shape) for name, format in self.formats.items())
+        stored = sum(
+            compressed_tensors.stored_bytes(format, inside[name].weight.shape)
+            for name, format in self.formats.items()
+        )
         unpacked = [layer.weight.numel() for name, layer in inside.items() if name not in self.formats]
         bits = (8 * stored + 16 * sum(unpacked)) / sum(layer.weight.numel() for layer in inside.values())
         share, left = coverage(model, below)

@@ -78,7 +78,7 @@ def room_needed(model: nn.Module, recipe: Recipe, chosen: dict[str, Bits]) -> in
     dense, packed = numbers * size + numbers // 8, 2 * numbers
     for name, format in chosen.items():
         shape = tuple(layers[name].weight.shape)
-        packed += format.bytes_for(shape) - 2 * layers[name].weight.numel()
+        packed += compressed_tensors.stored_bytes(format, shape) - 2 * layers[name].weight.numel()
     steps = [packed if step == "quantize" else dense for step in recipe.steps]
     trained = 12 * count(model, recipe.retrain.subset).trainable if recipe.retrain else 0
     return max(a + b for a, b in zip([0, *steps], [*steps, 0], strict=True)) + 2 * others * size + trained

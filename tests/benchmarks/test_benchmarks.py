@@ -162,6 +162,22 @@ def test_those_without_official_codes_run(tmp_path, name):
     record(tmp_path, name)
 
 
+def test_a_notebook_is_run_whole_and_one_that_fails_is_told(tmp_path, capsys):
+    import notebooks
+
+    assert notebooks.main(["--tiny", "--out", str(tmp_path)])["agrees"]
+    (row,) = record(tmp_path, "notebooks")["rows"]
+    assert (row["notebook"], row["exit code"]) == ("40_scale", 0)
+    assert 1 < row["processor seconds"] < 180
+    assert "1 of 1 within" in capsys.readouterr().out
+    found = notebooks.main(
+        ["--only", "22_iterative_or_one_shot", "--set", "steps=-1", "--out", str(tmp_path)]
+    )
+    assert not found["agrees"]
+    assert [row["exit code"] for row in found["rows"]] == [1, 0]  # the row of the first call stays
+    assert "steps" in capsys.readouterr().out
+
+
 def test_counted_memory_is_that_of_weights_gradients_and_moments(tmp_path):
     import at_size
 

@@ -41,8 +41,8 @@ def test_transformers_reads_the_model_that_we_evaluate(family, dtype, tmp_path):
     tiny_model(family).save_pretrained(tmp_path / "dense")
     model = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "dense", dtype=DTYPES[dtype])
     masks = prune_model(model, "magnitude", "2:4", progress=False).masks
-    cycle = ("4bit-g16", "8bit", "16bit", "4bit", "2bit-g16", "8bit-g8")
-    formats = {name: cycle[index % 6] for index, name in enumerate(block_linears(model))}
+    cycle = ("4bit-g16", "8bit", "16bit", "4bit", "2bit-g16", "8bit-g8", "4bit-g16-asym", "8bit-asym")
+    formats = {name: cycle[index % 8] for index, name in enumerate(block_linears(model))}
     scales = torch.bfloat16 if dtype == "bf16" else torch.float16
     report = quantize_model(model, formats, masks=masks, scale_dtype=scales, progress=False)
     model_folder.save(model, tiny_tokenizer(), tmp_path / "out", masks=masks, quantized=report.quantized)
@@ -61,7 +61,6 @@ def test_transformers_reads_the_model_that_we_evaluate(family, dtype, tmp_path):
 @pytest.mark.parametrize(
     ("format", "field"),
     [
-        (Bits(4, 16, symmetric=False), "symmetric"),
         (Bits(3), "bits"),
         (Bits(4, "tensor"), "group"),
         (Bits(4, 24), "group"),

@@ -43,7 +43,7 @@ class Study(PerpStudy):
     more: Many[Grid] = ()
     classifier: ModelOrNone = "minilm-l6"
     texts: CorpusName = "bbc-news"
-    text_length: Length = 64
+    text_length: Length = 32
     text_batch: Count = 16
     fine_tune_steps: Count = 60
     text_retraining: Count = 240

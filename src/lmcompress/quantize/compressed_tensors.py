@@ -1,11 +1,14 @@
-"""The compressed-tensors format, ``pack-quantized``: what transformers and vLLM load a quantized model from.
+"""The compressed-tensors format: what transformers and vLLM load a quantized model from.
 
-A quantized Linear ``NAME`` is stored as ``NAME.weight_packed`` (int32 [out, ceil(in * bits / 32)], element i of a row
-from bit ``i * bits`` on, lowest first), ``NAME.weight_scale`` [out, groups] and ``NAME.weight_shape`` (int64 [2]).
-``quantization_config`` in ``config.json`` names the Linears of each format; those that it does not name are in 16 bits.
-Formats are symmetric: transformers 5.24 with compressed-tensors 0.20 cannot load packed zero points.
+A symmetric Linear ``NAME`` is ``pack-quantized``: ``NAME.weight_packed`` (int32 [out, ceil(in * bits / 32)], element i
+of a row from bit ``i * bits`` on, lowest first), ``NAME.weight_scale`` [out, groups] and ``NAME.weight_shape`` (int64
+[2]). An affine one is ``int-quantized``, a byte for each code: ``NAME.weight`` (int8 [out, in], the middle code is 0),
+``NAME.weight_scale`` and ``NAME.weight_zero_point`` (int8 [out, groups]); transformers 5.24 with compressed-tensors
+0.20 cannot load packed zero points. ``quantization_config`` in ``config.json`` names the Linears of each format; those
+that it does not name are in 16 bits.
 
-Source: the package compressed-tensors (Apache-2.0), ``compressors/pack_quantized``. Checked against it in the tests.
+Source: the package compressed-tensors (Apache-2.0), ``compressors/pack_quantized`` and ``naive_quantized``. Checked
+against it in the tests.
 """
 
 from collections.abc import Mapping
@@ -21,8 +24,8 @@ from lmcompress.quantize.formats import Bits
 from lmcompress.quantize.rtn import Quantized, dequantize, half
 
 WIDTHS = (2, 4, 8, 16)
-FORMAT = "pack-quantized"
-_PARTS = ("weight_packed", "weight_scale", "weight_shape")
+PACKED, BYTES, MIXED = "pack-quantized", "int-quantized", "mixed-precision"  # as the package names them
+_PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
 
 
 def check(format: Bits, shape: tuple[int, int], layer: str) -> None:
@@ -31,8 +34,6 @@ def check(format: Bits, shape: tuple[int, int], layer: str) -> None:
         raise ParameterError("bits", f"{format} for {layer}", f"a width among {WIDTHS} in this storage")
     if format.values:
         raise ParameterError("codebook", f"{format} for {layer}", "evenly spaced values in this storage")
-    if not format.symmetric:
-        raise ParameterError("symmetric", f"{format} for {layer}", "a symmetric format in this storage")
     if format.group == "tensor":
         raise ParameterError("group", f"{format} for {layer}", "a scale a row or a group in this storage")
     if isinstance(format.group, int) and shape[1] % format.group:
@@ -58,6 +59,11 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     return torch.stack(parts, dim=-1).reshape(len(packed), -1)[:, :columns].contiguous()
 
 
+def stored_bytes(format: Bits, shape: tuple[int, int]) -> int:
+    """Bytes of a weight [out, in] in this storage, where the codes of an affine format take a byte each."""
+    return (format if format.symmetric else format.at(8)).bytes_for(shape)
+
+
 def tensors(name: str, value: Quantized) -> dict[str, Tensor]:
     """What is stored of the quantized weight of the Linear ``name``, by name.
 
@@ -65,11 +71,17 @@ def tensors(name: str, value: Quantized) -> dict[str, Tensor]:
     """
     if value.format.bits == 16:
         return {f"{name}.weight": value.codes}
-    found = {
-        "weight_packed": pack(value.codes, value.format.bits),
-        "weight_scale": value.scales.to(half(value.dtype)),
-        "weight_shape": torch.tensor(value.shape),
-    }
+    if value.zeros is not None:
+        found = {
+            "weight": _signed(value.codes, value.format),
+            "weight_zero_point": _signed(value.zeros, value.format),
+        }
+    else:
+        found = {
+            "weight_packed": pack(value.codes, value.format.bits),
+            "weight_shape": torch.tensor(value.shape),
+        }
+    found["weight_scale"] = value.scales.to(half(value.dtype))
     return {f"{name}.{part}": tensor for part, tensor in found.items()}
 
 
@@ -77,9 +89,21 @@ def read(name: str, stored: Mapping[str, Tensor], format: Bits, dtype: torch.dty
     """The inverse of :func:`tensors`; ``dtype`` is that of the weight."""
     if format.bits == 16:
         return Quantized(stored[f"{name}.weight"], None, None, format, dtype)
-    _, columns = stored[f"{name}.weight_shape"].tolist()
-    codes = unpack(stored[f"{name}.weight_packed"], format.bits, columns)
-    return Quantized(codes, stored[f"{name}.weight_scale"].to(torch.float16), None, format, dtype)
+    zeros = None
+    if format.symmetric:
+        _, columns = stored[f"{name}.weight_shape"].tolist()
+        codes = unpack(stored[f"{name}.weight_packed"], format.bits, columns)
+    else:
+        codes, zeros = (
+            (stored[f"{name}.{part}"].short() + format.zero).to(torch.uint8)
+            for part in ("weight", "weight_zero_point")
+        )
+    return Quantized(codes, stored[f"{name}.weight_scale"].to(torch.float16), zeros, format, dtype)
+
+
+def _signed(codes: Tensor, format: Bits) -> Tensor:
+    """Codes uint8 as int8, the middle one as 0."""
+    return (codes.short() - format.zero).to(torch.int8)
 
 
 def config(formats: Mapping[str, Bits], linears: Mapping[str, nn.Linear]) -> dict:
@@ -90,16 +114,21 @@ def config(formats: Mapping[str, Bits], linears: Mapping[str, nn.Linear]) -> dic
             groups.setdefault(format, []).append(name)
     packed = {name for names in groups.values() for name in names}
     described = {
-        f"group_{index}": {"targets": names, "weights": _arguments(format), "format": FORMAT}
+        f"group_{index}": {"targets": names, "weights": _arguments(format), "format": _kind(format)}
         for index, (format, names) in enumerate(groups.items())
     }
+    kinds = {_kind(format) for format in groups}
     return {
         "quant_method": "compressed-tensors",
-        "format": FORMAT,
+        "format": MIXED if len(kinds) > 1 else next(iter(kinds), PACKED),
         "quantization_status": "compressed",
         "config_groups": described,
         "ignore": [name for name in linears if name not in packed],
     }
+
+
+def _kind(format: Bits) -> str:
+    return PACKED if format.symmetric else BYTES
 
 
 def _arguments(format: Bits) -> dict:

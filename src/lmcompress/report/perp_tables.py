@@ -6,6 +6,7 @@ several seeds were run, an interval draws seeds as well as windows (95 %, percen
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import pandas as pd
@@ -26,13 +27,7 @@ Setting = tuple[str, str, str, int, int]  # criterion, pattern, subset, steps, r
 
 def interval(values: np.ndarray, transform: Callable[[float], float] = float) -> tuple[float, float, float]:
     """``transform`` (monotone) of the mean of ``values`` [seeds, windows] and of its 95 % interval's ends."""
-    generator = np.random.default_rng(0)
-    seeds, windows = values.shape
-    means = np.empty(DRAWS)
-    for draw in range(DRAWS):
-        rows = generator.integers(seeds, size=seeds)
-        columns = generator.integers(windows, size=windows)
-        means[draw] = values[np.ix_(rows, columns)].mean()
+    means = _redrawn(values).mean(1)
     return transform(float(values.mean())), *map(transform, np.quantile(means, [0.025, 0.975]).tolist())
 
 
@@ -40,14 +35,27 @@ def shares(part: np.ndarray, whole: np.ndarray) -> tuple[float, float, float]:
     """Mean of ``part`` over mean of ``whole`` (both [seeds, windows], drawn together) and its 95 %
     interval.
     """
-    generator = np.random.default_rng(0)
-    seeds, windows = part.shape
-    ratios = []
-    for _ in range(DRAWS):
-        place = np.ix_(generator.integers(seeds, size=seeds), generator.integers(windows, size=windows))
-        ratios.append(part[place].mean() / whole[place].mean())
+    ratios = _redrawn(part).mean(1) / _redrawn(whole).mean(1)
     low, high = np.quantile(ratios, [0.025, 0.975]).tolist()
     return float(part.mean() / whole.mean()), low, high
+
+
+def _redrawn(values: np.ndarray) -> np.ndarray:
+    """The samples of ``values`` [seeds, windows]: [DRAWS, seeds * windows]."""
+    rows, columns = _places(*values.shape)
+    return values[rows[:, :, None], columns[:, None, :]].reshape(DRAWS, -1)
+
+
+@lru_cache(maxsize=16)
+def _places(seeds: int, windows: int) -> tuple[np.ndarray, np.ndarray]:
+    """Which seeds [DRAWS, seeds] and which windows [DRAWS, windows] each sample takes."""
+    generator = np.random.default_rng(0)
+    drawn = [
+        (generator.integers(seeds, size=seeds), generator.integers(windows, size=windows))
+        for _ in range(DRAWS)
+    ]
+    rows, columns = zip(*drawn, strict=True)
+    return np.stack(rows), np.stack(columns)
 
 
 def of_task(records: Iterable[Record], task: str, kind: str = RETRAIN) -> list[Record]:

@@ -5,7 +5,7 @@ import gzip
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from html import escape
 
 from lmcompress import covered
@@ -56,7 +56,7 @@ def provenance(records: Sequence[Record], command: str = "") -> Html:
     """
     if not records:
         raise ParameterError("records", records, "at least one record; use not_run for what was not computed")
-    plain = [asdict(record) for record in records]
+    plain = [vars(record) for record in records]
     runs = [record["provenance"] for record in plain]
     shared = dict(plain[0]["parameters"].items())
     for record in plain:

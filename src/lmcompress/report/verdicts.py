@@ -13,6 +13,7 @@ so that many settings do not make a verdict by chance.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from typing import Literal
 
@@ -213,6 +214,12 @@ def tally(judged: Sequence[Judged]) -> str:
     )
 
 
+@lru_cache(maxsize=4)
+def _drawn(windows: int) -> np.ndarray:
+    """Which windows each sample takes, [DRAWS, windows]."""
+    return np.random.default_rng(0).integers(windows, size=(DRAWS, windows))
+
+
 def interval(
     values: np.ndarray,
     level: float = 0.95,
@@ -227,11 +234,11 @@ def interval(
     applied to the value and both ends.
     """
     share = (lambda part, whole: part) if over is None else (lambda part, whole: part / whole)
-    whole = np.ones_like(values) if over is None else over
-    generator = np.random.default_rng(0)
-    rows = values.mean(0), whole.mean(0)
-    drawn = generator.integers(values.shape[1], size=(DRAWS, values.shape[1]))
-    means = share(rows[0][drawn].mean(1), rows[1][drawn].mean(1))
+    whole = values if over is None else over
+    drawn = _drawn(values.shape[1])
+    means = values.mean(0)[drawn].mean(1)
+    if over is not None:
+        means = means / over.mean(0)[drawn].mean(1)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     value = share(values.mean(), whole.mean())
     if len(values) >= SEEDS:
