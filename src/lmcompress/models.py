@@ -66,8 +66,7 @@ def load(
 def causal(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
     """``model``, with an attention that is causal on its device: plain where the fused one lets a token see later ones.
 
-    Seen on an H100 with torch 2.11 for Gemma 3 (heads of 256): perplexity 40,000, and 4 after training on what comes
-    next. Raises :class:`NumericError` where the plain attention leaks, too.
+    Raises :class:`NumericError` where the plain attention leaks, too.
     """
     if not _leaks(model):
         return model
@@ -81,10 +80,7 @@ def causal(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:
 
 @torch.no_grad()
 def _leaks(model: transformers.PreTrainedModel) -> bool:
-    """Whether other tokens in the second half of some windows change what the model computes in the first half.
-
-    Several windows, since kernels differ by that, too: on the H100 above one window leaked nothing.
-    """
+    """Whether other tokens in the second half of some windows change what the model computes in the first half."""
     where, config = next(model.parameters()).device, model.config.get_text_config()
     count, length = PROBE[where.type == "cuda"]
     length = min(length, getattr(config, "max_position_embeddings", None) or length)
