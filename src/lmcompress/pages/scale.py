@@ -234,8 +234,8 @@ def answers(frame: pd.DataFrame) -> list[str]:
 def _price_of_recomputing(frame: pd.DataFrame) -> list[str]:
     """What a checkpointed block costs each subset of one model, from its runs with more and with fewer of them."""
     found = []
-    ran = frame[frame["run"].ne("counted")].dropna(subset=["checkpointed"])
-    for method, part in ran.groupby("method", sort=False):
+    ran = frame[frame["run"].ne("counted") & frame["checkpointing"].isin(["as memory needs", "all blocks"])]
+    for method, part in ran.dropna(subset=["checkpointed"]).groupby("method", sort=False):
         few, many = part.loc[part["checkpointed"].idxmin()], part.loc[part["checkpointed"].idxmax()]
         if few["checkpointed"] < many["checkpointed"]:
             each = (many["minutes"] - few["minutes"]) / (many["checkpointed"] - few["checkpointed"])
