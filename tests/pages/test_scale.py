@@ -65,6 +65,9 @@ def test_each_method_has_its_exponent_beside_that_of_the_floor(rows):
     table = scale.growth(rows).set_index("method")
     assert table.loc["wanda", "minutes grow with parameters to the power"] == pytest.approx(1.5)
     assert table.loc["wanda", "the floor's"] == pytest.approx(1.0)
+    assert table.loc["wanda", "the peak memory's"] == pytest.approx(
+        scale.exponent(list(SIZES.values()), [4.3, 9.7, 33.0])
+    )
 
 
 def test_of_several_ways_the_fastest_counts_for_time_and_the_leanest_for_memory(rows):
@@ -81,11 +84,16 @@ def test_of_several_ways_the_fastest_counts_for_time_and_the_leanest_for_memory(
 
 def test_pieces_of_the_page(rows):
     sentences = scale.answers(rows)
-    assert "biases and norms take 6.0 GiB at most, full retraining 30.0, 5.0 times as much" in sentences[2]
+    assert "biases and norms take 6.0 GiB at most, full retraining 30.0, 5.0 times as much" in sentences[3]
     assert "10 blocks are checkpointed" in sentences[1]
     assert "costs 0.50 minutes; a card that holds all activations would need 7.0." in sentences[1]
     assert (
-        sentences[-1] == "Where both are known, OPT-30B with biases+norms: 13.9 GiB counted, 14.0 measured."
+        sentences[-1]
+        == "GiB counted and measured, where both are known: OPT-30B with biases+norms 13.9 and 14.0."
+    )
+    assert (
+        "OPT-30B, biases+norms, one window at a time, two of them a step: 12 of the blocks checkpointed"
+        in sentences[2]
     )
     text = scale.aims(rows)
     assert text.count("not run here") == 3

@@ -94,6 +94,16 @@ def model():
     return nn.Sequential(nn.Linear(4, 2), nn.Linear(2, 3, dtype=torch.bfloat16))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_dropped_numbers_are_plain_zeros_whatever_they_were(dtype):
+    weight = torch.tensor([[-1.5, float("nan"), float("-inf"), -2.0], [3.0, -0.0, -4.0, 5.0]], dtype=dtype)
+    found, keeps = nn.Parameter(weight.T.clone()).T, kept(["...x", "x.xx"])  # not contiguous
+    masks_of.drop(found, keeps)
+    assert torch.equal(found[keeps], weight[keeps])
+    assert found[~keeps].tolist() == [0.0] * 4
+    assert not found[~keeps].signbit().any()
+
+
 def test_apply_check_and_sparsity(model):
     masks = {"0": kept(["x..x", "..xx"]), "1": torch.ones(3, 2, dtype=torch.bool)}
     before = model[0].weight.detach().clone()

@@ -1,5 +1,6 @@
 """A training step recorded as a CUDA graph does what the same step does from Python."""
 
+import accelerate
 import pytest
 import torch
 from pruned_tiny import pruned_model
@@ -103,3 +104,37 @@ def test_a_second_run_of_a_shape_finds_its_compilation():
     before = counters["stats"]["unique_graphs"]
     run("norms", True)
     assert counters["stats"]["unique_graphs"] == before > 0
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two CUDA devices")
+@pytest.mark.parametrize("spec", ["full", "masklora", "biases+norms"])
+def test_a_model_on_two_gpus_is_trained_as_on_one(spec):
+    losses = []
+    for gpus in (1, 2):
+        model, masks = pruned_model("opt", torch.float32)
+        if gpus == 1:
+            model.cuda()
+        else:
+            places = dict.fromkeys(("model.decoder.layers.0", "model.decoder.embed_tokens", "lm_head"), 0)
+            rest = [
+                name
+                for name, _ in model.model.decoder.named_children()
+                if name not in ("layers", "embed_tokens")
+            ]
+            places |= {f"model.decoder.{name}": 1 for name in rest}
+            places |= {f"model.decoder.layers.{k}": 1 for k in range(1, model.config.num_hidden_layers)}
+            accelerate.dispatch_model(model, places)
+        report = train(
+            model,
+            tiny_tokens(8, 16),
+            spec,
+            masks,
+            lr=1e-3,
+            steps=8,
+            batch_size=4,
+            progress=False,
+            graph=False,
+        )
+        mask.check(model, masks)
+        losses.append(report.losses)
+    assert losses[0] == pytest.approx(losses[1], abs=2e-3)

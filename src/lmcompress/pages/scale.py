@@ -24,7 +24,7 @@ RANDOM = (
 )
 NEEDS = "one GPU with 80 GB for six minutes: `python benchmarks/at_size.py --out results/benchmarks`"
 BILLIONS = "parameters, billions"
-
+SINGLE = "as memory needs, a window at a time"  # a way of checkpointing
 
 WORDS = {
     "magnitude": "pruning by magnitude",
@@ -85,16 +85,19 @@ def exponent(parameters: Sequence[float], cost: Sequence[float]) -> float:
 
 
 def growth(frame: pd.DataFrame) -> pd.DataFrame:
-    """How the time of each method grows with the parameters, beside its floor, and its share of the ceiling."""
-    found = []
+    """How time and memory of each method grow with the parameters, beside the floor of the time, and its share of the
+    ceiling.
+    """
+    found, lean = [], leanest(frame)
     for method, part in fastest(frame).groupby("method", sort=False):
-        share = part["share of peak"]
+        share, held = part["share of peak"], lean[lean["method"] == method]
         found.append(
             {
                 "method": method,
                 "sizes": len(part),
                 "minutes grow with parameters to the power": exponent(part["parameters"], part["minutes"]),
                 "the floor's": exponent(part["parameters"], part["floor minutes"]),
+                "the peak memory's": exponent(held["parameters"], held["peak GiB"]),
                 "share of the ceiling low": share.min(),
                 "share of the ceiling high": share.max(),
             }
@@ -221,21 +224,26 @@ def answers(frame: pd.DataFrame) -> list[str]:
             whole, few = peaks["full"], peaks["biases+norms"]
             said = f"{shape}, all blocks checkpointed: biases and norms take {few:.1f} GiB at most, full retraining"
             sentences.append(f"{said} {whole:.1f}, {whole / few:.1f} times as much.")
+    both = []
     peaks = frame[frame["checkpointing"] == "all blocks"].set_index(["model", "method", "run"])["peak GiB"]
     for model, method, run in peaks.index:
         if run == "counted" and (model, method, "scaled") in peaks.index:
-            both = (
-                f"{peaks[model, method, run]:.1f} GiB counted, {peaks[model, method, 'scaled']:.1f} measured"
-            )
-            sentences.append(f"Where both are known, {model} with {method}: {both}.")
-    return sentences
+            told, seen = peaks[model, method, run], peaks[model, method, "scaled"]
+            both.append(f"{model} with {method} {told:.1f} and {seen:.1f}")
+    return sentences + (
+        [f"GiB counted and measured, where both are known: {', '.join(both)}."] if both else []
+    )
 
 
 def _price_of_recomputing(frame: pd.DataFrame) -> list[str]:
-    """What a checkpointed block costs each subset of one model, from its runs with more and with fewer of them."""
+    """What a checkpointed block costs each subset of one model, from its runs with more and with fewer of them, and
+    what one window at a time takes instead.
+    """
     found = []
-    ran = frame[frame["run"].ne("counted") & frame["checkpointing"].isin(["as memory needs", "all blocks"])]
-    for method, part in ran.dropna(subset=["checkpointed"]).groupby("method", sort=False):
+    ran = frame[frame["run"].ne("counted")].dropna(subset=["checkpointed"])
+    alone = ran["checkpointing"].eq(SINGLE)
+    single, ran = ran[alone].set_index("method"), ran[~alone]
+    for method, part in ran.groupby("method", sort=False):
         few, many = part.loc[part["checkpointed"].idxmin()], part.loc[part["checkpointed"].idxmax()]
         if few["checkpointed"] < many["checkpointed"]:
             each = (many["minutes"] - few["minutes"]) / (many["checkpointed"] - few["checkpointed"])
@@ -243,6 +251,12 @@ def _price_of_recomputing(frame: pd.DataFrame) -> list[str]:
             found.append(
                 f"{few['model']}, {method}: {few['checkpointed']:.0f} blocks are checkpointed for want of memory, each "
                 f"of which costs {each:.2f} minutes; a card that holds all activations would need {none:.1f}."
+            )
+        if method in single.index:
+            row = single.loc[method]
+            found.append(
+                f"{row['model']}, {method}, one window at a time, two of them a step: {row['checkpointed']:.0f} of the "
+                f"blocks checkpointed, {row['minutes']:.1f} minutes, {row['share of peak']:.0%} of the ceiling."
             )
     return found
 

@@ -206,7 +206,7 @@ class _Inputs:
 def _decided(linear: nn.Linear, kept: Tensor) -> LayerReport:
     """Apply a mask that needed no data."""
     started = time.perf_counter()
-    linear.weight.masked_fill_(~kept, 0)
+    mask.drop(linear.weight, kept)
     return LayerReport(mask.sparsity({"": kept}), None, None, None, time.perf_counter() - started)
 
 
@@ -231,7 +231,7 @@ def _prune_layer(
     elif criterion.needs == "norms":
         kept = criterion(dense, norms, pattern)
     kept = kept.to(dense.device)
-    linear.weight.masked_fill_(~kept, 0)
+    mask.drop(linear.weight, kept)
     share = mask.sparsity({name: kept})  # waits for the device, so that the clock below is right on a GPU
     seconds = time.perf_counter() - started
     if output_error:

@@ -26,8 +26,8 @@ class MaskedAdamW:
     ``<layer>.weight`` with a mask under ``<layer>`` has its gradient masked: dropped weights, zero at the
     start, take no part in the clipping norm and stay zero.
 
-    On a GPU :meth:`update` never waits for the device, so that it can be captured in a CUDA graph: learning
-    rate, gradient norm and the flag to change nothing more are tensors there.
+    On one GPU :meth:`update` never waits for the device, so that it can be captured in a CUDA graph: learning
+    rate, gradient norm and the flag to change nothing more are tensors there. Parameters may be on several devices.
     """
 
     def __init__(
@@ -50,10 +50,11 @@ class MaskedAdamW:
             name: nn.Parameter(value.detach().float()) if value.dtype in HALF else value
             for name, value in parameters.items()
         }
-        device = next(iter(self.masters.values())).device
-        self.rate = torch.tensor(float(lr), device=device) if device.type == "cuda" else lr
+        device, *others = dict.fromkeys(master.device for master in self.masters.values())
+        self.capturable = device.type == "cuda" and not others  # a tensor of a rate is on one device
+        self.rate = torch.tensor(float(lr), device=device) if self.capturable else lr
         self.stopped = torch.zeros((), device=device)  # 1 as soon as a norm was not finite
-        fast = {"fused": True, "capturable": True} if device.type == "cuda" else {}
+        fast = {"fused": True, "capturable": True} if self.capturable else {}
         self.adam = torch.optim.AdamW(self.masters.values(), lr=self.rate, weight_decay=0.0, **fast)
 
     @torch.no_grad()
@@ -98,11 +99,10 @@ class MaskedAdamW:
         gradients = [master.grad for master in self.masters.values() if master.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         torch.maximum(self.stopped, (~torch.isfinite(norm)).to(self.stopped), out=self.stopped)
-        on_gpu = self.stopped.is_cuda
-        if on_gpu or not self.stopped:
+        if self.capturable or not self.stopped:
             if self.clip is not None:
                 torch.nn.utils.clip_grads_with_norm_(self.masters.values(), self.clip, norm)
-            if on_gpu:
+            if self.capturable:
                 self.adam.found_inf = self.stopped  # torch's own switch: the kernel then changes nothing
             self.adam.step()  # without weight decay a gradient that was always zero leaves a zero alone
             self.publish()

@@ -2,7 +2,7 @@
 
 A checkpointed block keeps its input alone and runs a second time in the backward pass, which costs a third more. With
 ``"auto"`` the first step checkpoints all blocks but the first, whose activations are measured; from the second step on
-as many blocks as fit keep theirs.
+as many blocks as fit keep theirs. Of a model on several GPUs all stay checkpointed.
 """
 
 from functools import partial
@@ -28,7 +28,8 @@ class Recomputed:
 
     def __init__(self, modules: list[nn.Module], mode: bool | str):
         require_mode(mode)
-        self.waiting = mode == "auto" and next(modules[0].parameters()).is_cuda
+        devices = {value.device for module in modules for value in module.parameters()}
+        self.waiting = mode == "auto" and len(devices) == 1 and next(iter(devices)).type == "cuda"
         self._modules = modules[self.waiting :] if mode else []
         self._size = 0
         for module in self._modules:

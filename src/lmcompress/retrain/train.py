@@ -119,7 +119,7 @@ def train(
         MaskedAdamW(parameters, masks, lr=lr, steps=steps, warmup=warmup, clip=clip) if parameters else None
     )
     settings = [lr, steps, batch_size, accumulation, warmup, clip, seed]
-    devices = [model.device] if next(model.parameters()).is_cuda else []
+    devices = list({value.device for value in model.parameters() if value.is_cuda})
     with torch.random.fork_rng(devices), _training(model, checkpointing) as recomputed, ExitStack() as using:
         torch.manual_seed(seed)
         saved = Checkpoint(folder, fingerprint(model, parameters, windows, settings)) if folder else None
