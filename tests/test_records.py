@@ -26,6 +26,13 @@ def runs(log):
     return [json.loads(line) for line in log.read_text().splitlines()] if log.is_file() else []
 
 
+def test_no_published_record_is_older_than_its_kind():
+    lines = [line for file in RESULTS.glob("*.jsonl") for line in file.read_text().splitlines()]
+    found = [records.read(line, "results") for line in lines]
+    assert len(found) > 1000
+    assert not [record.key for record in found if record.older]
+
+
 def test_the_same_key_is_read_and_not_computed_again(project):
     log = project / "log"
     wanted = [Doubling(value=1, log=str(log)), Doubling(value=2, log=str(log))]
