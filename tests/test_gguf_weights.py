@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 import transformers
@@ -30,6 +32,7 @@ def gguf(tmp_path, monkeypatch):
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "tiny.gguf").write_bytes(b"GGUF")
+    monkeypatch.setattr(gguf_weights.gguf, "GGUFReader", lambda _file: SimpleNamespace(fields={}))
     return Asset("tiny", "model", folder, "0" * 64, "CC0", "local"), read
 
 
@@ -60,3 +63,16 @@ def test_other_folders_are_taken_as_they_are_and_two_files_are_refused(gguf):
         file.unlink()
     assert gguf_weights.safetensors_folder(asset) == asset.path
     assert not read
+
+
+@pytest.mark.parametrize("begins", [True, False])
+def test_a_tokenizer_without_the_bos_that_the_file_sets_is_refused(gguf, monkeypatch, begins):
+    asset, _ = gguf
+    fields = {"tokenizer.ggml.add_bos_token": SimpleNamespace(contents=lambda: begins)}
+    monkeypatch.setattr(gguf_weights.gguf, "GGUFReader", lambda _file: SimpleNamespace(fields=fields))
+    if not begins:
+        assert gguf_weights.safetensors_folder(asset).is_dir()
+        return
+    with pytest.raises(AssetError, match=r"tiny\.gguf: its texts begin with a BOS"):
+        gguf_weights.safetensors_folder(asset)
+    assert not list((asset.path.parent / "cache").glob("converted/*/*"))

@@ -193,6 +193,6 @@ def test_an_attention_that_sees_later_tokens_is_replaced():
 
 def test_a_model_that_is_not_causal_at_all_is_refused():
     model = tiny_model("llama").eval()
-    model.lm_head.register_forward_hook(lambda _module, _args, logits: logits + logits[:, -1:])
+    model.model.norm.register_forward_hook(lambda _module, _args, states: states + states[:, -1:])
     with pytest.raises(NumericError, match="not a causal model"):
         models.causal(model)

@@ -23,7 +23,8 @@ def safetensors_folder(asset: Asset) -> Path:
     """The asset's own folder, or for a GGUF file the folder in the cache that it was converted to (again, where files
     of it are missing or changed).
 
-    Raises :class:`AssetError` for a folder with more than one GGUF file, and for one that lacks tensors of its model.
+    Raises :class:`AssetError` for a folder with more than one GGUF file, for one that lacks tensors of its model, and
+    for a tokenizer without the BOS that the file sets.
     """
     path = asset.path
     found = [path] if path.suffix == ".gguf" else sorted(path.glob("*.gguf")) if path.is_dir() else []
@@ -49,7 +50,14 @@ def _convert(file: Path, folder: Path) -> None:
             **source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
+        begins = gguf.GGUFReader(file).fields.get("tokenizer.ggml.add_bos_token")
     check_keys(model, found, file)
+    if begins and begins.contents() and tokenizer("")["input_ids"][:1] != [tokenizer.bos_token_id]:
+        # transformers 5.17 reads Gemma 3's so, and splits its words otherwise: perplexity 40,000 instead of 15.
+        raise AssetError(
+            f"{file}: its texts begin with a BOS, but the tokenizer that transformers {transformers.__version__} makes "
+            "of it gives them none; a newer transformers reads it right"
+        )
     _without_origin(model).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
