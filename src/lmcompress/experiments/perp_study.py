@@ -51,7 +51,7 @@ class PerpStudy(Study):
     dtype: Literal["fp32", "bf16"] = "bf16"
     length: Length = 128
     batch: Count = 4
-    steps: Count = 20
+    steps: Count = 12
     calibration: Count = 16
     retraining: Count = 100
     validation: Count = 8

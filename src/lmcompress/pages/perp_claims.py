@@ -48,12 +48,12 @@ class Compared(Parameters):
 
 
 class Study(PerpStudy):
-    """The runs of the other PERP notebooks in ``runs_of`` (a profile); subsets ``compared`` at their own rates, some of
-    them on zero-shot ``tasks`` (lm-eval's name -> local asset, or "" for the hub); and the same for a ``classifier``
-    that has biases (an empty name leaves it out).
+    """The runs of the other PERP notebooks in ``runs_of`` (a profile; an empty one leaves them out); subsets
+    ``compared`` at their own rates, some of them on zero-shot ``tasks`` (lm-eval's name -> local asset, or "" for the
+    hub); and the same for a ``classifier`` that has biases (an empty name leaves it out).
     """
 
-    runs_of: Annotated[str, Field(pattern=r"^[\w-]{1,100}$")] = "quick"
+    runs_of: Annotated[str, Field(pattern=r"^[\w-]{0,100}$")] = ""
     compared: Many[Compared] = (Compared(), Compared(criteria=("wanda",), subsets=("nothing",)))
     tasks: dict[TaskName, QuestionsName] = Field(default_factory=dict)
     questions: Count | None = None
@@ -72,7 +72,7 @@ class Study(PerpStudy):
     def experiments(self) -> list[Experiment]:
         found = [
             experiment
-            for notebook in NOTEBOOKS
+            for notebook in (NOTEBOOKS if self.runs_of else ())
             for experiment in study_class(notebook)(**profile(self.runs_of, notebook)).experiments()
         ]
         found += [run for grid in self.compared for run in self._compared(grid)]

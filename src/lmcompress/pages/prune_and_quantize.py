@@ -9,7 +9,7 @@ import pandas as pd
 
 from lmcompress.experiments.joint import DENSE, LOSS, Joint
 from lmcompress.experiments.score_study import SubjectStudy
-from lmcompress.parameters import Average, Flag, Group, PatternText, Sample, Seed, Some, Width
+from lmcompress.parameters import Average, Flag, Group, ModelOrNone, PatternText, Sample, Seed, Some, Width
 from lmcompress.records import Record
 from lmcompress.report import figures
 from lmcompress.report.html import Html
@@ -20,9 +20,10 @@ from lmcompress.report.words import of_kind, readable, says
 
 class Study(SubjectStudy):
     """The joint choice beside quantization alone, pruning alone and one pattern for all, at the same
-    bytes.
+    bytes; by default of the classifier alone, since the language model takes minutes a run.
     """
 
+    language: ModelOrNone = ""
     patterns: Some[PatternText] = (DENSE, "2:4", "50%", "70%")
     widths: Some[Width] = (2, 3, 4, 8)
     prune_only_width: Width = 8

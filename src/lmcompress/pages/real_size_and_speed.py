@@ -36,8 +36,8 @@ class Study(SubjectStudy):
     symmetric: Flag = False
     average: Average = 4.0
     packings: Many[tuple[ScoreOrTruth, Average]] = ()
-    uniform: Many[Width] = (16, 8, 4)
-    embeddings: Many[FormatText] = ("16bit", "8bit")
+    uniform: Many[Width] = (16, 4)
+    embeddings: Many[FormatText] = ("8bit",)
     gptq: Flag = False
     test: Sample = 128
     test_windows: Sample = 8
