@@ -57,7 +57,11 @@ def test_all_steps_give_what_the_functions_in_memory_give(family, corpus, tmp_pa
         "prune": {"criterion": "wanda", "pattern": "50%"},
         "reconstruct": {"subset": TEXTS[family], "steps": 3, "lr": 1e-2},
         "retrain": {"subset": "norms", "steps": 3, "lr": 1e-2, "batch": 2},
-        "quantize": {"format": "4bit-g16", "layers": {r"\.0\.": "8bit", r"\.1\.": "16bit"}, "method": "gptq"},
+        "quantize": {
+            "format": "4bit-g16",
+            "layers": {r"\.0\.": "4bit-asym", r"\.1\.": "16bit"},
+            "method": "gptq",
+        },
     }
     done = compress(source, tmp_path / "out", recipe_of(corpus, **given), device="cpu", progress=False)
 
@@ -79,7 +83,7 @@ def test_all_steps_give_what_the_functions_in_memory_give(family, corpus, tmp_pa
     )
     adapters.merge(model)
     formats = {
-        name: "8bit" if ".0." in name else "16bit" if ".1." in name else "4bit-g16"
+        name: "4bit-asym" if ".0." in name else "16bit" if ".1." in name else "4bit-g16"
         for name in block_linears(model)
     }
     quantize_model(model, formats, "gptq", batches, masks=masks, progress=False)
