@@ -36,15 +36,12 @@ def every_figure() -> list[figures.Figure]:
     data, one = sweep(), sweep().query("sparsity == 0.5")
     xy = ("sparsity", "perplexity", "criterion")
     return [
-        figures.lines(data, *xy, low="low", high="high", log_y=True, reference={"dense": 12.0}, **TEXTS),
+        figures.lines(data, *xy, log="y", reference={"dense": 12.0}, **TEXTS),
         figures.lines(data, "criterion", "perplexity", "sparsity", **TEXTS),
         figures.lines(data, "sparsity", "perplexity", panels="criterion", **TEXTS),
-        figures.scatter(data, *xy, frontier=True, labels="criterion", **TEXTS),
-        figures.bars(data, "sparsity", "perplexity", "criterion", low="low", high="high", **TEXTS),
+        figures.scatter(data, *xy, **TEXTS),
+        figures.bars(data, "sparsity", "perplexity", "criterion", **TEXTS),
         figures.bars(one, "criterion", "perplexity", log=True, **TEXTS),
-        figures.heatmap(data, *("sparsity", "criterion", "perplexity"), **TEXTS),
-        figures.heatmap(data, *("sparsity", "criterion", "perplexity"), log=True, **TEXTS),
-        figures.heatmap(data, *("sparsity", "criterion", "perplexity"), centre=40.0, **TEXTS),
     ]
 
 
@@ -88,8 +85,6 @@ def test_alternative_text_says_what_is_to_be_seen():
     assert figures.bars(one, "criterion", "perplexity", **TEXTS).alt.endswith(
         "perplexity: wanda 45, magnitude 60."
     )
-    cells = figures.heatmap(sweep(), "sparsity", "criterion", "perplexity", **TEXTS)
-    assert cells.alt.endswith("perplexity: from 33 at 0.3, wanda to 76 at 0.7, magnitude.")
 
 
 def test_the_same_drawing_of_other_data_has_other_identifiers():
@@ -118,7 +113,7 @@ def test_alternative_text_that_repeats_the_caption_is_refused():
     [
         ({"y": "loss"}, "'loss' is not valid; expected one of"),
         ({"panels": "model"}, "'model' is not valid"),
-        ({"low": "low"}, "both ends"),
+        ({"ends": ("low", "most")}, "'most' is not valid"),
     ],
 )
 def test_wrong_columns_are_refused(arguments, message):
@@ -152,11 +147,6 @@ def test_more_series_than_can_be_told_apart_are_refused(draw):
     assert draw(many(16), "x", "y", "name", **TEXTS)
     with pytest.raises(ParameterError, match="use panels"):
         draw(many(17), "x", "y", "name", **TEXTS)
-
-
-def test_two_values_for_one_cell_are_refused():
-    with pytest.raises(ParameterError, match="several rows for one cell"):
-        figures.heatmap(sweep().assign(sparsity=0.5), "sparsity", "criterion", "perplexity", **TEXTS)
 
 
 def test_unknown_and_infinite_values_are_gaps_and_dashes():
@@ -222,7 +212,7 @@ def test_panels_with_their_own_axes_do_not_squash_each_other():
 
 def test_long_numbers_below_panels_have_room():
     data = pd.DataFrame({"x": [1e-9, 0.1, 1e-9, 0.1], "y": [1, 2, 1, 2], "model": ["a", "a", "b", "b"]})
-    texts = svg_texts(figures.scatter(data, "x", "y", panels="model", own_axes=True, log_x=True, **TEXTS))
+    texts = svg_texts(figures.scatter(data, "x", "y", panels="model", own_axes=True, log="x", **TEXTS))
     assert sum(text.startswith("1e-") for text in texts) <= 4
 
 
@@ -244,7 +234,7 @@ def test_numbers_on_a_long_logarithmic_axis_have_room():
 
 def test_a_narrow_logarithmic_axis_has_several_numbers():
     data = pd.DataFrame({"sparsity": [30, 50, 70], "ratio": [0.9, 1.4, 2.6]})
-    texts = svg_texts(figures.lines(data, "sparsity", "ratio", log_y=True, **TEXTS))
+    texts = svg_texts(figures.lines(data, "sparsity", "ratio", log="y", **TEXTS))
     assert {"1", "1.5", "2", "2.5"} <= set(texts)
 
 
@@ -254,24 +244,14 @@ def test_every_column_of_panels_has_numbers_below_it():
     assert texts.count("magnitude") == 3
 
 
-def test_heatmap_writes_the_value_of_each_cell():
-    texts = svg_texts(every_figure()[6])
-    for value in sweep().perplexity:
-        assert f"{value:.4g}" in texts
-
-
-def test_frontier_leaves_out_what_another_point_beats():
-    data = pd.DataFrame({"bytes": [3.0, 1.0, 2.0, 2.0, 4.0, 5.0], "loss": [6.0, 9.0, 7.0, 5.0, np.nan, 5.0]})
-    best = figures.unbeaten(data, "bytes", "loss")
-    assert best.values.tolist() == [[1.0, 9.0], [2.0, 5.0]]
-
-
-def test_save_writes_a_picture_that_stands_alone(tmp_path):
-    figure = every_figure()[0]
-    figure.save(tmp_path / "picture.svg")
-    text = (tmp_path / "picture.svg").read_text(encoding="utf-8")
-    ET.fromstring(text)
-    assert "currentColor" not in text
+def test_error_bars_are_drawn_where_the_table_has_their_ends():
+    with_ends = figures.lines(sweep(), "sparsity", "perplexity", "criterion", **TEXTS)
+    assert {"low", "high"} <= set(with_ends.table)
+    without = figures.lines(sweep(), "sparsity", "perplexity", "criterion", ends=(), **TEXTS)
+    assert not {"low", "high"} & set(without.table)
+    assert len(without.svg) < len(with_ends.svg)
+    with pytest.raises(ParameterError, match="an interval around perplexity"):  # ends of something else
+        figures.lines(sweep().assign(low=0.1, high=0.2), "sparsity", "perplexity", "criterion", **TEXTS)
 
 
 # ---- colours ----

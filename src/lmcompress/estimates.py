@@ -1,13 +1,12 @@
 """What a run will take, by the records of earlier ones and by what each method was measured to take at size."""
 
-import json
 import math
 import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from lmcompress.files import carried
+from lmcompress.files import benchmark
 from lmcompress.records import Experiment, Record
 
 
@@ -74,9 +73,7 @@ def at_size(parameters: dict) -> Estimate:
 
 
 def _measured() -> list[dict]:
-    path = carried("results", "benchmarks", "at_size.json")
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    return [row for row in rows if row.get("minutes")]
+    return [row for row in benchmark("at_size")["rows"] if row.get("minutes")]
 
 
 def size(parameters: dict) -> float | None:

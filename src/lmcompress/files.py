@@ -14,6 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -40,6 +41,12 @@ def carried(*parts: str) -> Path:
     """
     here, packed = project_root().joinpath(*parts), Path(__file__).parent.joinpath("carried", *parts)
     return packed if not here.exists() and packed.exists() else here
+
+
+def benchmark(name: str) -> dict[str, Any]:
+    """The record ``results/benchmarks/NAME.json``; one without rows where there is none."""
+    path = carried("results", "benchmarks", f"{name}.json")
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
 
 
 def cache_folder() -> Path:

@@ -46,8 +46,8 @@ def executed(name: str) -> nbformat.NotebookNode:
         [[f"a cell of column {i}" for i in range(12)]], columns=[f"column {i}" for i in range(12)]
     )
     shown = [
-        figures.lines(data, "sparsity", "perplexity", "criterion", log_y=True, **texts),
-        figures.heatmap(data, "sparsity", "criterion", "perplexity", **texts | {"alt": "Six cells."}),
+        figures.lines(data, "sparsity", "perplexity", "criterion", log="y", **texts),
+        figures.bars(data, "sparsity", "perplexity", "criterion", **texts | {"alt": "Six bars."}),
         figures.table(wide, "A wide table"),
         figures.provenance([run]),
         figures.not_run("the 30B models", "one GPU with 80 GB"),

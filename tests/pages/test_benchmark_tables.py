@@ -1,5 +1,6 @@
 import json
 
+from lmcompress import files
 from lmcompress.report import official_codes
 
 ROW = {"shape": "2048x2048", "pattern": "2:4", "ours ms": 0.25, "official ms": 40.0}
@@ -7,7 +8,7 @@ ABOUT = {"device": "a GPU", "commit": "abcdef0123", "official": {"github.com/som
 
 
 def test_a_record_becomes_a_table_and_a_missing_one_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(official_codes, "results_folder", lambda: tmp_path)
+    monkeypatch.setattr(files, "carried", lambda *parts: tmp_path.joinpath(*parts[1:]))
     (tmp_path / "benchmarks").mkdir()
     (tmp_path / "benchmarks" / "nm_mask.json").write_text(json.dumps({"rows": [ROW], "provenance": ABOUT}))
     found = dict(zip(official_codes.BENCHMARKS, official_codes.tables(), strict=True))
@@ -18,7 +19,7 @@ def test_a_record_becomes_a_table_and_a_missing_one_is_said(tmp_path, monkeypatc
 
 
 def test_an_aim_holds_only_where_every_case_reaches_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(official_codes, "results_folder", lambda: tmp_path)
+    monkeypatch.setattr(files, "carried", lambda *parts: tmp_path.joinpath(*parts[1:]))
     (tmp_path / "benchmarks").mkdir()
     rows = [{"agrees": True, "speed-up": 60.0}, {"agrees": True, "speed-up": 40.0}]
     equal = {"ours checkpointing": True, "official checkpointing": True}
@@ -31,8 +32,8 @@ def test_an_aim_holds_only_where_every_case_reaches_it(tmp_path, monkeypatch):
     records = {
         "agreement": {"rows": rows, "agrees": True},
         "nm_mask": {"rows": rows},
-        "useful_tokens": {"gain": 3.5, "documents": 10},
-        "adapter_step": {"ratios": ratios},
+        "useful_tokens": {"rows": rows, "gain": 3.5, "documents": 10},
+        "adapter_step": {"rows": rows, "ratios": ratios},
     }
     for name, record in records.items():
         (tmp_path / "benchmarks" / f"{name}.json").write_text(json.dumps(record))
@@ -42,7 +43,7 @@ def test_an_aim_holds_only_where_every_case_reaches_it(tmp_path, monkeypatch):
     assert "opt masklora, checkpointing: 1.60 and 0.50" in text
     assert "holds in part" not in text
     ratios.append({**named, **equal, "tokens/s ratio": 1.6, "extra ratio": 0.7})
-    (tmp_path / "benchmarks" / "adapter_step.json").write_text(json.dumps({"ratios": ratios}))
+    (tmp_path / "benchmarks" / "adapter_step.json").write_text(json.dumps({"rows": rows, "ratios": ratios}))
     assert official_codes.aims().count("holds in part") == 1
     (tmp_path / "benchmarks" / "nm_mask.json").unlink()
     assert official_codes.aims().count("not run here") == 1

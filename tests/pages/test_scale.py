@@ -5,6 +5,7 @@ import json
 import pandas as pd
 import pytest
 
+from lmcompress import files
 from lmcompress.pages import scale
 from lmcompress.report import perp_evidence
 
@@ -51,8 +52,7 @@ def rows(tmp_path, monkeypatch):
     (tmp_path / "benchmarks").mkdir()
     record = {"rows": found, "card GiB": 79.2, "out of memory or failed": []}
     (tmp_path / "benchmarks" / "at_size.json").write_text(json.dumps(record))
-    for module in (scale, perp_evidence):
-        monkeypatch.setattr(module, "results_folder", lambda: tmp_path)
+    monkeypatch.setattr(files, "carried", lambda *parts: tmp_path.joinpath(*parts[1:]))
     return scale.rows()
 
 
@@ -119,14 +119,14 @@ def test_the_two_claims_are_judged_by_it(rows):
 
 
 def test_without_a_record_nothing_is_claimed(tmp_path, monkeypatch):
-    monkeypatch.setattr(scale, "results_folder", lambda: tmp_path)
+    monkeypatch.setattr(files, "carried", lambda *parts: tmp_path.joinpath(*parts[1:]))
     assert scale.rows().empty
     assert scale.aims(scale.rows()).count("not run here") == len(scale.AIMS)
     assert "Not run here" in scale.peers()
 
 
 def test_other_codes_stand_beside_ours_in_processor_seconds(tmp_path, monkeypatch):
-    monkeypatch.setattr(scale, "results_folder", lambda: tmp_path)
+    monkeypatch.setattr(files, "carried", lambda *parts: tmp_path.joinpath(*parts[1:]))
     (tmp_path / "benchmarks").mkdir()
     row = {
         "method": "wanda",

@@ -223,6 +223,7 @@ def clusters_figure(records: Sequence[Record]) -> figures.Figure:
         "bits",
         "loss increase (nats)",
         "widths",
+        ends=(),
         panels="task",
         title="The paper's clusters, where they happen to land",
         caption="No budget enters: the bits are what the clusters' sizes make them. Each point is one score "

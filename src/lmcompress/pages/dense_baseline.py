@@ -102,9 +102,7 @@ def length_figure(records: list[Record], dtype: str) -> figures.Figure:
         rows,
         "tokens a window",
         "perplexity",
-        low="low",
-        high="high",
-        log_x=True,
+        log="x",
         title="More context, lower perplexity",
         caption="The same text cut into windows of different length. Bars: 95 % bootstrap interval over windows.",
         alt=f"From windows of {ends.index[0]} tokens to {ends.index[-1]} the perplexity goes from "

@@ -209,8 +209,6 @@ def ratio_figure(records: Sequence[Record]) -> Figure:
         "setting",
         "times full",
         "retrained",
-        low="low",
-        high="high",
         title="Perplexity in times that of full retraining",
         caption="After magnitude pruning, each subset at its own learning rate, on the text that was retrained on; "
         "1 is full retraining, below 1 is better. Bars are 95 % intervals over windows and seeds.",

@@ -184,9 +184,7 @@ def curve(records: Sequence[Record], task: str = "language modelling") -> figure
         "bits",
         LOSS,
         "choices",
-        low="low",
-        high="high",
-        log_y=bool((rows["low"] > 0).all()),
+        log="y" if (rows["low"] > 0).all() else "",
         title=f"One budget for pruning and quantization, {task}",
         caption="Bits a weight of the blocks' Linears on disk, masks, scales and zero points counted. Test "
         "split; bars are 95 % intervals over windows paired with the FP16 model, their ends and the values "

@@ -181,8 +181,6 @@ def files_figure(records: Sequence[Record]) -> figures.Figure:
         "file MB",
         "loss increase (nats)",
         "blocks",
-        low="low",
-        high="high",
         panels="task",
         own_axes=True,
         title="What the file weighs and what that costs",

@@ -2,7 +2,6 @@
 and ``benchmarks/peers.py``.
 """
 
-import json
 import math
 from collections.abc import Sequence
 
@@ -11,8 +10,9 @@ import pandas as pd
 
 from lmcompress.experiments.costs import COUNTED, Architecture, ShareTrained
 from lmcompress.experiments.pruned import SubsetText
+from lmcompress.files import benchmark
 from lmcompress.parameters import Gigabytes, Many, Some
-from lmcompress.records import Experiment, results_folder
+from lmcompress.records import Experiment
 from lmcompress.records import Study as Planned
 from lmcompress.report import figures
 from lmcompress.report.figures import Figure
@@ -50,15 +50,9 @@ class Study(Planned):
         return [ShareTrained(architecture=name, subsets=self.counted) for name in self.architectures]
 
 
-def record(name: str = "at_size") -> dict:
-    """The record of a benchmark in ``results/benchmarks``; without rows where there is none."""
-    path = results_folder() / "benchmarks" / f"{name}.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
-
-
 def rows() -> pd.DataFrame:
     """Rows of the record from the smallest model to the largest; empty where there is none."""
-    frame = pd.DataFrame(record()["rows"])
+    frame = pd.DataFrame(benchmark("at_size")["rows"])
     if frame.empty:
         return frame
     return frame.assign(**{BILLIONS: frame["parameters"] / 1e9}).sort_values("parameters", kind="stable")
@@ -141,8 +135,7 @@ def time_figure(frame: pd.DataFrame) -> Figure:
             BILLIONS,
             "minutes",
             "method",
-            log_x=True,
-            log_y=True,
+            log="xy",
             title="Minutes by size",
             caption=caption,
             alt="Minutes against billions of parameters, both axes logarithmic, one line for each method: the slopes "
@@ -164,14 +157,13 @@ def time_figure(frame: pd.DataFrame) -> Figure:
 
 
 def memory_figure(frame: pd.DataFrame) -> Figure:
-    card = record().get("card GiB")
+    card = benchmark("at_size").get("card GiB")
     return figures.lines(
         leanest(frame),
         BILLIONS,
         "peak GiB",
         "method",
-        log_x=True,
-        log_y=True,
+        log="xy",
         reference={"the card": card} if card else None,
         title="Peak memory by size",
         caption="Retraining holds the whole model, here with all blocks checkpointed; the others hold the blocks that "
@@ -263,7 +255,7 @@ def _price_of_recomputing(frame: pd.DataFrame) -> list[str]:
 
 def peers() -> Html:
     """The table of ``benchmarks/peers.py``, or a note that it was not run."""
-    found = record("peers")
+    found = benchmark("peers")
     if not found["rows"]:
         return not_run("Wanda and SparseGPT beside llm-compressor", "`python benchmarks/peers.py --help`")
     about = found["provenance"]

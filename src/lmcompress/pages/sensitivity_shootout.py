@@ -88,8 +88,6 @@ def both_tasks(records: Sequence[Record], bits: int = 3) -> figures.Figure:
         agreement.assign(score=agreement["score"].astype("category").cat.set_categories(order)),
         "score",
         "Spearman",
-        low="low",
-        high="high",
         panels="task",
         title=f"Rank agreement of every score with the measured loss increase at {bits} bits",
         caption="Spearman's rho over the layers; bars are 95 % bootstrap intervals over layers and windows. 1: the "

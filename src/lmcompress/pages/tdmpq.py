@@ -180,8 +180,7 @@ def expansion(records: Sequence[Record], task: str = "language modelling") -> fi
         "measured (nats)",
         "width",
         panels="score",
-        log_x=True,
-        log_y=True,
+        log="xy",
         diagonal="predicted = measured",
         title=f"Predicted and measured cost of quantizing one layer, {task}",
         caption=f"Each point is a layer at one width. {lost} of the {len(predicted)} "

@@ -217,8 +217,6 @@ def retrained_figure(records: Sequence[Record]) -> Figure:
         frame,
         "retrained",
         "perplexity",
-        low="low",
-        high="high",
         log=True,
         title="Half of the weights removed by magnitude, then a part retrained",
         caption=f"smollm2-135m on {CORPUS}, each part at its own learning rate, chosen on validation texts; "
@@ -235,8 +233,6 @@ def scores_figure(table: pd.DataFrame) -> Figure:
         table,
         "score",
         "Spearman",
-        low="low",
-        high="high",
         title="How well a score foresees which layers suffer",
         caption=f"smollm2-135m, {top['layers']}: rank correlation with the measured cost of quantizing one layer to "
         f"{top['bits']} bits; 95 % intervals over layers and windows. 1 is perfect, 0 is chance.",

@@ -90,12 +90,9 @@ def budget_figure(records: Sequence[Record]) -> Figure:
         "steps",
         "perplexity",
         "subset",
-        low="low",
-        high="high",
         panels="tested on",
         own_axes=True,
-        log_x=True,
-        log_y=True,
+        log="xy",
         title="More steps of retraining",
         caption=f"After magnitude pruning to {frame['pattern'].iloc[0]}, each subset at its own learning rate, "
         "one seed; bars are 95 % intervals over test windows.",

@@ -110,9 +110,8 @@ def draw_panels(data: pd.DataFrame, draw: Draw, layout: Layout, title: str, alt:
         share = not layout.own_axes
         grid = list(canvas.subplots(down, across, squeeze=False, sharex=share, sharey=share).flat)
         for axes, level in zip(grid, shown, strict=False):
-            axes.set(
-                xscale="log" if layout.logs[0] else "linear", yscale="log" if layout.logs[1] else "linear"
-            )
+            scales = ["log" if log else "linear" for log in layout.logs]
+            axes.set(xscale=scales[0], yscale=scales[1])
             draw(axes, data if level is None else data[data[layout.panels] == level], names)
             for axis in (axes.xaxis, axes.yaxis):
                 _write_numbers(axis, across)
@@ -182,13 +181,11 @@ def split(rows: pd.DataFrame, series: str | None, names: list) -> Iterator[tuple
             yield index, "_nolegend_" if name is None else number(name), part
 
 
-def spread(part: pd.DataFrame, y: str, low: str | None, high: str | None) -> np.ndarray | None:
-    """Lengths [2, n] of the error bars, from the ends of the intervals."""
-    if (low is None) != (high is None):
-        raise ParameterError("low, high", (low, high), "both ends of the interval, or none")
-    if low is None:
+def spread(part: pd.DataFrame, y: str, ends: tuple[str, ...]) -> np.ndarray | None:
+    """Lengths [2, n] of the error bars between the columns ``ends``; None where the table has none."""
+    if not ends or ends[0] not in part:
         return None
-    return np.stack([part[y] - part[low], part[high] - part[y]]).astype(float).clip(min=0)
+    return np.stack([part[y] - part[ends[0]], part[ends[1]] - part[y]]).astype(float).clip(min=0)
 
 
 def positions(part: pd.Series, whole: pd.Series, always: bool = False) -> pd.Series:

@@ -235,8 +235,6 @@ def equal_loss_pieces(records: Sequence[Record]) -> list[Any]:
             frame[["data", "how", "bits a weight", "low", "high"]].replace(np.inf, np.nan),
             "how",
             "bits a weight",
-            low="low",
-            high="high",
             panels="data",
             title=title,
             caption="The paper's own quantity, bytes at equal loss. A way to choose widths that is missing costs less "

@@ -212,7 +212,7 @@ def of_book(pages: str, link: str) -> Html:
     low, high = shown.loc[shown[y].idxmin()], shown.loc[shown[y].idxmax()]
     alt = f"Lowest for {low[colour]} at {low[x]}, {low[y]:.4g}; highest for {high[colour]} at {high[x]}, {high[y]:.4g}."
     log = bool(shown[y].min() > 0)
-    figure = figures.lines(shown, x, y, colour, log_y=log, alt=alt, **words)
+    figure = figures.lines(shown, x, y, colour, log="y" if log else "", alt=alt, **words)
     said = "<p>With JavaScript, this is an explorer of all results; without, its first view:</p>"
     return piece(frame, FACETS, MEASURES, views, "published results", said + figure._repr_html_(), link)
 

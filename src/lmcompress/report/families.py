@@ -1,11 +1,10 @@
 """How much of each family of models every method reaches, of ``results/benchmarks/families.json``."""
 
-import json
 import re
 
 import pandas as pd
 
-from lmcompress.records import results_folder
+from lmcompress.files import benchmark
 from lmcompress.report.html import Html, whole
 
 
@@ -14,11 +13,10 @@ def rows() -> pd.DataFrame:
 
     Raises ``LookupError`` where the record is missing.
     """
-    path = results_folder() / "benchmarks" / "families.json"
-    if not path.is_file():
+    found = pd.DataFrame(map(_row, benchmark("families")["rows"]))
+    if found.empty:
         raise LookupError("`python benchmarks/families.py results/benchmarks/families.json`")
-    found = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    return pd.DataFrame([_row(row) for row in found])
+    return found
 
 
 def _row(row: dict) -> dict:

@@ -49,13 +49,6 @@ def of_points(data: pd.DataFrame, x: str, y: str, series: str | None, panels: st
     return _each_panel(data, panels, lambda rows: _each_series(rows, series, told), f"{y} against {x}")
 
 
-def of_cells(data: pd.DataFrame, x: str, y: str, value: str) -> str:
-    """The least and the greatest cell."""
-    cells = data.dropna(subset=[value]).sort_values(value)
-    ends = [f"{number(one[value])} at {one[x]}, {one[y]}" for _, one in cells.iloc[[0, -1]].iterrows()]
-    return f"{value}: from {ends[0]} to {ends[1]}."
-
-
 def _each_series(rows: pd.DataFrame, series: str | None, told) -> str:
     if series is None:
         return told(rows)

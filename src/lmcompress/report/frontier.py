@@ -338,9 +338,7 @@ def frontier_figure(rows: pd.DataFrame, task: str, what: str) -> figures.Figure:
         "MB of the blocks' Linears on disk",
         INCREASE,
         "how",
-        low="low",
-        high="high",
-        log_y=bool((rows[INCREASE] > 0).all()),
+        log="y" if (rows[INCREASE] > 0).all() else "",
         title=f"Loss against real bytes, {task} ({what})",
         caption="Codes, scales and zero points counted; the same solver for every score. Test split; bars are 95 % "
         "intervals over windows paired with the FP16 model or, where wider, over draws of the calibration windows; "

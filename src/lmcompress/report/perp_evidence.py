@@ -5,15 +5,15 @@ on, after the same pruning and with the same number of steps (records of kind ``
 is judged.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
 
+from lmcompress.files import benchmark
 from lmcompress.prune.pattern import parse
-from lmcompress.records import Record, results_folder
+from lmcompress.records import Record
 from lmcompress.report.perp_tables import corpora, exp
 from lmcompress.report.verdicts import Case, interval
 
@@ -262,7 +262,7 @@ class Evidence:
     def memory(self, _level: Level) -> list[Case]:
         """Peak memory of retraining a subset over that of full retraining (same batch, all checkpointed)."""
         peaks: dict[tuple[str, bool], dict[str, float]] = defaultdict(dict)
-        for row in at_size():
+        for row in benchmark("at_size")["rows"]:
             if row["checkpointing"] == "all blocks":
                 peaks[row["model"], row["run"] == "counted"][row["method"]] = row["peak GiB"]
         return [
@@ -275,7 +275,7 @@ class Evidence:
     def minutes(self, _level: Level) -> list[Case]:
         """Minutes for 1,000 steps of retraining at the shapes of OPT-30B, at the fastest way that the device holds."""
         taken: dict[tuple[str, str], float] = {}
-        for row in at_size():
+        for row in benchmark("at_size")["rows"]:
             retrained = row["method"] in ("biases+norms", "masklora") and row["run"] != "counted"
             if row["model"] == "OPT-30B" and retrained:
                 key = row["device"], row["method"]
@@ -300,9 +300,3 @@ def state(about: dict) -> str:
     if about["subset"] != "nothing":
         return about["subset"]
     return "dense" if parse(about["pattern"]).sparsity == 0 else "pruned"
-
-
-def at_size() -> list[dict]:
-    """Measured costs at the sizes of the paper's models: rows of ``results/benchmarks/at_size.json``, if there."""
-    path = results_folder() / "benchmarks" / "at_size.json"
-    return json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []

@@ -52,9 +52,9 @@ def drawn(
         reach = frame.groupby("retrained", observed=True)[PATTERN].nunique()
         if reach.max() > FEW:  # what was run at few patterns only is in `every_subset`
             frame = frame[frame["retrained"].isin(reach[reach > FEW].index)]
-        options = {"low": "low", "high": "high", "panels": panels, "log_y": log, "reference": reference}
+        options = {"panels": panels, "log": "y" if log else "", "reference": reference}
         return figures.lines(frame, PATTERN, value, "retrained", **options, **titles)
-    return figures.bars(frame, "retrained", value, low="low", high="high", panels=panels, log=log, **titles)
+    return figures.bars(frame, "retrained", value, panels=panels, log=log, **titles)
 
 
 def perplexity(records: Sequence[Record], corpus: str | int = 0) -> Figure:
@@ -108,8 +108,6 @@ def every_subset(records: Sequence[Record], corpus: str | int = 0) -> Figure:
         frame,
         "retrained",
         "times full",
-        low="low",
-        high="high",
         panels=PATTERN if frame[PATTERN].nunique() > 1 else None,
         log=True,
         title=f"Every subset beside full retraining, {corpus}",
@@ -171,8 +169,6 @@ def methods(records: Sequence[Record], corpus: str | int = 0) -> Figure:
         frame,
         "method",
         "perplexity",
-        low="low",
-        high="high",
         panels="pruned" if frame["pruned"].nunique() > 1 else None,
         log=True,
         title=f"Perplexity after reconstruction, {corpus}",
@@ -193,7 +189,7 @@ def block_errors(records: Sequence[Record]) -> Figure:
         "relative error",
         "state",
         panels="method" if frame["method"].nunique() > 1 else None,
-        log_y=True,
+        log="y",
         title=f"Error of every block, {first['pattern']} by {first['criterion']}",
         caption="Squared difference of the block's output from its target over the squared target, on the calibration "
         "texts, before the block is trained and after. First seed.",
@@ -211,10 +207,8 @@ def rounds(records: Sequence[Record], corpus: str | int = 0) -> Figure:
         "rounds",
         "perplexity",
         "retrained",
-        low="low",
-        high="high",
         panels=PATTERN if frame[PATTERN].nunique() > 1 else None,
-        log_y=True,
+        log="y",
         title=f"Rounds of pruning and retraining at equal steps, {corpus}",
         caption=f"1 round is one-shot pruning. {convention(records, corpus)}",
         alt="Test perplexity against the number of rounds, one line for each retrained subset.",
@@ -247,10 +241,7 @@ def budgets(records: Sequence[Record], corpus: str | int = 0) -> Figure:
         "steps",
         "perplexity",
         "retrained",
-        low="low",
-        high="high",
-        log_x=True,
-        log_y=True,
+        log="xy",
         reference=reference | ({"pruned": float(pruned.iloc[0])} if len(pruned) else {}),
         title=f"What a larger budget buys, {corpus}",
         caption=f"The numbers of steps are on the axis. {convention(records, corpus).split('. ', 1)[0]}. {INTERVAL}",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from lmcompress.records import Record
 from lmcompress.report import figures, pruning_tables
+from lmcompress.report.html import number
 
 
 def perplexity(records: Sequence[Record]) -> figures.Figure:
@@ -15,15 +16,13 @@ def perplexity(records: Sequence[Record]) -> figures.Figure:
         "sparsity (%)",
         "perplexity",
         "criterion",
-        low="low",
-        high="high",
-        log_y=True,
+        log="y",
         reference={"dense": pruning_tables.dense(records)},
         title="Perplexity after pruning",
         caption=f"{pruning_tables.about(records)} Bars: 95 % bootstrap interval over windows. Logarithmic axis.",
         alt=f"Perplexity rises with sparsity for every criterion; the highest of all patterns is "
-        f"{figures.number(worst['perplexity'])} for {worst['criterion']} at {worst['pattern']}, "
-        f"the dense model has {figures.number(pruning_tables.dense(records))}.",
+        f"{number(worst['perplexity'])} for {worst['criterion']} at {worst['pattern']}, "
+        f"the dense model has {number(pruning_tables.dense(records))}.",
     )
 
 
@@ -38,6 +37,7 @@ def patterns(records: Sequence[Record]) -> figures.Figure:
         "criterion",
         "KL (nats a token)",
         "pattern",
+        ends=(),  # those of the table are the perplexity's
         title="The same number of zeros, in different places",
         caption=f"{pruning_tables.about(records)} KL divergence from the dense model: 0 would be no change.",
         alt=f"Bars of KL for each criterion and pattern; the shortest is {best['criterion']} at {best['pattern']}.",
@@ -53,7 +53,7 @@ def by_depth(records: Sequence[Record], pattern: str) -> figures.Figure:
         "block",
         "relative output error",
         "criterion",
-        log_y=True,
+        log="y",
         title=f"Error of the layers by depth, {pattern} pruned",
         caption="Squared error of a Linear's output over its squared size, mean over the Linears of a block, on the "
         "calibration inputs that it sees in the model pruned so far.",
@@ -71,11 +71,11 @@ def inputs(records: Sequence[Record]) -> figures.Figure:
         "block",
         "largest / median",
         "input of",
-        log_y=True,
+        log="y",
         title="Outlier features",
         caption="Norm of the largest input feature over the norm of the median one, for each Linear of the dense "
         "model, on the calibration windows. 1 would be: all features alike.",
-        alt=f"The ratio by block for each kind of Linear, up to {figures.number(worst['largest / median'])} at the "
+        alt=f"The ratio by block for each kind of Linear, up to {number(worst['largest / median'])} at the "
         f"input of {worst['input of']} in block {worst['block']}.",
     )
 
@@ -88,14 +88,12 @@ def few_columns(records: Sequence[Record]) -> figures.Figure:
         found,
         "treatment",
         "perplexity",
-        low="low",
-        high="high",
         log=True,
         title="A few features, spared or dropped",
         caption=f"Spare: magnitude pruning as in the first bar, with the same number of zeros, that may not touch the "
         f"weights on these inputs. Drop: only these weights are zero. "
-        f"Dense: {figures.number(pruning_tables.dense(records))}.",
-        alt=f"Five bars of perplexity; the longest, {figures.number(worst['perplexity'])}, is: {worst['treatment']}.",
+        f"Dense: {number(pruning_tables.dense(records))}.",
+        alt=f"Five bars of perplexity; the longest, {number(worst['perplexity'])}, is: {worst['treatment']}.",
     )
 
 

@@ -128,8 +128,6 @@ def scores(first: Sequence[Record], second: Sequence[Record], bits: int = 3) -> 
             shown,
             "score",
             "Spearman",
-            low="low",
-            high="high",
             panels="texts",
             title=f"Rank agreement of every score with the measured loss increase at {bits} bits, two tasks",
             caption="As above: Spearman's rho over the classifier's Linears, with 95 % bootstrap intervals over layers "

@@ -169,11 +169,10 @@ def by_size(ratios: pd.DataFrame) -> Figure:
         "billion parameters",
         "over bf16",
         "kernel",
-        low="least",
-        high="most",
+        ends=("least", "most"),
         panels="sequences" if frame["batch"].nunique() > 1 else None,
         reference={"bf16": 1.0},
-        log_y=True,
+        log="y",
         title="Decoding speed over bf16, by the size of the model",
         caption="A step that only reads weights would gain what the weights lose in bytes. The smallest model has its "
         "own weights, the others random ones. Bars: slowest over the fastest of bf16, and the other way round.",

@@ -32,7 +32,7 @@ def page(frame: pd.DataFrame, name: str) -> str:
         measure,
         series,
         panels=panels,
-        log_y=bool((shown[measure] > 0).all() and shown[measure].max() > 10 * shown[measure].min()),
+        log="y" if (shown[measure] > 0).all() and shown[measure].max() > 10 * shown[measure].min() else "",
         title=f"{measure.removeprefix('result.').removesuffix('.value')} of the sweep {name}",
         caption=f"{mean}{len(frame)} runs.",
         alt=f"{measure} over {x}, from {shown[measure].min():.4g} to {shown[measure].max():.4g}.",
