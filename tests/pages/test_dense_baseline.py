@@ -1,6 +1,5 @@
 import math
 
-import pandas as pd
 import pytest
 import torch
 from tiny_assets import tiny_corpus, tiny_model_folder, tiny_tokenizer
@@ -88,7 +87,7 @@ def test_the_page_says_what_the_records_say(given, found):
     verdicts = dense_baseline.claims(found, 16, "fp32")
     assert verdicts[0][1] == "holds"
     figures.verdicts(verdicts)
-    figures.table(pd.DataFrame(dense_baseline.perplexities(found)), "caption")
+    figures.table(dense_baseline.perplexities(found), "caption")
 
 
 def test_a_difference_that_chance_explains_is_not_claimed(found):

@@ -205,9 +205,7 @@ def other_frontiers(records: Sequence[Record]) -> list:
     return found
 
 
-def dense(records: Sequence[Record]) -> Html:
-    """The models in FP16."""
-    return figures.table(dense_table(records), "The models in FP16")
+dense = figures.tabled(dense_table, "The models in FP16")
 
 
 def clusters_figure(records: Sequence[Record]) -> figures.Figure:
@@ -240,14 +238,6 @@ def clusters_table(records: Sequence[Record]) -> Html:
     return figures.table(points.loc[points["kind"] == "clustered", columns], caption)
 
 
-def grid_table(records: Sequence[Record]) -> Html:
-    """:func:`origin_table` for readers. Raises ``LookupError`` without its run."""
-    grid = origin_table(records)
-    if not len(grid):
-        raise LookupError("the grid of the weights' origin")
-    return figures.table(grid, "Why these weights are never quantized in groups of 32 here")
-
-
 def sentences(records: Sequence[Record]) -> Html:
     """What came of each budget."""
     return says(verdict(records))
@@ -274,3 +264,10 @@ def origin_table(records: Sequence[Record]) -> pd.DataFrame:
         for format, error in record.result["relative_error"].items()
     ]
     return pd.DataFrame(rows, columns=["model", "format", "squared error / squared weight"])
+
+
+grid_table = figures.tabled(
+    origin_table,
+    "Why these weights are never quantized in groups of 32 here",
+    "the grid of the weights' origin",
+)

@@ -150,13 +150,11 @@ def depth_figure(records: Sequence[Record]) -> figures.Figure:
     )
 
 
-def nulls(records: Sequence[Record]) -> Html:
-    """What distance alone explains, by measure."""
-    caption = (
-        "What distance alone explains, by measure: share of the variance over the blocks (below 0: it foresees "
-        "less than the mean would), and the score of the first and last 30 % of the blocks minus the middle's"
-    )
-    return figures.table(null_table(records), caption)
+nulls = figures.tabled(
+    null_table,
+    "What distance alone explains, by measure: share of the variance over the blocks (below 0: it foresees less than "
+    "the mean would), and the score of the first and last 30 % of the blocks minus the middle's",
+)
 
 
 def sentences(records: Sequence[Record]) -> Html:

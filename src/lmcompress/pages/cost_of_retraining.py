@@ -96,9 +96,7 @@ def shares_table(records: Sequence[Record]) -> Html:
     return figures.table(wide.reset_index(), "Percent of the parameters that each subset trains")
 
 
-def costs_table(records: Sequence[Record]) -> Html:
-    """Memory and time of a step with each subset."""
-    return figures.table(cost_tables.costs(records), "A step of retraining")
+costs_table = figures.tabled(cost_tables.costs, "A step of retraining")
 
 
 def small(records: Sequence[Record]) -> list:

@@ -17,7 +17,7 @@ from lmcompress.records import Study as BaseStudy
 from lmcompress.report import figures
 from lmcompress.report.html import Html, number
 from lmcompress.report.opening import Answer
-from lmcompress.report.words import estimate
+from lmcompress.report.words import estimate, of_kind
 
 
 class Study(BaseStudy):
@@ -49,9 +49,9 @@ class Study(BaseStudy):
         ]
 
 
-def perplexities(records: list[Record]) -> list[dict]:
-    """Rows of the table: how each run measured, and what it found."""
-    return [
+def perplexities(records: Sequence[Record]) -> pd.DataFrame:
+    """How each run measured, and what it found."""
+    rows = [
         {
             "convention": run.parameters["convention"],
             "window": run.parameters["length"],
@@ -62,12 +62,12 @@ def perplexities(records: list[Record]) -> list[dict]:
             "high": run.result["high"],
             "predicted tokens": run.result["tokens"],
         }
-        for run in records
-        if run.kind == "dense_perplexity"
+        for run in of_kind(records, "dense_perplexity")
     ]
+    return pd.DataFrame(rows)
 
 
-def baseline(records: list[Record], length: int, **other: object) -> Record:
+def baseline(records: Sequence[Record], length: int, **other: object) -> Record:
     """The run by our convention at that length without BOS, or with what ``other`` says instead."""
     wanted = {"length": length, "convention": "ours", "bos": False} | other
     runs = (record for record in records if record.kind == "dense_perplexity")
@@ -92,9 +92,9 @@ def distribution_figure(run: Record) -> figures.Figure:
     )
 
 
-def length_figure(records: list[Record], dtype: str) -> figures.Figure:
+def length_figure(records: Sequence[Record], dtype: str) -> figures.Figure:
     """Perplexity against window length, by our convention."""
-    rows = pd.DataFrame(perplexities(records))
+    rows = perplexities(records)
     same = (rows["convention"] == "ours") & (rows["first token"] == "text") & (rows["arithmetic"] == dtype)
     rows = rows[same].rename(columns={"window": "tokens a window"})
     ends = rows.set_index("tokens a window")["perplexity"].sort_index()
@@ -110,7 +110,7 @@ def length_figure(records: list[Record], dtype: str) -> figures.Figure:
     )
 
 
-def claims(records: list[Record], length: int, dtype: str) -> list[tuple[str, str, str]]:
+def claims(records: Sequence[Record], length: int, dtype: str) -> list[tuple[str, str, str]]:
     """``(claim, verdict, evidence)`` about the conventions."""
     ours = baseline(records, length, dtype=dtype)
     gptq, bos = baseline(records, length, convention="GPTQ"), baseline(records, length, bos=True)
@@ -137,14 +137,15 @@ def _alike(claim: str, run: Record, ours: Record) -> tuple[str, str, str]:
     return claim, "does not hold here" if low <= 1 <= high else "holds", evidence
 
 
-def grid_counts(records: list[Record]) -> list[dict]:
-    """Rows ``distinct values``, ``share of groups`` of the weights' grid; counts that do not occur are left out."""
+def grid_counts(records: Sequence[Record]) -> pd.DataFrame:
+    """``distinct values`` and ``share of groups`` of the weights' grid; counts that do not occur are left out."""
     histogram = next(record.result["histogram"] for record in records if record.kind == "weight_grid")
-    return [
+    rows = [
         {"distinct values": count, "share of groups (%)": 100 * found / sum(histogram)}
         for count, found in enumerate(histogram)
         if found
     ]
+    return pd.DataFrame(rows)
 
 
 def _usual(records: Sequence[Record]) -> Record:
@@ -152,7 +153,7 @@ def _usual(records: Sequence[Record]) -> Record:
     lengths = [run.parameters["length"] for run in records if run.parameters.get("bos")]
     if not lengths:
         raise LookupError("perplexities of the dense model")
-    return baseline(list(records), lengths[0])
+    return baseline(records, lengths[0])
 
 
 def answer(records: Sequence[Record]) -> Answer:
@@ -160,14 +161,14 @@ def answer(records: Sequence[Record]) -> Answer:
     ``LookupError`` where the runs are missing.
     """
     about = _usual(records).parameters
-    rows = pd.DataFrame(perplexities(list(records)))
+    rows = perplexities(records)
     rows = rows[(rows["convention"] == "ours") & (rows["arithmetic"] == about["dtype"])]
     rows = rows[rows["first token"] == "text"].sort_values("window").iloc[[0, -1]]
     parts = [
         f"{estimate(row['perplexity'], row['low'], row['high'])} in windows of {row['window']:,} tokens"
         for _, row in rows.iterrows()
     ]
-    claim, verdict, _ = claims(list(records), about["length"], about["dtype"])[0]
+    claim, verdict, _ = claims(records, about["length"], about["dtype"])[0]
     return Answer(
         f"{about['model']} reads the same text of {about['data']} with a perplexity of {' and of '.join(parts)}.",
         f"{claim}.",
@@ -175,16 +176,12 @@ def answer(records: Sequence[Record]) -> Answer:
     )
 
 
-def perplexities_table(records: Sequence[Record]) -> Html:
-    """Every convention."""
-    return figures.table(
-        pd.DataFrame(perplexities(list(records))), "One model, one text, several perplexities"
-    )
+perplexities_table = figures.tabled(perplexities, "One model, one text, several perplexities")
 
 
 def lengths(records: Sequence[Record]) -> figures.Figure:
     """Perplexity against window length, in the arithmetic of the first run."""
-    return length_figure(list(records), _usual(records).parameters["dtype"])
+    return length_figure(records, _usual(records).parameters["dtype"])
 
 
 def spread(records: Sequence[Record]) -> figures.Figure:
@@ -195,13 +192,10 @@ def spread(records: Sequence[Record]) -> figures.Figure:
 def conventions(records: Sequence[Record]) -> Html:
     """Verdicts on the conventions."""
     about = _usual(records).parameters
-    return figures.verdicts(claims(list(records), about["length"], about["dtype"]))
+    return figures.verdicts(claims(records, about["length"], about["dtype"]))
 
 
-def grid_table(records: Sequence[Record]) -> Html:
-    """Distinct values among the weights of a group."""
-    caption = "Distinct values among 32 consecutive weights of a row"
-    return figures.table(pd.DataFrame(grid_counts(list(records))), caption)
+grid_table = figures.tabled(grid_counts, "Distinct values among 32 consecutive weights of a row")
 
 
 def small(records: Sequence[Record]) -> list:

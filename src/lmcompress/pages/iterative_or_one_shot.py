@@ -8,9 +8,8 @@ from lmcompress.parameters import Count, PatternText, Some
 from lmcompress.prune.criteria import CriterionName
 from lmcompress.records import Experiment, Record
 from lmcompress.report import perp_figures
-from lmcompress.report.html import Html
 from lmcompress.report.opening import Answer, claimed
-from lmcompress.report.perp_tables import against_one_shot, compared, corpora, corpus_of, language
+from lmcompress.report.perp_tables import against_one_shot, compared, corpora, language
 from lmcompress.report.words import estimate, says
 
 
@@ -72,11 +71,9 @@ def answer(records: Sequence[Record]) -> Answer:
     return claimed(sentence, "perp", "one-shot", found)
 
 
-def rounds_table(records: Sequence[Record], corpus: str | int = 0) -> Html:
-    """Every setting beside one round."""
-    name = corpus_of(records, corpus)
-    frame = against_one_shot(records, name)
-    return perp_figures.table(frame, f"Every setting, {name}; times one-shot: below 1 the rounds help")
+rounds_table = perp_figures.tabled(
+    against_one_shot, "Every setting, {}; times one-shot: below 1 the rounds help"
+)
 
 
 def small(records: Sequence[Record]) -> list:

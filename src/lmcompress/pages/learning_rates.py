@@ -92,11 +92,6 @@ def answer(records: Sequence[Record]) -> Answer:
     )
 
 
-def rates_table(records: Sequence[Record]) -> Html:
-    """:func:`best_rates` for readers."""
-    return perp_figures.table(best_rates(records), "Perplexity at the best learning rate on each corpus")
-
-
 def sentences(records: Sequence[Record]) -> Html:
     """:func:`answers` as paragraphs."""
     return says(answers(records))
@@ -131,6 +126,11 @@ def best_rates(records: Sequence[Record]) -> pd.DataFrame:
                 columns.setdefault(tuple(setting), {})[corpus] = f"{level:,.1f}"
     rows = [dict(zip(SETTING, setting, strict=True)) | texts for setting, texts in columns.items()]
     return ordered(pd.DataFrame(rows)).fillna("")
+
+
+rates_table = figures.tabled(
+    best_rates, "Perplexity at the best learning rate on each corpus", show=perp_figures.table
+)
 
 
 def beside_chosen(records: Sequence[Record], chosen: Sequence[Record], corpus: str) -> pd.DataFrame:

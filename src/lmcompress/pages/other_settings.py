@@ -30,7 +30,7 @@ from lmcompress.report.budget_tables import biased, biases_table, language, wher
 from lmcompress.report.figures import Figure
 from lmcompress.report.html import FAILS, HOLDS, PART, Html
 from lmcompress.report.opening import Answer
-from lmcompress.report.perp_evidence import Evidence, state
+from lmcompress.report.perp_evidence import Evidence, difference, state
 from lmcompress.report.perp_tables import exp
 from lmcompress.report.verdicts import Judged, interval, judge_all
 from lmcompress.report.words import estimate
@@ -189,12 +189,10 @@ def ratios(records: Sequence[Record]) -> pd.DataFrame:
         full = evidence.losses("full", corpus)
         for subset in WORDS:
             for pruning, losses in evidence.losses(subset, corpus).items():
-                seeds = sorted(losses.keys() & full.get(pruning, {}).keys())
-                if pruning[0] == "magnitude" and seeds:
-                    difference = np.stack([losses[seed] - full[pruning][seed] for seed in seeds])
-                    value, low, high = interval(difference, transform=exp)
+                for case in difference("", losses, full.get(pruning, {}), 0.95, exp):
                     row = {"setting": name, "retrained": subset, "pattern": pruning[1]}
-                    rows.append(row | {"times full": value, "low": low, "high": high})
+                    row |= {"times full": case.value, "low": case.low, "high": case.high}
+                    rows += [row] if pruning[0] == "magnitude" else []
     return pd.DataFrame(rows, columns=["setting", "retrained", "pattern", "times full", "low", "high"])
 
 
@@ -261,11 +259,7 @@ def levels(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def levels_table(records: Sequence[Record]) -> Html:
-    """:func:`levels` as a table."""
-    return figures.table(
-        levels(records), "Perplexity of every state, with 95 % intervals over windows and seeds"
-    )
+levels_table = figures.tabled(levels, "Perplexity of every state, with 95 % intervals over windows and seeds")
 
 
 def small(records: Sequence[Record]) -> list:

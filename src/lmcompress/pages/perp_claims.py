@@ -173,26 +173,23 @@ def evidence_table(records: Sequence[Record]) -> Html:
     return figures.verdicts(claims(records))
 
 
-def beside_table(records: Sequence[Record]) -> Html:
-    """Numbers of the paper beside ours."""
-    caption = "Paper beside here: every number of the paper and of its baselines that can be cited"
-    return figures.table(reported.beside("perp", judged(records)), caption)
+beside_table = figures.tabled(
+    lambda records: reported.beside("perp", judged(records)),
+    "Paper beside here: every number of the paper and of its baselines that can be cited",
+)
 
 
-def cases_table(records: Sequence[Record]) -> Html:
-    """Every case behind the verdicts."""
-    caption = "Every case behind the verdicts, with the interval that decides"
-    return figures.table(verdicts.cases_table(judged(records)), caption)
+cases_table = figures.tabled(
+    lambda records: verdicts.cases_table(judged(records)),
+    "Every case behind the verdicts, with the interval that decides",
+)
 
 
-def asked_table(records: Sequence[Record]) -> Html:
-    """:func:`zero_shot_table` for readers. Raises ``LookupError`` where no task was asked."""
-    asked = zero_shot_table(records)
-    if not len(asked):
-        raise LookupError("zero-shot tasks: the hub, or local folders named in `tasks`")
-    return figures.table(
-        asked, "Zero-shot accuracy with its standard error (lm-eval, no examples in the prompt)"
-    )
+asked_table = figures.tabled(
+    zero_shot_table,
+    "Zero-shot accuracy with its standard error (lm-eval, no examples in the prompt)",
+    "zero-shot tasks: the hub, or local folders named in `tasks`",
+)
 
 
 def small(records: Sequence[Record]) -> list[Any]:

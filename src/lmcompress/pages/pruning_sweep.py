@@ -68,10 +68,9 @@ def sweep_table(records: Sequence[Record]) -> Html:
     return figures.varied(table, pruning_tables.about(records))
 
 
-def outlier_table(records: Sequence[Record]) -> Html:
-    """The largest input features of each kind of Linear."""
-    caption = "The largest input features of each kind of Linear, over all blocks"
-    return figures.table(pruning_tables.outlier_summary(records), caption)
+outlier_table = figures.tabled(
+    pruning_tables.outlier_summary, "The largest input features of each kind of Linear, over all blocks"
+)
 
 
 def claims_table(records: Sequence[Record]) -> Html:

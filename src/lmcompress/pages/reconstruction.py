@@ -12,9 +12,8 @@ from lmcompress.parameters import Count, Many, Parameters, PatternOrNone, Patter
 from lmcompress.prune.criteria import CriterionName
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures, perp_figures, reconstruction_tables
-from lmcompress.report.html import Html
 from lmcompress.report.opening import Answer, claimed
-from lmcompress.report.perp_tables import corpora, corpus_of, of_task
+from lmcompress.report.perp_tables import corpora, of_task
 from lmcompress.report.words import estimate
 from lmcompress.retrain.names import parse
 
@@ -116,22 +115,15 @@ def small(records: Sequence[Record]) -> list:
     return [perp_figures.methods(runs), levels_table(runs), perp_figures.block_errors(records)]
 
 
-def levels_table(records: Sequence[Record], corpus: str | int = 0) -> Html:
-    """Perplexity by setting and usual method."""
-    name = corpus_of(records, corpus)
-    return figures.table(reconstruction_tables.levels(records, name), f"Perplexity of {name}")
+levels_table = perp_figures.tabled(reconstruction_tables.levels, "Perplexity of {}", show=figures.table)
 
 
-def few_table(records: Sequence[Record], corpus: str | int = 0) -> Html:
-    """Perplexity of what was run in few settings. Raises ``LookupError`` where there is nothing such."""
-    name = corpus_of(records, corpus)
-    frame = reconstruction_tables.few(records, name)
-    if frame.empty:
-        raise LookupError("other subsets and targets")
-    return figures.table(frame, f"Perplexity of {name} where other subsets and targets were tried, too")
+few_table = perp_figures.tabled(
+    reconstruction_tables.few,
+    "Perplexity of {} where other subsets and targets were tried, too",
+    "other subsets and targets",
+    figures.table,
+)
 
 
-def settings_table(records: Sequence[Record], corpus: str | int = 0) -> Html:
-    """Texts seen, learning rate and seconds of every method."""
-    name = corpus_of(records, corpus)
-    return perp_figures.table(reconstruction_tables.methods(records, name), f"Every setting, {name}")
+settings_table = perp_figures.tabled(reconstruction_tables.methods, "Every setting, {}")

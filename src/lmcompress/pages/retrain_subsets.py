@@ -25,9 +25,8 @@ from lmcompress.parameters import (
 from lmcompress.prune.criteria import CriterionName
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures, perp_figures
-from lmcompress.report.html import Html
 from lmcompress.report.opening import Answer
-from lmcompress.report.perp_tables import against_full, corpora, corpus_of, of_task, perplexities
+from lmcompress.report.perp_tables import against_full, corpora, of_task, perplexities
 from lmcompress.report.verdicts import Case, Rule
 from lmcompress.report.words import estimate
 
@@ -156,22 +155,14 @@ def closeness(records: Sequence[Record]) -> pd.DataFrame:
     )
 
 
-def closeness_table(records: Sequence[Record]) -> Html:
-    """:func:`closeness` for readers."""
-    caption = "How close each subset comes to full retraining: least to largest over criteria and sparsities"
-    return figures.table(closeness(records), f"{caption}; as good: the interval reaches 1 or lies below")
+closeness_table = figures.tabled(
+    closeness,
+    "How close each subset comes to full retraining: least to largest over criteria and sparsities; as good: the "
+    "interval reaches 1 or lies below",
+)
 
 
-def levels_table(records: Sequence[Record], corpus: str | int = 0) -> Html:
-    """:func:`levels` for readers."""
-    name = corpus_of(records, corpus)
-    return perp_figures.table(levels(records, name), f"Perplexity of {name}, and the best")
-
-
-def settings_table(records: Sequence[Record], corpus: str | int = 0) -> Html:
-    """Every setting: perplexity, KL, rate, seconds."""
-    name = corpus_of(records, corpus)
-    return perp_figures.table(perplexities(records, name), f"Every setting of the published run, {name}")
+settings_table = perp_figures.tabled(perplexities, "Every setting of the published run, {}")
 
 
 def levels(records: Sequence[Record], corpus: str) -> pd.DataFrame:
@@ -195,3 +186,6 @@ def levels(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     shown = wide[common].rename(columns={"nothing": "pruned"})
     shown.columns = list(shown.columns)
     return shown.assign(best=best).reset_index().fillna("")
+
+
+levels_table = perp_figures.tabled(levels, "Perplexity of {}, and the best")

@@ -26,12 +26,8 @@ from lmcompress.report.words import main_task, of_kind, readable, says
 stats = lazy("scipy.stats")
 
 ORDERS = ("TDMPQ", "TDMPQ, Fisher", "TDMPQ, Gauss-Newton", "TDMPQ, second order")
-
-
 # Fisher's lacks a factor: see the page's limits
 IN_NATS = tuple(name for name in ORDERS if name != "TDMPQ, Fisher")
-
-
 RATIO = "median of predicted over measured"
 
 
@@ -199,12 +195,11 @@ def sizes(records: Sequence[Record]) -> Html:
     )
 
 
-def draws(records: Sequence[Record]) -> Html:
-    """:func:`draws_table` for readers. Raises ``LookupError`` without such runs."""
-    table = draws_table(records)
-    if not len(table):
-        raise LookupError("draws of the released score")
-    return figures.table(table, "The released score: what another draw of its noise leaves of it")
+draws = figures.tabled(
+    draws_table,
+    "The released score: what another draw of its noise leaves of it",
+    "draws of the released score",
+)
 
 
 def pieces(records: Sequence[Record]) -> list[Any]:

@@ -14,8 +14,8 @@ from lmcompress.records import Record, published
 from lmcompress.report import figures, frontier
 from lmcompress.report.agreement import agreement
 from lmcompress.report.figures import Figure
-from lmcompress.report.perp_evidence import Evidence, Losses
-from lmcompress.report.perp_tables import exp
+from lmcompress.report.perp_evidence import Evidence
+from lmcompress.report.perp_tables import Losses, exp
 from lmcompress.report.verdicts import Judged, interval, tally
 from lmcompress.report.words import estimate
 

@@ -8,7 +8,6 @@ import pandas as pd
 from lmcompress.records import Record
 from lmcompress.report import figures
 from lmcompress.report.figures import Figure
-from lmcompress.report.html import Html
 
 
 def language(records: Sequence[Record]) -> list[Record]:
@@ -44,12 +43,7 @@ def biases_frame(records: Sequence[Record]) -> pd.DataFrame:
     )
 
 
-def biases_table(records: Sequence[Record]) -> Html:
-    """:func:`biases_frame` as a table. Raises ``LookupError`` without any."""
-    frame = biases_frame(records)
-    if frame.empty:
-        raise LookupError("a model with trained biases")
-    return figures.table(frame, "What the biases are worth")
+biases_table = figures.tabled(biases_frame, "What the biases are worth", "a model with trained biases")
 
 
 def budgets(records: Sequence[Record]) -> pd.DataFrame:
@@ -100,9 +94,8 @@ def budget_figure(records: Sequence[Record]) -> Figure:
     )
 
 
-def budget_table(records: Sequence[Record]) -> Html:
-    """:func:`budgets` as a table. Raises ``LookupError`` without any."""
-    frame = budgets(records)
-    if frame.empty:
-        raise LookupError("several numbers of steps")
-    return figures.table(frame, "Perplexity by steps; passes: how often every retraining text was read")
+budget_table = figures.tabled(
+    budgets,
+    "Perplexity by steps; passes: how often every retraining text was read",
+    "several numbers of steps",
+)

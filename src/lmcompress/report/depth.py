@@ -12,14 +12,8 @@ from lmcompress.report.words import by_depth, of_kind, readable
 from lmcompress.sensitivity.depth import DepthNull, depth_null
 
 DISTANCE = "distance alone"
-
-
 NO_DIFFERENCE = "are not told apart from"
-
-
 CONTRAST = "ends minus middle (nats)"
-
-
 MEASURES = ("CMPQ", "CMPQ, SVCCA", "CMPQ, PWCCA", "CMPQ, CKA")
 
 

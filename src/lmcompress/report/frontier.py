@@ -14,15 +14,11 @@ from lmcompress.report.words import readable, says
 from lmcompress.tasks import TASKS
 
 RANDOM = "random allocations"
-
-
 UNIFORM = "uniform, groups"
 EVOLVED = "evolutionary search"
 UNIFORMS = ("uniform_format", "calibrated_gptq")  # kinds with a point for each width
 INCREASE = "loss increase (nats)"
 TRIES = {"HIGGS": 2, "PMPQ": 3}  # changes of each layer that the score tries
-
-
 ALLOCATORS = (*TRUTHS, "HIGGS", EVOLVED, "PMPQ", "CMPQ", "TDMPQ, Fisher", UNIFORM, RANDOM)
 PAPERS = (*TRUTHS, "CMPQ", "PMPQ", "TDMPQ", UNIFORM, "uniform, rows", "uniform, GPTQ", RANDOM)
 

@@ -7,12 +7,13 @@ and dark), in JupyterLab and on Colab alike.
 import math
 import numbers
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 
 import pandas as pd
 
 from lmcompress.errors import ParameterError
+from lmcompress.records import Record
 from lmcompress.records import coverage as coverage_of
 
 SHOWN = 10  # rows of a table; of a longer one the others are folded away
@@ -82,6 +83,22 @@ def whole(frame: pd.DataFrame, caption: str) -> Html:
         for row in frame.astype(object).itertuples(index=False)
     ]
     return grid(heads, rows, caption, caption)
+
+
+def tabled(
+    frame: Callable[..., pd.DataFrame], caption: str, missing: str = "", show: Callable[..., Html] = table
+) -> Callable[..., Html]:
+    """What makes a page's table of runs: ``frame(runs)`` below ``caption``, by :func:`table` or what ``show`` says.
+    Where that has no rows it raises ``LookupError(missing)``, if something is said to be missing.
+    """
+
+    def made(records: Sequence[Record], *about: object) -> Html:
+        found = frame(records, *about)
+        if missing and found.empty:
+            raise LookupError(missing)
+        return show(found, caption.format(*about))
+
+    return made
 
 
 def varied(frame: pd.DataFrame, caption: str) -> Html:

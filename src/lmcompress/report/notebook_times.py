@@ -1,10 +1,8 @@
 """How long every notebook takes with its own parameters, of ``results/benchmarks/notebooks.json``."""
 
-import json
-
 import pandas as pd
 
-from lmcompress.records import results_folder
+from lmcompress.files import benchmark
 from lmcompress.report.html import Html, not_run, whole
 
 CAPTION = "Notebooks by plain papermill with their own parameters, where nothing was computed before"
@@ -14,12 +12,11 @@ def table() -> Html:
     """What the longest takes, and a row a notebook: exit code, seconds by the clock and of processors, runs, commit; or
     that nothing was measured.
     """
-    path = results_folder() / "benchmarks" / "notebooks.json"
-    if not path.is_file():
+    found = benchmark("notebooks")
+    if not found["rows"]:
         return not_run(
             "the time of each notebook", "`python benchmarks/notebooks.py --out results/benchmarks`"
         )
-    found = json.loads(path.read_text(encoding="utf-8"))
     rows = pd.DataFrame(found["rows"])
     ended = int((rows["exit code"] == 0).sum())
     most = rows.loc[rows["processor seconds"].idxmax()]

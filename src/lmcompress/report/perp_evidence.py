@@ -14,11 +14,10 @@ import numpy as np
 from lmcompress.files import benchmark
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Record
-from lmcompress.report.perp_tables import corpora, exp
+from lmcompress.report.perp_tables import Losses, corpora, exp
 from lmcompress.report.verdicts import Case, interval
 
 PAPER_MODELS = ("OPT-2.7B", "OPT-6.7B", "OPT-13B", "OPT-30B")
-Losses = dict[int, np.ndarray]  # seed -> loss of every test window, or hit of every text
 Level = float
 
 
@@ -71,12 +70,8 @@ class Evidence:
         cases = []
         for pruning, own in first.items():
             for other in pair(pruning):
-                beside = second.get(other, {})
-                seeds = sorted(own.keys() & beside.keys())
-                if seeds:
-                    difference = np.stack([own[seed] - beside[seed] for seed in seeds])
-                    name = f"{pruning[1]} by {pruning[0]}" + (f" to {other[0]}" if other != pruning else "")
-                    cases.append(Case(f"{name}, {corpus}", *interval(difference, level, exp), len(seeds)))
+                name = f"{pruning[1]} by {pruning[0]}" + (f" to {other[0]}" if other != pruning else "")
+                cases += difference(f"{name}, {corpus}", own, second.get(other, {}), level, exp)
         return cases
 
     def contender(self, level: Level, subset: str) -> list[Case]:
@@ -128,14 +123,11 @@ class Evidence:
         """Share of the loss that full retraining wins back which ``subset`` wins back."""
         cases = []
         for corpus in self.corpora():
-            pruned, own, full = (
-                self.losses(name, corpus).get((criterion, pattern), {})
-                for name in ("nothing", subset, "full")
-            )
+            states = ("nothing", subset, "full")
+            pruned, own, full = (self.losses(one, corpus).get((criterion, pattern), {}) for one in states)
             seeds = sorted(own.keys() & full.keys())
-            before = (
-                pruned.get(0) if criterion == "magnitude" else None
-            )  # magnitude draws nothing: one for all seeds
+            # magnitude draws nothing: one for all seeds
+            before = pruned.get(0) if criterion == "magnitude" else None
             there = [seed for seed in seeds if seed in pruned or before is not None]
             if there:
                 start = [pruned.get(seed, before) for seed in there]
@@ -155,11 +147,8 @@ class Evidence:
                     hits[key][about["subset"]][about["seed"]] = np.array(found["correct"], dtype=float)
         cases = []
         for (corpus, criterion, pattern), by_subset in hits.items():
-            seeds = sorted(by_subset["biases"].keys() & by_subset["full"].keys())
-            if seeds:
-                difference = np.stack([by_subset["biases"][seed] - by_subset["full"][seed] for seed in seeds])
-                name = f"{pattern} by {criterion}, {corpus}"
-                cases.append(Case(name, *interval(difference, level), len(seeds)))
+            name = f"{pattern} by {criterion}, {corpus}"
+            cases += difference(name, by_subset["biases"], by_subset["full"], level)
         return cases
 
     def merged(self, _level: Level) -> list[Case]:
@@ -203,9 +192,8 @@ class Evidence:
                 seeds = sorted(set.intersection(*map(set, by_granularity.values())))
                 mean = {name: np.mean([one[seed] for seed in seeds]) for name, one in by_granularity.items()}
                 worst, best = (by_granularity[pick(mean, key=mean.get)] for pick in (max, min))
-                difference = np.stack([worst[seed] - best[seed] for seed in seeds])
-                name = f"{pruning[1]} by {pruning[0]}, {corpus}"
-                cases.append(Case(name, *interval(difference, level, exp), len(seeds)))
+                shared = {seed: worst[seed] for seed in seeds}
+                cases += difference(f"{pruning[1]} by {pruning[0]}, {corpus}", shared, best, level, exp)
         return cases
 
     def one_shot(self, level: Level) -> list[Case]:
@@ -216,22 +204,14 @@ class Evidence:
             for corpus in self.corpora():
                 nll = record.result["tests"].get(corpus, {}).get("nll")
                 if nll is not None and about["subset"] != "nothing":
-                    key = (
-                        *self._pruning(about),
-                        about["subset"],
-                        about["steps"],
-                        record.result["lr"],
-                        corpus,
-                    )
+                    how = about["subset"], about["steps"], record.result["lr"]
+                    key = (*self._pruning(about), *how, corpus)
                     found[key][about["rounds"]][about["seed"]] = np.array(nll)
         cases = []
         for (criterion, pattern, subset, _steps, _rate, corpus), by_rounds in found.items():
             for rounds in sorted(by_rounds.keys() - {1}):
-                seeds = sorted(by_rounds[rounds].keys() & by_rounds[1].keys())
-                if seeds:
-                    difference = np.stack([by_rounds[rounds][seed] - by_rounds[1][seed] for seed in seeds])
-                    name = f"{rounds} rounds, {subset}, {pattern} by {criterion}, {corpus}"
-                    cases.append(Case(name, *interval(difference, level, exp), len(seeds)))
+                name = f"{rounds} rounds, {subset}, {pattern} by {criterion}, {corpus}"
+                cases += difference(name, by_rounds[rounds], by_rounds[1], level, exp)
         return cases
 
     def zero_shot(self, level: Level, first: str, second: str) -> list[Case]:
@@ -247,8 +227,8 @@ class Evidence:
             if self._tells(by_state) and {first, second} <= by_state.keys():
                 one = next(iter(by_state[second].values()))  # what draws nothing was run once
                 seeds = sorted(by_state[first])
-                difference = [by_state[first][seed] - by_state[second].get(seed, one) for seed in seeds]
-                cases.append(Case(task, *interval(np.stack(difference), level), len(seeds)))
+                beside = {seed: by_state[second].get(seed, one) for seed in seeds}
+                cases += difference(task, by_state[first], beside, level)
         return cases
 
     @staticmethod
@@ -300,3 +280,14 @@ def state(about: dict) -> str:
     if about["subset"] != "nothing":
         return about["subset"]
     return "dense" if parse(about["pattern"]).sparsity == 0 else "pruned"
+
+
+def difference(
+    setting: str, own: Losses, other: Losses, level: Level, transform: Callable[[float], float] = float
+) -> list[Case]:
+    """The case that ``own`` minus ``other`` makes, over the seeds that both have; none where they share none."""
+    seeds = sorted(own.keys() & other.keys())
+    if not seeds:
+        return []
+    apart = np.stack([own[seed] - other[seed] for seed in seeds])
+    return [Case(setting, *interval(apart, level, transform), len(seeds))]

@@ -1,22 +1,17 @@
 """Figures that the PERP pages draw twice: of the runs computed on the spot and of the published ones."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pandas as pd
 
 from lmcompress.records import Record
 from lmcompress.report import cost_tables, figures, perp_tables, reconstruction_tables
 from lmcompress.report.figures import Figure
+from lmcompress.report.html import Html
 
 PATTERN = "sparsity in %, or zeros n:m"
-
-
 NAMES = {"pattern": PATTERN, "subset": "retrained", "criterion": "pruned by"}
-
-
 FEW = 2
-
-
 INTERVAL = "Error bars: 95 % bootstrap intervals over the test texts and, where there are several, the seeds."
 
 
@@ -250,10 +245,24 @@ def budgets(records: Sequence[Record], corpus: str | int = 0) -> Figure:
     )
 
 
-def table(frame: pd.DataFrame, caption: str):
+def table(frame: pd.DataFrame, caption: str) -> Html:
     """A table of the page with the columns' reader names; what is the same everywhere stands in the caption, but for
     the number of rounds.
     """
     if "rounds" in frame and frame["rounds"].nunique() == 1:
         frame = frame.drop(columns="rounds")
     return figures.varied(frame.rename(columns=NAMES), caption)
+
+
+def tabled(
+    frame: Callable[..., pd.DataFrame], caption: str, missing: str = "", show: Callable[..., Html] = table
+) -> Callable[..., Html]:
+    """:func:`lmcompress.report.html.tabled` of ``frame(runs, corpus)``; the corpus, whose name is ``{}`` in the
+    caption, is given to it by name or place.
+    """
+    made = figures.tabled(frame, caption, missing, show)
+
+    def of_corpus(records: Sequence[Record], corpus: str | int = 0) -> Html:
+        return made(records, perp_tables.corpus_of(records, corpus))
+
+    return of_corpus

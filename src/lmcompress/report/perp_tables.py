@@ -6,7 +6,8 @@ several seeds were run, an interval draws seeds as well as windows (95 %, percen
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,27 +18,35 @@ from lmcompress.records import Record
 from lmcompress.retrain.names import NAMES
 
 DRAWS = 500
-
-
 RETRAIN = "retrain"
+UNKNOWN = (math.nan, math.nan, math.nan)
+SETTING = ("criterion", "pattern", "subset", "steps", "rounds")
+Setting = tuple[str, str, str, int, int]  # of SETTING
+Losses = dict[int, np.ndarray]  # seed -> loss of every test window, or hit of every text
 
 
-Setting = tuple[str, str, str, int, int]  # criterion, pattern, subset, steps, rounds
-
-
-def interval(values: np.ndarray, transform: Callable[[float], float] = float) -> tuple[float, float, float]:
-    """``transform`` (monotone) of the mean of ``values`` [seeds, windows] and of its 95 % interval's ends."""
-    means = _redrawn(values).mean(1)
-    return transform(float(values.mean())), *map(transform, np.quantile(means, [0.025, 0.975]).tolist())
-
-
-def shares(part: np.ndarray, whole: np.ndarray) -> tuple[float, float, float]:
-    """Mean of ``part`` over mean of ``whole`` (both [seeds, windows], drawn together) and its 95 %
-    interval.
+def interval(
+    values: np.ndarray, transform: Callable[[float], float] = float, over: np.ndarray | None = None
+) -> tuple[float, float, float]:
+    """``transform`` (monotone) of the mean of ``values`` [seeds, windows], over that of ``over`` (drawn together) if it
+    is given, and of its 95 % interval's ends.
     """
-    ratios = _redrawn(part).mean(1) / _redrawn(whole).mean(1)
-    low, high = np.quantile(ratios, [0.025, 0.975]).tolist()
-    return float(part.mean() / whole.mean()), low, high
+    means = _redrawn(values).mean(1) / (1 if over is None else _redrawn(over).mean(1))
+    mean = float(values.mean() / (1 if over is None else over.mean()))
+    return transform(mean), *map(transform, np.quantile(means, [0.025, 0.975]).tolist())
+
+
+def ratio(own: Losses, other: Losses) -> tuple[float, float, float]:
+    """Perplexity of the runs ``own`` over that of ``other``, pair by pair of the seeds that both have; unknown (NaN)
+    where they share none.
+    """
+    seeds = sorted(own.keys() & other.keys())
+    return interval(np.stack([own[seed] - other[seed] for seed in seeds]), exp) if seeds else UNKNOWN
+
+
+def named(value: str, found: tuple[float, float, float], ends: str = "") -> dict[str, float]:
+    """A value and the ends of its interval as columns ``value``, ``ENDSlow`` and ``ENDShigh``."""
+    return dict(zip((value, f"{ends}low", f"{ends}high"), found, strict=True))
 
 
 def _redrawn(values: np.ndarray) -> np.ndarray:
@@ -64,14 +73,10 @@ def of_task(records: Iterable[Record], task: str, kind: str = RETRAIN) -> list[R
     return [record for record in found if parse(record.parameters["pattern"]).sparsity > 0]
 
 
-def language(records: Iterable[Record]) -> list[Record]:
-    """Retrainings of pruned language models."""
-    return of_task(records, "language")
+language = partial(of_task, task="language")  # retrainings of pruned language models
 
 
-def classification(records: Iterable[Record]) -> list[Record]:
-    """Retrainings of pruned classifiers."""
-    return of_task(records, "classification")
+classification = partial(of_task, task="classification")
 
 
 def without_pruning(records: Iterable[Record]) -> list[Record]:
@@ -112,16 +117,18 @@ def corpus_of(records: Sequence[Record], corpus: str | int) -> str:
     return corpus if isinstance(corpus, str) else corpora(records)[corpus]
 
 
-def ordered(frame: pd.DataFrame) -> pd.DataFrame:
+def ordered(rows: Sequence[dict[str, Any]] | pd.DataFrame) -> pd.DataFrame:
     """Patterns from mild to harsh (N:M last) and subsets in the library's order, as categories; sorted so."""
+    frame = pd.DataFrame(rows)
+    if frame.empty:
+        return pd.DataFrame()
     patterns = sorted(set(frame["pattern"]), key=lambda text: (":" in text, parse(text).sparsity, text))
     subsets = sorted(set(frame["subset"]), key=lambda text: [NAMES.index(part) for part in text.split("+")])
     frame = frame.assign(
         pattern=pd.Categorical(frame["pattern"], patterns, ordered=True),
         subset=pd.Categorical(frame["subset"], subsets, ordered=True),
     )
-    keys = [key for key in ("criterion", "pattern", "subset", "steps", "rounds") if key in frame]
-    return frame.sort_values(keys, ignore_index=True)
+    return frame.sort_values([key for key in SETTING if key in frame], ignore_index=True)
 
 
 def perplexities(records: Sequence[Record], corpus: str) -> pd.DataFrame:
@@ -137,12 +144,12 @@ def perplexities(records: Sequence[Record], corpus: str) -> pd.DataFrame:
         if not tests:
             continue
         there = losses.get(about)
-        level = interval(np.stack(list(there.values())), exp) if there else (math.nan,) * 3
+        level = interval(np.stack(list(there.values())), exp) if there else UNKNOWN
         kls = [test["kl"] for test in tests if test["kl"] is not None]
         result = group[0].result
         rows.append(
-            dict(zip(("criterion", "pattern", "subset", "steps", "rounds"), about, strict=True))
-            | dict(zip(("perplexity", "low", "high"), level, strict=True))
+            dict(zip(SETTING, about, strict=True))
+            | named("perplexity", level)
             | {
                 "dense": tests[0]["dense"],
                 "KL to dense": sum(kls) / len(kls) if kls else math.nan,
@@ -153,7 +160,7 @@ def perplexities(records: Sequence[Record], corpus: str) -> pd.DataFrame:
                 "diverged": sum(bool(record.result.get("diverged")) for record in group),
             }
         )
-    return ordered(pd.DataFrame(rows)) if rows else pd.DataFrame()
+    return ordered(rows)
 
 
 def against_full(records: Sequence[Record], corpus: str, other: str = "full") -> pd.DataFrame:
@@ -170,18 +177,14 @@ def against_full(records: Sequence[Record], corpus: str, other: str = "full") ->
         seeds = sorted(found.keys() & reference.keys())
         if not seeds or subset == other:
             continue
-        difference = np.stack([found[seed] - reference[seed] for seed in seeds])
-        row = dict(zip(("criterion", "pattern", "subset", "steps", "rounds"), about, strict=True))
-        row |= dict(zip(("times full", "low", "high"), interval(difference, exp), strict=True))
-        names = ("recovered", "recovered low", "recovered high")
+        share = UNKNOWN
         if pruned.keys() >= set(seeds) and subset != "nothing":
             gained = np.stack([pruned[seed] - found[seed] for seed in seeds])
-            whole = np.stack([pruned[seed] - reference[seed] for seed in seeds])
-            row |= dict(zip(names, shares(gained, whole), strict=True))
-        else:
-            row |= dict.fromkeys(names, math.nan)
+            share = interval(gained, over=np.stack([pruned[seed] - reference[seed] for seed in seeds]))
+        row = dict(zip(SETTING, about, strict=True)) | named("times full", ratio(found, reference))
+        row |= named("recovered", share, "recovered ")
         rows.append(row | {"seeds": len(seeds)})
-    return ordered(pd.DataFrame(rows)) if rows else pd.DataFrame()
+    return ordered(rows)
 
 
 def accuracies(records: Sequence[Record], corpus: str) -> pd.DataFrame:
@@ -192,8 +195,8 @@ def accuracies(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     for about, found in hits.items():
         group = [record for record in records if setting(record) == about]
         rows.append(
-            dict(zip(("criterion", "pattern", "subset", "steps", "rounds"), about, strict=True))
-            | dict(zip(("accuracy", "low", "high"), interval(np.stack(list(found.values()))), strict=True))
+            dict(zip(SETTING, about, strict=True))
+            | named("accuracy", interval(np.stack(list(found.values()))))
             | {
                 "dense": group[0].result["tests"][corpus]["dense"],
                 "trained %": group[0].result["percent"],
@@ -201,7 +204,7 @@ def accuracies(records: Sequence[Record], corpus: str) -> pd.DataFrame:
                 "seeds": len(found),
             }
         )
-    return ordered(pd.DataFrame(rows)) if rows else pd.DataFrame()
+    return ordered(rows)
 
 
 def compared(records: Sequence[Record]) -> list[Record]:
@@ -224,15 +227,8 @@ def against_one_shot(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     for about, found in losses.items():
         criterion, pattern, subset, steps, rounds = about
         once = losses.get((criterion, pattern, subset, steps, 1), {})
-        seeds = sorted(found.keys() & once.keys())
-        row = dict(zip(("criterion", "pattern", "subset", "steps", "rounds"), about, strict=True))
         level = interval(np.stack(list(found.values())), exp)
-        row |= dict(zip(("perplexity", "low", "high"), level, strict=True))
-        names = ("times one-shot", "ratio low", "ratio high")
-        if rounds > 1 and seeds:
-            difference = np.stack([found[seed] - once[seed] for seed in seeds])
-            row |= dict(zip(names, interval(difference, exp), strict=True))
-        else:
-            row |= dict.fromkeys(names, np.nan)
+        row = dict(zip(SETTING, about, strict=True)) | named("perplexity", level)
+        row |= named("times one-shot", ratio(found, once) if rounds > 1 else UNKNOWN, "ratio ")
         rows.append(row | {"seeds": len(found)})
-    return ordered(pd.DataFrame(rows)) if rows else pd.DataFrame()
+    return ordered(rows)

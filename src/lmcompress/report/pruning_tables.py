@@ -11,6 +11,7 @@ from lmcompress.numbers import mean
 from lmcompress.prune.criteria import CRITERIA
 from lmcompress.prune.pattern import NofM, parse
 from lmcompress.records import Record
+from lmcompress.report.words import of_kind
 
 ORDER = ("random", "magnitude-global", "magnitude", "magnitude-row", "wanda", "sparsegpt")
 
@@ -43,12 +44,12 @@ def sweep(records: Sequence[Record]) -> pd.DataFrame:
 
 def dense(records: Sequence[Record]) -> float:
     """Perplexity of the dense model."""
-    return _of(records, "pruned_model")[0].result["dense"]["value"]
+    return of_kind(records, "pruned_model")[0].result["dense"]["value"]
 
 
 def about(records: Sequence[Record]) -> str:
     """The sentence for captions: model, text, windows, calibration."""
-    first = _of(records, "pruned_model")
+    first = of_kind(records, "pruned_model")
     given, seeds = first[0].parameters, len({run.parameters["seed"] for run in first})
     windows = len(first[0].result["nll"])
     return (
@@ -94,7 +95,7 @@ def by_depth(records: Sequence[Record], pattern: str) -> pd.DataFrame:
 
 def inputs(records: Sequence[Record]) -> pd.DataFrame:
     """A row for each block and kind of Linear: how uneven its inputs are (see ``InputNorms``)."""
-    found = _one(records, "input_norms").result
+    found = of_kind(records, "input_norms")[0].result
     names = {"peak": "largest / median", "energy": "share of energy", "score": "share of Wanda's score"}
     rows = []
     for kind in found["peak"]:
@@ -108,7 +109,7 @@ def inputs(records: Sequence[Record]) -> pd.DataFrame:
 
 def outlier_summary(records: Sequence[Record]) -> pd.DataFrame:
     """Medians over the blocks of what :func:`inputs` has, for each kind of Linear."""
-    share = f"{100 * _one(records, 'input_norms').parameters['share']:g} %"
+    share = f"{100 * of_kind(records, 'input_norms')[0].parameters['share']:g} %"
     found = inputs(records).groupby("input of", sort=False).median().drop(columns="block").reset_index()
     renamed = {
         "share of energy": f"energy in the largest {share}",
@@ -126,7 +127,7 @@ def complete(records: Sequence[Record]) -> list[Record]:
 
 def few_columns(records: Sequence[Record]) -> pd.DataFrame:
     """What sparing or dropping a share of the input features does, the largest or as many at random."""
-    some = _of(records, "few_columns")
+    some = of_kind(records, "few_columns")
     rows = [
         {
             "treatment": f"{run.parameters['action']} {100 * run.parameters['share']:g} %: {_words(run)}",
@@ -164,8 +165,10 @@ def claims(records: Sequence[Record]) -> list[tuple[str, str, str]]:
     ):
         if better in at and worse in at:
             found.append(_paired(f"At {pattern}, {why}", at[better], at[worse], (better, worse)))
-    few = {(run.parameters["action"], run.parameters["columns"]): run for run in _of(records, "few_columns")}
-    share = f"{100 * _of(records, 'few_columns')[0].parameters['share']:g} %"
+    few = {
+        (run.parameters["action"], run.parameters["columns"]): run for run in of_kind(records, "few_columns")
+    }
+    share = f"{100 * of_kind(records, 'few_columns')[0].parameters['share']:g} %"
     for action, claim in (
         (
             "spare",
@@ -211,25 +214,15 @@ def _perplexity(runs: list[Record]) -> float:
 
 def _groups(records: Sequence[Record]) -> dict[tuple[str, str], list[Record]]:
     found: dict[tuple[str, str], list[Record]] = {}
-    for record in _of(records, "pruned_model"):
+    for record in of_kind(records, "pruned_model"):
         found.setdefault((record.parameters["criterion"], record.parameters["pattern"]), []).append(record)
     return found
 
 
-def _of(records: Sequence[Record], kind: str) -> list[Record]:
-    return [record for record in records if record.kind == kind]
-
-
-def _one(records: Sequence[Record], kind: str) -> Record:
-    return _of(records, kind)[0]
-
-
 def _plain_magnitude(records: Sequence[Record]) -> Record:
     """The run that the spared columns are compared with: magnitude to the same pattern."""
-    pattern = next(run for run in _of(records, "few_columns") if run.parameters["pattern"]).parameters[
-        "pattern"
-    ]
-    return _groups(records)["magnitude", pattern][0]
+    patterns = (run.parameters["pattern"] for run in of_kind(records, "few_columns"))
+    return _groups(records)["magnitude", next(filter(None, patterns))][0]
 
 
 def _nll(runs: list[Record]) -> np.ndarray:

@@ -6,14 +6,10 @@ import numpy as np
 import pandas as pd
 
 from lmcompress.records import Record
-from lmcompress.report.perp_tables import exp, interval, ordered
+from lmcompress.report.perp_tables import UNKNOWN, exp, interval, named, ordered, ratio
 
 RATE = "learning rate"
-
-
 SETTING = ["criterion", "pattern", "subset"]
-
-
 Setting = tuple[str, str, str, float | None]  # criterion, pattern, subset, learning rate
 
 
@@ -44,11 +40,11 @@ def by_rate(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     """
     rows = [
         dict(zip((*SETTING, RATE), (*setting, rate), strict=True))
-        | dict(zip(("perplexity", "low", "high"), interval(np.stack(list(runs.values())), exp), strict=True))
+        | named("perplexity", interval(np.stack(list(runs.values())), exp))
         for (*setting, rate), runs in _losses(records, corpus).items()
         if rate is not None
     ]
-    return ordered(pd.DataFrame(rows)) if rows else pd.DataFrame()
+    return ordered(rows)
 
 
 def best(records: Sequence[Record], corpus: str) -> pd.DataFrame:
@@ -76,11 +72,8 @@ def best(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     rows = []
     for at, (mean, rate) in chosen.items():
         row = dict(zip(SETTING, at, strict=True)) | {RATE: rate, "perplexity": exp(mean)}
-        row |= dict.fromkeys(("times full", "low", "high"), np.nan)
         beside = (*at[:-1], "full")
-        if at != beside and beside in chosen:
-            own, full = losses[*at, rate], losses[*beside, chosen[beside][1]]
-            difference = np.stack([own[seed] - full[seed] for seed in sorted(own.keys() & full.keys())])
-            row |= dict(zip(("times full", "low", "high"), interval(difference, exp), strict=True))
-        rows.append(row)
-    return ordered(pd.DataFrame(rows)) if rows else pd.DataFrame()
+        known = at != beside and beside in chosen
+        over = ratio(losses[*at, rate], losses[*beside, chosen[beside][1]]) if known else UNKNOWN
+        rows.append(row | named("times full", over))
+    return ordered(rows)

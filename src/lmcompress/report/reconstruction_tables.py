@@ -8,7 +8,7 @@ import pandas as pd
 
 from lmcompress.numbers import exp
 from lmcompress.records import Record
-from lmcompress.report.perp_tables import interval
+from lmcompress.report.perp_tables import UNKNOWN, interval, named
 
 KIND = "reconstruct"
 
@@ -35,11 +35,11 @@ def methods(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     for (criterion, pattern, name), group in groups.items():
         losses = [record.result["tests"][corpus]["nll"] for record in group]
         losses = [loss for loss in losses if loss is not None]
-        level = interval(np.array(losses, dtype=float), exp) if losses else (np.nan,) * 3
+        level = interval(np.array(losses, dtype=float), exp) if losses else UNKNOWN
         result = group[0].result
         rows.append(
             {"criterion": criterion, "pattern": pattern, "method": name}
-            | dict(zip(("perplexity", "low", "high"), level, strict=True))
+            | named("perplexity", level)
             | {
                 "dense": result["tests"][corpus]["dense"],
                 "texts seen (tokens)": result["tokens"],

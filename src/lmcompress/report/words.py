@@ -41,9 +41,9 @@ def estimate(value: float, low: float, high: float, to: str = " to ") -> str:
     return "–" if math.isnan(value) else f"{value:.2f} ({low:.2f}{to}{high:.2f})"
 
 
-def of_kind(records: Sequence[Record], kind: str) -> list[Record]:
-    """Records of one kind of experiment."""
-    return [record for record in records if record.kind == kind]
+def of_kind(records: Sequence[Record], *kinds: str) -> list[Record]:
+    """Records of one kind of experiment, or of several."""
+    return [record for record in records if record.kind in kinds]
 
 
 def main_task(tasks: Sequence[str]) -> str:
