@@ -169,13 +169,9 @@ def rank_tables(records: Sequence[Record]) -> list:
 
 def flaws(records: Sequence[Record]) -> list:
     """What the released code's choices do, as tables."""
-    tables = {
-        "The released code on the classifier: one vector a text": flaw_table(records),
-        "Is there anything in these correlations? Input and output of each block of the classifier": check_table(
-            records
-        ),
-    }
-    return [figures.table(frame, caption) for caption, frame in tables.items() if len(frame)]
+    checks = "Is there anything in these correlations? Input and output of each block of the classifier"
+    released = "The released code on the classifier: one vector a text"
+    return figures.tables({released: flaw_table(records), checks: check_table(records)})
 
 
 def pieces(records: Sequence[Record]) -> list:

@@ -115,5 +115,5 @@ def pieces(records: Sequence[Record]) -> list[Any]:
         figures.verdicts(verdicts.claim_rows(found)),
         says(cptquant_facts.headlines(records)),
         *cptquant_facts.equal_loss_pieces(records),
-        *(figures.table(table, caption) for caption, table in tables.items() if len(table)),
+        *figures.tables(tables),
     ]

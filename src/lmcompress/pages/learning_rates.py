@@ -214,15 +214,13 @@ def at_best_rates(records: Sequence[Record], corpus: str | int = 0) -> Figure:
     return drawn(
         _beside_full(best(records, corpus)),
         "times full",
-        {
-            "title": f"Over full retraining, all at their best rates, {corpus}",
-            "caption": "Perplexity divided by that of retraining all weights from the same pruned model, each at the "
-            f"rate that is best for it here: 1 is as good, below 1 better. {convention(records, corpus)}",
-            "alt": "Ratio of the perplexity of each retrained subset to that of full retraining, both at their best "
-            "learning rates, against the sparsity, with a line at one where both are equally good.",
-        },
-        True,
         {"full retraining": 1.0},
+        log=True,
+        title=f"Over full retraining, all at their best rates, {corpus}",
+        caption="Perplexity divided by that of retraining all weights from the same pruned model, each at the "
+        f"rate that is best for it here: 1 is as good, below 1 better. {convention(records, corpus)}",
+        alt="Ratio of the perplexity of each retrained subset to that of full retraining, both at their best "
+        "learning rates, against the sparsity, with a line at one where both are equally good.",
     )
 
 

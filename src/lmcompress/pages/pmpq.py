@@ -17,7 +17,7 @@ from lmcompress.report import figures
 from lmcompress.report.agreement import agreement, agreement_tables, standing
 from lmcompress.report.html import Html
 from lmcompress.report.opening import Answer, claimed
-from lmcompress.report.words import by_depth, main_task, of_kind, readable, says
+from lmcompress.report.words import by_depth, main_task, of_kind, on_task, readable, says
 
 stats = lazy("scipy.stats")
 
@@ -145,12 +145,8 @@ def rank_tables(records: Sequence[Record]) -> list:
 
 def increases(records: Sequence[Record], task: str = "language modelling") -> figures.Figure:
     """What pruning each layer costs, a panel a sparsity. Raises ``LookupError`` where that task was not run."""
-    table = sparsity_table(records)
-    part = table[table["task"] == task]
-    if part.empty:
-        raise LookupError(task)
     return figures.lines(
-        part,
+        on_task(sparsity_table(records), task),
         "layer",
         "loss increase (nats)",
         "score",
@@ -165,11 +161,9 @@ def increases(records: Sequence[Record], task: str = "language modelling") -> fi
 
 def flaws(records: Sequence[Record]) -> list:
     """The released score's sign and heads, as tables."""
-    tables = {
-        "The released score beside ours (told from 0: p below 0.05)": sign_table(records),
-        "The released score of classifiers without a trained head": head_table(records),
-    }
-    return [figures.table(frame, caption) for caption, frame in tables.items() if len(frame)]
+    sign = "The released score beside ours (told from 0: p below 0.05)"
+    heads = "The released score of classifiers without a trained head"
+    return figures.tables({sign: sign_table(records), heads: head_table(records)})
 
 
 def pieces(records: Sequence[Record]) -> list:

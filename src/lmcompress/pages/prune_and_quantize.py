@@ -15,7 +15,7 @@ from lmcompress.report import figures
 from lmcompress.report.html import Html
 from lmcompress.report.opening import Answer
 from lmcompress.report.verdicts import Case, Rule
-from lmcompress.report.words import of_kind, readable, says
+from lmcompress.report.words import of_kind, on_task, readable, says
 
 
 class Study(SubjectStudy):
@@ -175,10 +175,7 @@ def answer(records: Sequence[Record]) -> Answer:
 
 def curve(records: Sequence[Record], task: str = "language modelling") -> figures.Figure:
     """Loss against bytes for every set of choices. Raises ``LookupError`` where that task was not run."""
-    rows = points_table(records)
-    rows = rows[rows["task"] == task]
-    if rows.empty:
-        raise LookupError(task)
+    rows = on_task(points_table(records), task)
     return figures.lines(
         rows.drop(columns="task"),
         "bits",
@@ -195,10 +192,7 @@ def curve(records: Sequence[Record], task: str = "language modelling") -> figure
 
 def budgets_table(records: Sequence[Record], task: str = "language modelling") -> Html:
     """The same in numbers. Raises ``LookupError`` where that task was not run."""
-    rows = points_table(records)
-    rows = rows[rows["task"] == task]
-    if rows.empty:
-        raise LookupError(task)
+    rows = on_task(points_table(records), task)
     wide = rows.pivot(index="budget (bits)", columns="choices", values=LOSS)[
         list(dict.fromkeys(rows["choices"]))
     ]

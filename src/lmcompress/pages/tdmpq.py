@@ -21,7 +21,7 @@ from lmcompress.report import figures
 from lmcompress.report.agreement import agreement, agreement_tables, standing
 from lmcompress.report.html import Html
 from lmcompress.report.opening import Answer, claimed
-from lmcompress.report.words import main_task, of_kind, readable, says
+from lmcompress.report.words import main_task, of_kind, on_task, readable, says
 
 stats = lazy("scipy.stats")
 
@@ -165,7 +165,7 @@ def expansion(records: Sequence[Record], task: str = "language modelling") -> fi
         [f"{bits} bits" for bits in predicted["bits"]],
         [f"{bits} bits" for bits in sorted(set(predicted["bits"]))],
     )
-    predicted = predicted[predicted["task"] == task]
+    predicted = on_task(predicted, task)
     shown = predicted[(predicted["predicted (nats)"] > 0) & (predicted["measured (nats)"] > 0)]
     if shown.empty:
         raise LookupError(task)

@@ -101,6 +101,11 @@ def tabled(
     return made
 
 
+def tables(frames: dict[str, pd.DataFrame]) -> list[Html]:
+    """A table for each caption whose frame has rows."""
+    return [table(frame, caption) for caption, frame in frames.items() if len(frame)]
+
+
 def varied(frame: pd.DataFrame, caption: str) -> Html:
     """:func:`table` of the columns that vary; what is the same in every row is said once, in the caption."""
     frame = frame[[name for name in frame if not frame[name].isna().all()]]

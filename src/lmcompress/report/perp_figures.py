@@ -1,12 +1,13 @@
 """Figures that the PERP pages draw twice: of the runs computed on the spot and of the published ones."""
 
 from collections.abc import Callable, Sequence
+from typing import Unpack
 
 import pandas as pd
 
 from lmcompress.records import Record
 from lmcompress.report import cost_tables, figures, perp_tables, reconstruction_tables
-from lmcompress.report.figures import Figure
+from lmcompress.report.figures import Figure, Texts
 from lmcompress.report.html import Html
 
 PATTERN = "sparsity in %, or zeros n:m"
@@ -35,7 +36,7 @@ def convention(records: Sequence[Record], corpus: str) -> str:
 
 
 def drawn(
-    frame: pd.DataFrame, value: str, titles: dict[str, str], log: bool, reference: dict | None
+    frame: pd.DataFrame, value: str, reference: dict[str, float], log: bool = False, **texts: Unpack[Texts]
 ) -> Figure:
     """Lines over the patterns, or bars where there is only one; a panel for each criterion if several."""
     frame = frame.rename(columns=NAMES)
@@ -48,8 +49,8 @@ def drawn(
         if reach.max() > FEW:  # what was run at few patterns only is in `every_subset`
             frame = frame[frame["retrained"].isin(reach[reach > FEW].index)]
         options = {"panels": panels, "log": "y" if log else "", "reference": reference}
-        return figures.lines(frame, PATTERN, value, "retrained", **options, **titles)
-    return figures.bars(frame, "retrained", value, panels=panels, log=log, **titles)
+        return figures.lines(frame, PATTERN, value, "retrained", **options, **texts)
+    return figures.bars(frame, "retrained", value, panels=panels, log=log, **texts)
 
 
 def perplexity(records: Sequence[Record], corpus: str | int = 0) -> Figure:
@@ -59,14 +60,12 @@ def perplexity(records: Sequence[Record], corpus: str | int = 0) -> Figure:
     return drawn(
         frame,
         "perplexity",
-        {
-            "title": f"Perplexity after pruning and retraining, {corpus}",
-            "caption": f"Lower is better; dense model: {frame['dense'].iloc[0]:.2f}. {convention(records, corpus)}",
-            "alt": "Test perplexity against the sparsity pattern, one line or bar for each retrained subset, on a "
-            "logarithmic scale, so that the collapse without retraining and what each subset repairs can be read.",
-        },
-        True,
         {"dense": float(frame["dense"].iloc[0])},
+        log=True,
+        title=f"Perplexity after pruning and retraining, {corpus}",
+        caption=f"Lower is better; dense model: {frame['dense'].iloc[0]:.2f}. {convention(records, corpus)}",
+        alt="Test perplexity against the sparsity pattern, one line or bar for each retrained subset, on a "
+        "logarithmic scale, so that the collapse without retraining and what each subset repairs can be read.",
     )
 
 
@@ -78,15 +77,13 @@ def close_to_full(records: Sequence[Record], corpus: str | int = 0) -> Figure:
     return drawn(
         frame,
         "times full",
-        {
-            "title": f"How close each subset comes to full retraining, {corpus}",
-            "caption": "Perplexity divided by that of retraining all weights from the same pruned model with the same "
-            f"steps: 1 is as good, below 1 better. Pairs of runs on the same windows. {convention(records, corpus)}",
-            "alt": "Ratio of the perplexity of each retrained subset to that of full retraining, against the sparsity "
-            "pattern, with a line at one where both are equally good.",
-        },
-        True,
         {"full retraining": 1.0},
+        log=True,
+        title=f"How close each subset comes to full retraining, {corpus}",
+        caption="Perplexity divided by that of retraining all weights from the same pruned model with the same "
+        f"steps: 1 is as good, below 1 better. Pairs of runs on the same windows. {convention(records, corpus)}",
+        alt="Ratio of the perplexity of each retrained subset to that of full retraining, against the sparsity "
+        "pattern, with a line at one where both are equally good.",
     )
 
 
@@ -121,15 +118,12 @@ def recovered(records: Sequence[Record], corpus: str | int = 0) -> Figure:
     return drawn(
         frame,
         "recovered",
-        {
-            "title": f"Share of the damage repaired, {corpus}",
-            "caption": "(loss pruned - loss retrained) / (loss pruned - loss after full retraining); 1: as much "
-            f"as full retraining repairs. {convention(records, corpus)}",
-            "alt": "For each retrained subset and sparsity pattern, the share of the loss that full retraining takes "
-            "away which the subset takes away as well.",
-        },
-        False,
         {"full retraining": 1.0},
+        title=f"Share of the damage repaired, {corpus}",
+        caption="(loss pruned - loss retrained) / (loss pruned - loss after full retraining); 1: as much "
+        f"as full retraining repairs. {convention(records, corpus)}",
+        alt="For each retrained subset and sparsity pattern, the share of the loss that full retraining takes "
+        "away which the subset takes away as well.",
     )
 
 
@@ -141,16 +135,13 @@ def accuracy(records: Sequence[Record], texts: str | int = 0) -> Figure:
     return drawn(
         frame,
         "accuracy",
-        {
-            "title": f"Accuracy after pruning and retraining, {texts}",
-            "caption": f"{about['model']} fine-tuned on {texts} for {about['fine_tune_steps']} steps, then pruned by "
-            f"magnitude and retrained for {about['steps']} steps of {about['batch']} texts; dense: "
-            f"{frame['dense'].iloc[0]:.3f}, {about['test']} test texts. {INTERVAL}",
-            "alt": "Share of test texts that are classified rightly for each retrained subset and sparsity pattern, "
-            "beside the dense classifier.",
-        },
-        False,
         {"dense": float(frame["dense"].iloc[0])},
+        title=f"Accuracy after pruning and retraining, {texts}",
+        caption=f"{about['model']} fine-tuned on {texts} for {about['fine_tune_steps']} steps, then pruned by "
+        f"magnitude and retrained for {about['steps']} steps of {about['batch']} texts; dense: "
+        f"{frame['dense'].iloc[0]:.3f}, {about['test']} test texts. {INTERVAL}",
+        alt="Share of test texts that are classified rightly for each retrained subset and sparsity pattern, "
+        "beside the dense classifier.",
     )
 
 

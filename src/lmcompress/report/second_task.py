@@ -206,5 +206,5 @@ def allocation(first: Sequence[Record], second: Sequence[Record]) -> list:
         says([*frontier.verdict(second), *allocation_verdict(points)]),
         figures.table(dense, "The classifiers in FP16"),
         *([frontier.frontier_figure(shown, texts, "the paper's scores")] if len(shown) else []),
-        *(figures.table(table, caption) for caption, table in tables.items() if len(table)),
+        *figures.tables(tables),
     ]

@@ -5,6 +5,8 @@ import re
 from collections.abc import Callable, Sequence
 from functools import wraps
 
+import pandas as pd
+
 from lmcompress.numbers import exp
 from lmcompress.records import Record
 from lmcompress.report.html import Html, escape, not_run
@@ -44,6 +46,14 @@ def estimate(value: float, low: float, high: float, to: str = " to ") -> str:
 def of_kind(records: Sequence[Record], *kinds: str) -> list[Record]:
     """Records of one kind of experiment, or of several."""
     return [record for record in records if record.kind in kinds]
+
+
+def on_task(frame: pd.DataFrame, task: str) -> pd.DataFrame:
+    """The rows of one task, by its name in figures. Raises ``LookupError`` where it was not run."""
+    rows = frame[frame["task"] == task]
+    if rows.empty:
+        raise LookupError(task)
+    return rows
 
 
 def main_task(tasks: Sequence[str]) -> str:
