@@ -16,8 +16,9 @@ from lmcompress.report.cptquant_evidence import Evidence
 from lmcompress.sensitivity.agreement import ceiling
 
 
-def test_quick_experiments_are_those_of_the_other_notebooks():
-    kinds = {run.kind for run in cptquant_claims.quick_experiments()}
+def test_the_runs_of_a_profile_are_those_of_the_other_notebooks():
+    assert cptquant_claims.runs_of("") == []
+    kinds = {run.kind for run in cptquant_claims.runs_of("quick")}
     assert {"truth", "score", "frontier", "random_band", "packed"} <= kinds
 
 

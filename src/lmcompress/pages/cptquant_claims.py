@@ -1,9 +1,10 @@
 """What became of each claim of CPTQuant (arXiv 2412.03599), judged on the records of the other notebooks."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import pandas as pd
+from pydantic import Field
 
 from lmcompress.experiments.released import DottedName
 from lmcompress.experiments.score_study import SubjectStudy
@@ -19,10 +20,11 @@ OF_TASKS = ("33_sensitivity_shootout", "34_bit_allocation")  # published for a s
 
 
 class Study(SubjectStudy):
-    """The released replacement of layers, tried on both models. The claims are judged on the other
-    notebooks' records.
+    """The released replacement of layers, tried on both models; and the claims, judged on the runs of the other
+    notebooks in ``runs_of`` (a profile; an empty one leaves them out).
     """
 
+    runs_of: Annotated[str, Field(pattern=r"^[\w-]{0,100}$")] = ""
     bits: Width = 4
     test: Sample = 128
     test_windows: Sample = 8
@@ -36,9 +38,10 @@ class Study(SubjectStudy):
         ]
 
 
-def quick_experiments() -> list[Experiment]:
-    """The experiments of the notebooks that the claims are judged on, in the profile ``quick``."""
-    found = [run for name in SOURCES for run in study_class(name)(**profile("quick", name)).experiments()]
+def runs_of(name: str) -> list[Experiment]:
+    """The experiments of the notebooks that the claims are judged on, in the profile ``name``; none without a name."""
+    sources = SOURCES if name else ()
+    found = [run for one in sources for run in study_class(one)(**profile(name, one)).experiments()]
     return list(dict.fromkeys(found))
 
 
