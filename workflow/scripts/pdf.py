@@ -59,6 +59,10 @@ def article(book: Path, address: str, known: set[str]) -> Tag:
     for section in text.find_all("section"):
         if section.find(["section", "figure", "table"]) is None and NOT_COMPUTED in section.get_text():
             section.decompose()
+    for section in reversed(text.find_all("section")):  # inner ones first
+        shown, heading = section.get_text(" ", strip=True), section.find(["h2", "h3"])
+        if heading and section.find(["svg", "img"]) is None and shown == heading.get_text(" ", strip=True):
+            section.decompose()  # all of it was folded away
     for table in text.find_all("table"):
         shorten(table)
     for details in text.find_all("details"):
