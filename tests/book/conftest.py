@@ -55,6 +55,7 @@ def executed(name: str) -> nbformat.NotebookNode:
     ]
     links = f"[with](20_retrain_subsets.md), [without](20_retrain_subsets), [the absent]({LEFT_OUT}.md)"
     words = f"# Page {name}\n\nA sentence with $x^2$ in it. See {links}.\n\n$$ \\sum_i x_i $$"
+    words += f'\n\n<div id="fig-{name[:2]}-1"></div>'  # the address of its first figure, which text links to
     cells = [nb.new_markdown_cell(words)]
     for piece in shown:
         out = nb.new_output("display_data", {"text/html": piece._repr_html_(), "text/plain": "a piece"})

@@ -29,7 +29,8 @@ def barriers(page) -> list[tuple[str, str]]:
     if not AXE.is_file():
         return []
     page.add_script_tag(path=AXE)
-    found = page.evaluate("axe.run({include: [['article']]}, {resultTypes: ['violations']})")["violations"]
+    options = "{resultTypes: ['violations'], preload: false}"  # preloading asks for style sheets, which files refuse
+    found = page.evaluate(f"axe.run({{include: [['article']]}}, {options})")["violations"]
     grave = [one for one in found if one["impact"] in ("critical", "serious")]
     return [(one["id"], one["nodes"][0]["html"][:120]) for one in grave]
 
