@@ -132,7 +132,9 @@ def test_links_between_notebooks_work_with_and_without_an_extension(built):
 
 
 def test_the_front_page_shows_every_verdict(built):
-    text = re.sub(r"<[^>]+>", "", (built / "book" / "intro.html").read_text(encoding="utf-8")).replace("’", "'")
+    text = re.sub(r"<[^>]+>", "", (built / "book" / "intro.html").read_text(encoding="utf-8")).replace(
+        "’", "'"
+    )
     for page in ("perp_claims", "cptquant_claims"):
         claims = importlib.import_module(f"lmcompress.pages.{page}").claims([])
         assert [claim for claim, *_ in claims if escape(claim, quote=False) not in text] == []
