@@ -7,7 +7,7 @@ from pathlib import Path
 import IPython.display
 import jupytext
 
-from lmcompress.records import study_class
+from lmcompress.plans import study_class
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 

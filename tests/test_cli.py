@@ -4,14 +4,14 @@ import experiments_for_tests as experiments
 import pytest
 import yaml
 
-from lmcompress import cli, records
+from lmcompress import cli, plans, records
 
 
 @pytest.fixture(autouse=True)
 def project(tmp_path, monkeypatch):
     """A project folder with a notebook, its study and two profiles."""
     monkeypatch.setenv("LMCOMPRESS_ROOT", str(tmp_path))
-    monkeypatch.setattr(records, "study_class", lambda _notebook: experiments.Study)
+    monkeypatch.setattr(plans, "study_class", lambda _notebook: experiments.Study)
     (tmp_path / "config").mkdir()
     (tmp_path / "config" / "full.yaml").write_text("90_doubling:\n  values: [3, 4]\n")
     (tmp_path / "notebooks").mkdir()

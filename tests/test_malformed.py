@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from malformed import COUNTS, TOKENS, VALUES, refused, spoiled, told
 
-from lmcompress import assets, cli, entries, files, records, sweep
+from lmcompress import assets, cli, entries, files, plans, records, sweep
 from lmcompress.cli import options
 from lmcompress.errors import ParameterError
 from lmcompress.recipe import Recipe
@@ -34,7 +34,7 @@ VALUE = st.recursive(
 @settings(max_examples=COUNTS["parameter sets"], deadline=None, derandomize=True)
 @given(st.data())
 def test_parameter_sets(found):
-    study = records.study_class(found.draw(st.sampled_from(NOTEBOOKS)))
+    study = plans.study_class(found.draw(st.sampled_from(NOTEBOOKS)))
     fields = st.sampled_from(sorted(study.model_fields)) | st.text(max_size=8)
     chosen = found.draw(st.dictionaries(fields, VALUE, min_size=1, max_size=3))
     if not refused(lambda: study(**chosen).experiments(), ""):
@@ -66,7 +66,7 @@ def test_files_of_parameters_recipes_and_profiles(tmp_path, monkeypatch):
     readers = (
         (PARAMETERS, lambda: options.study("20", (), path, "none")),
         (RECIPE, lambda: Recipe(**options.read_yaml(path, "a recipe"))),
-        (profile, lambda: records.planned("20_retrain_subsets", "given")),
+        (profile, lambda: plans.planned("20_retrain_subsets", "given")),
     )
     for whole, read in readers:
         path.write_bytes(whole)

@@ -25,7 +25,7 @@ class Blocked(importlib.abc.MetaPathFinder):
             raise ImportError(f"{name} is blocked")
 
 sys.meta_path.insert(0, Blocked())
-from lmcompress import records
+from lmcompress import plans, records
 from lmcompress.experiments import kinds
 from lmcompress.files import project_root
 import lmcompress.cli
@@ -37,9 +37,9 @@ for room in ("report", "pages", "experiments"):
         importlib.import_module(f"lmcompress.{room}.{module.name}")
 for path in sorted((project_root() / "notebooks").glob("*.md")):
     for profile in ("quick", "full"):
-        study = records.study_class(path.stem)(**records.profile(profile, path.stem))
+        study = plans.study_class(path.stem)(**plans.profile(profile, path.stem))
         assert study.experiments(), path.stem
-    records.published(path.stem)
+    plans.published(path.stem)
 print("without torch")
 """
 

@@ -8,7 +8,7 @@ import pytest
 from experiments_for_tests import Doubling
 from filelock import FileLock
 
-from lmcompress import provenance, publish, records
+from lmcompress import plans, provenance, publish, records
 from lmcompress.errors import ParameterError
 from lmcompress.files import project_root
 
@@ -227,33 +227,33 @@ def test_a_record_names_a_kind_and_never_a_module():
 
 
 def test_the_published_records_of_a_notebook_are_those_of_its_full_profile(project, monkeypatch):
-    monkeypatch.setattr(records, "study_class", lambda _name: experiments.Study)
+    monkeypatch.setattr(plans, "study_class", lambda _name: experiments.Study)
     (project / "config").mkdir()
     (project / "config" / "full.yaml").write_text("90_doubling:\n  values: [3, 4]\n")
     publish.publish(records.obtain([Doubling(value=value) for value in (2, 4)]))
-    assert [record.parameters["value"] for record in records.published("90_doubling")] == [4]
-    assert records.coverage("90_doubling") == {"doubling": (1, 2)}
+    assert [record.parameters["value"] for record in plans.published("90_doubling")] == [4]
+    assert plans.coverage("90_doubling") == {"doubling": (1, 2)}
 
 
 def test_another_profile_has_plans_and_published_records_of_its_own(project, monkeypatch):
-    monkeypatch.setattr(records, "study_class", lambda _name: experiments.Study)
+    monkeypatch.setattr(plans, "study_class", lambda _name: experiments.Study)
     (project / "config").mkdir()
     (project / "config" / "full.yaml").write_text("90_doubling:\n  values: [3, 4]\n")
     (project / "config" / "other.yaml").write_text("90_doubling:\n  values: [2, 4, 6]\n")
     publish.publish(records.obtain([Doubling(value=value) for value in (2, 3, 4)]))
-    assert [one.value for one in records.planned("90_doubling", "other")] == [2, 4, 6]
-    assert [one.parameters["value"] for one in records.published("90_doubling", "other")] == [2, 4]
-    assert records.coverage("90_doubling", "other") == {"doubling": (2, 3)}
-    assert records.coverage("90_doubling") == {"doubling": (2, 2)}
+    assert [one.value for one in plans.planned("90_doubling", "other")] == [2, 4, 6]
+    assert [one.parameters["value"] for one in plans.published("90_doubling", "other")] == [2, 4]
+    assert plans.coverage("90_doubling", "other") == {"doubling": (2, 3)}
+    assert plans.coverage("90_doubling") == {"doubling": (2, 2)}
     with pytest.raises(ParameterError, match="profile"):
-        records.published("90_doubling", "fast")
+        plans.published("90_doubling", "fast")
 
 
 def test_unknown_names_are_refused(project):
     with pytest.raises(ParameterError, match="notebook"):
-        records.study_class("99_nothing")
+        plans.study_class("99_nothing")
     with pytest.raises(ParameterError, match="profile"):
-        records.profile("fast", "10_pruning_sweep")
+        plans.profile("fast", "10_pruning_sweep")
     with pytest.raises(ParameterError, match="key"):
         records.by_key("0000")
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from tiny_assets import tiny_corpus, tiny_model_folder
 
-from lmcompress import cli, estimates, plan, records, sweep
+from lmcompress import cli, estimates, plan, plans, records, sweep
 from lmcompress.errors import ParameterError
 from lmcompress.estimates import Estimate, estimate
 from lmcompress.files import project_root
@@ -69,7 +69,7 @@ def test_runs_of_one_pruned_model_go_together(tmp_path):
 
 
 def test_a_notebooks_parameters_can_be_varied(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "study_class", lambda _name: experiments.Study)
+    monkeypatch.setattr(plans, "study_class", lambda _name: experiments.Study)
     path = written(tmp_path, "s.yaml", {"notebook": "90_doubling", "grid": {"values": [[1, 2], [2, 3]]}})
     assert [one.value for one in sweep.read(path)[0]] == [1, 2, 3]
 

@@ -61,7 +61,7 @@ def installed(tmp_path_factory):
 
 def test_published_records_are_read(installed):
     code = "import lmcompress; print(lmcompress.__file__)"
-    count = "from lmcompress.records import published; print(len(published('10_pruning_sweep')))"
+    count = "from lmcompress.plans import published; print(len(published('10_pruning_sweep')))"
     file, count = installed("-c", f"{code}\n{count}").split()
     assert Path(file).is_relative_to(installed.folder / "site")
     assert int(count) >= 30

@@ -40,7 +40,7 @@ class Verdicts(SphinxDirective):
     def run(self):
         # here, not above: only one page needs torch, which these bring along
         from lmcompress.pages import cptquant_claims, perp_claims
-        from lmcompress.records import published
+        from lmcompress.plans import published
         from lmcompress.report.html import VERDICTS
 
         page = self.arguments[0]

@@ -23,7 +23,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
-from lmcompress import records
+from lmcompress import plans, records
 from lmcompress.errors import ParameterError
 from lmcompress.parameters import Parameters, read_yaml
 from lmcompress.records import Experiment
@@ -124,7 +124,7 @@ def _of(kind: str, notebook: str, point: dict[str, Any]) -> list[Experiment]:
     if bool(kind) == bool(notebook):
         raise ParameterError("experiment", kind, "either this or notebook, and not both")
     if notebook:
-        return records.study_class(notebook)(**point).experiments()
+        return plans.study_class(notebook)(**point).experiments()
     known = records.classes()
     if kind not in known or known[kind].run is Experiment.run:
         raise ParameterError("experiment", kind, sorted(known))

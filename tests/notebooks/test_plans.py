@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmcompress import assets, records
+from lmcompress import assets, plans, records
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 FILES = {
@@ -22,7 +22,7 @@ PLANS = [
 @pytest.mark.parametrize(("profile", "notebook"), PLANS)
 def test_a_profile_is_valid_without_local_data(profile, notebook, monkeypatch):
     monkeypatch.setattr(assets, "_local", lambda _name: None)
-    planned = records.planned(notebook, profile)
+    planned = plans.planned(notebook, profile)
     assert planned
     known = {kind: set(assets.names(kind)) for kind in ("model", "data")}
     local = {name for experiment in planned for name in getattr(experiment, "tasks", {}).values()}
@@ -35,5 +35,5 @@ def test_a_profile_is_valid_without_local_data(profile, notebook, monkeypatch):
 @pytest.mark.parametrize("notebook", sorted(path.stem for path in CONFIG.parent.glob("notebooks/*.md")))
 def test_a_notebook_can_start_with_its_own_defaults(notebook, monkeypatch):
     monkeypatch.setattr(assets, "_local", lambda _name: None)
-    for experiment in records.study_class(notebook)().experiments():
+    for experiment in plans.study_class(notebook)().experiments():
         assert len(records.key_of(experiment)) == 64

@@ -10,7 +10,8 @@ from cptquant_tiny import tiny  # noqa: F401
 from scipy import stats
 
 from lmcompress.pages import cptquant_claims
-from lmcompress.records import Record, obtain, published
+from lmcompress.plans import published
+from lmcompress.records import Record, obtain
 from lmcompress.report import cptquant_evidence, cptquant_facts, depth, frontier, html
 from lmcompress.report.cptquant_evidence import Evidence
 from lmcompress.sensitivity.agreement import ceiling

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmcompress import records
+from lmcompress import plans
 from lmcompress.pages import perp_claims
 from lmcompress.pages.perp_claims import Study, claims, judged
 from lmcompress.records import Record
@@ -112,6 +112,6 @@ def test_counted_shares():
 @pytest.mark.parametrize("profile", ["quick", "full"])
 def test_the_plans_hold_what_is_judged(profile, monkeypatch):
     monkeypatch.delenv("LMCOMPRESS_ROOT", raising=False)  # the checkout, with its config
-    study = Study(**records.profile(profile, "29_perp_claims"))
+    study = Study(**plans.profile(profile, "29_perp_claims"))
     kinds = {experiment.kind for experiment in study.experiments()}
     assert {"tuned", "retrain", "reconstruct", "share_trained", "step_cost"} <= kinds

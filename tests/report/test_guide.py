@@ -4,9 +4,9 @@ import math
 
 import pytest
 
+from lmcompress.plans import published
 from lmcompress.quantize.formats import Bits, parse
 from lmcompress.recipe import Recipe, short
-from lmcompress.records import published
 from lmcompress.report import answers, frontier, guide
 
 

@@ -12,7 +12,8 @@ import sys
 import typing
 from pathlib import Path
 
-from lmcompress.records import Study, study_class
+from lmcompress.plans import study_class
+from lmcompress.records import Study
 
 CELL = re.compile(r"(```\{code-cell\} ipython3\n:tags: \[parameters\]\n)(.*?)(```)", re.DOTALL)
 LINE = re.compile(r"(\w+): \w+ = (.*)")

@@ -20,7 +20,7 @@ def check(notebook: str, values: dict) -> None:
     """Raise the Study's ParameterError for values that it does not take, or that ask for runs that cannot be."""
     if find_spec(f"lmcompress.pages.{notebook.partition('_')[2]}"):
         # Seconds of imports, spared where nothing is to be checked.
-        from lmcompress.records import planned_with
+        from lmcompress.plans import planned_with
 
         planned_with(notebook, values)
 

@@ -78,14 +78,14 @@ def study(notebook: str, parameter: Sequence[tuple[str, str]], file: Path | None
 
     Raises :class:`ParameterError` for what cannot run, also where the parameters ask for no run at all.
     """
-    from lmcompress import records
+    from lmcompress import plans
 
     name = notebook_name(notebook)
     if profile is None:  # an installed package without a checkout has no profiles
         profile = "quick" if carried("config", "quick.yaml").is_file() else "none"
-    given = {} if profile == "none" else records.profile(profile, name)
+    given = {} if profile == "none" else plans.profile(profile, name)
     if file:
         given = given | read_yaml(file, "parameters")
     given = given | dict(parameter)
-    made = records.study_class(name)(**given)
+    made = plans.study_class(name)(**given)
     return made, given, made.experiments()

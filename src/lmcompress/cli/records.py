@@ -38,11 +38,12 @@ def list_records(
     kind: str | None, page: str | None, parameter, here: bool, limit: int | None, as_json: bool
 ) -> None:
     """List all records, or those of a kind, with their results."""
+    from lmcompress import plans
     from lmcompress import records as known
 
     if kind is not None:
         known.experiment_class(kind)
-    found = known.published(options.notebook_name(page)) if page else known.all_records()
+    found = plans.published(options.notebook_name(page)) if page else known.all_records()
     wanted = [(name, yaml.load(value, Yaml)) for name, value in parameter]
     names = {name for record in found for name in record.parameters}
     for name, _ in wanted:
@@ -199,13 +200,14 @@ def redo(key: str) -> None:
 @click.option("--profile", default="full", show_default=True, help="config/PROFILE.yaml")
 def publish(notebooks: tuple[str, ...], profile: str) -> None:
     """Merge the computed records of a profile into results/."""
+    from lmcompress import plans
     from lmcompress import publish as publisher
     from lmcompress import records as known
 
     wanted = [
         (one.kind, one.model_dump(mode="json"))
         for name in notebooks
-        for one in known.planned(options.notebook_name(name), profile)
+        for one in plans.planned(options.notebook_name(name), profile)
     ]
     found = [record for record in known.computed_records() if (record.kind, record.parameters) in wanted]
     files, left_out = publisher.publish(found)

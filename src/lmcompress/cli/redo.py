@@ -63,7 +63,7 @@ _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # in uni
 
 def _published(what: str, profile: str) -> list:
     """The published records that ``what`` names. Raises :class:`ParameterError` where there are none."""
-    from lmcompress import records
+    from lmcompress import plans, records
 
     if re.fullmatch(r"\d\d\.\d+", what):
         from lmcompress.report.opening import runs_of
@@ -73,7 +73,7 @@ def _published(what: str, profile: str) -> list:
         found = records.published_records(what)
     else:
         try:
-            found = records.published(options.notebook_name(what), profile)
+            found = plans.published(options.notebook_name(what), profile)
         except ParameterError as error:
             if error.field != "notebook":
                 raise

@@ -9,7 +9,8 @@ from pydantic import Field
 from lmcompress.experiments.released import DottedName
 from lmcompress.experiments.score_study import SubjectStudy
 from lmcompress.parameters import Sample, Width
-from lmcompress.records import Experiment, Record, profile, published, study_class
+from lmcompress.plans import profile, published, study_class
+from lmcompress.records import Experiment, Record
 from lmcompress.report import cptquant_facts, depth, figures, reported, verdicts
 from lmcompress.report.cptquant_evidence import Evidence
 from lmcompress.report.html import VERDICTS

@@ -9,9 +9,10 @@ from pydantic import Field
 from lmcompress.experiments.perp_study import PerpStudy
 from lmcompress.experiments.pruned import SubsetText
 from lmcompress.parameters import PatternText, Rate, Some
+from lmcompress.plans import published
 from lmcompress.prune.criteria import CriterionName
 from lmcompress.prune.pattern import parse
-from lmcompress.records import Experiment, Record, published
+from lmcompress.records import Experiment, Record
 from lmcompress.report import figures, perp_figures
 from lmcompress.report.figures import Figure
 from lmcompress.report.html import Html

@@ -25,8 +25,9 @@ from lmcompress.parameters import (
     Some,
     TaskName,
 )
+from lmcompress.plans import profile, study_class
 from lmcompress.prune.criteria import CriterionName
-from lmcompress.records import Experiment, Record, profile, study_class
+from lmcompress.records import Experiment, Record
 from lmcompress.report import answers, figures, reported, verdicts
 from lmcompress.report.html import VERDICTS, Html
 from lmcompress.report.opening import Answer, claimed

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lmcompress.records import Record, published
+from lmcompress.plans import published
+from lmcompress.records import Record
 from lmcompress.report import figures, frontier
 from lmcompress.report.agreement import agreement
 from lmcompress.report.figures import Figure

@@ -13,7 +13,7 @@ from statistics import fmean
 
 import pandas as pd
 
-from lmcompress import records
+from lmcompress import plans, records
 from lmcompress.files import carried
 from lmcompress.records import Record
 from lmcompress.report import canvas, figures
@@ -112,8 +112,8 @@ def pages_of() -> dict[str, str]:
     found: dict[str, str] = {}
     for name in sorted(path.stem for path in carried("notebooks").glob("*.md")):
         for profile in PROFILES:
-            if profile == "full" or records.profile(profile, name):
-                for one in records.planned(name, profile):
+            if profile == "full" or plans.profile(profile, name):
+                for one in plans.planned(name, profile):
                     found.setdefault(_run(one.kind, one.model_dump(mode="json")), name)
     return found
 

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 
 from lmcompress.numbers import mean
+from lmcompress.plans import published
 from lmcompress.quantize.formats import Bits, stored_bytes
-from lmcompress.records import Record, published
+from lmcompress.records import Record
 from lmcompress.report import answers, frontier
 from lmcompress.report.html import Html, table
 from lmcompress.report.perp_tables import exp, interval

@@ -13,8 +13,8 @@ from html import escape
 import pandas as pd
 
 from lmcompress.errors import ParameterError
+from lmcompress.plans import coverage as coverage_of
 from lmcompress.records import Record
-from lmcompress.records import coverage as coverage_of
 
 SHOWN = 10  # rows of a table; of a longer one the others are folded away
 HOLDS, PART, FAILS = "holds", "holds in part", "does not hold here"

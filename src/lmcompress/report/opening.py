@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import ClassVar
 
+from lmcompress import plans
 from lmcompress import records as store
 from lmcompress.errors import ParameterError
 from lmcompress.estimates import estimate
@@ -72,7 +73,7 @@ class Page:
 
     def __init__(self, notebook: str, profile: str = "full"):
         self.notebook, self.profile = notebook, profile
-        self.published = store.published(notebook, profile)
+        self.published = plans.published(notebook, profile)
 
     def answer(self, answer: Answers) -> Html:
         """The answer of the published runs; or that there are none, and how to compute them."""
@@ -160,7 +161,7 @@ class Page:
             [f"{len(self.published)} published runs took {duration(seconds)} on {devices}"] if seconds else []
         )
         known = [one for one in store.all_records() if "NVIDIA" not in one.provenance["device"]]
-        expected = [estimate(one, known).seconds for one in store.study_class(self.notebook)().experiments()]
+        expected = [estimate(one, known).seconds for one in plans.study_class(self.notebook)().experiments()]
         if expected and None not in expected:
             parts.append(f"the parameters below take about {duration(sum(expected))} on a CPU")
         said = f'<p class="lm-time"><em>Time:</em> {escape("; ".join(parts) or "no run tells")}.</p>'
