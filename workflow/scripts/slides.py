@@ -63,7 +63,7 @@ def deck(page: Path) -> str:
     """The page as one HTML file of slides."""
     soup = BeautifulSoup(page.read_text(encoding="utf-8"), "html.parser")
     article = soup.find("article")
-    for gone in article.select(".headerlink, script, style, button"):
+    for gone in article.select(".headerlink, script, style, button, .lm-figure + details"):
         gone.decompose()
     for link in article.find_all("a"):
         if not link.get("href", "").startswith("http"):
