@@ -1,6 +1,7 @@
 """What every benchmark here shares: command line, where it ran, the record and the table."""
 
 import argparse
+import os
 import platform
 import subprocess
 import sys
@@ -77,7 +78,12 @@ def provenance(options: argparse.Namespace) -> dict:
 
 
 def commit(folder: Path) -> str | None:
-    """Commit that ``folder`` is a checkout of, with ``+changes`` where files differ; None outside of git."""
+    """Commit that ``folder`` is a checkout of, with ``+changes`` where files differ; None outside of git.
+
+    The variable LMCOMPRESS_COMMIT names ours where it travels without its git folder.
+    """
+    if folder == ROOT and (given := os.environ.get("LMCOMPRESS_COMMIT")):
+        return given
     note = folder / "COMMIT"  # for a copy without its git folder
     if note.is_file():
         return note.read_text().strip()

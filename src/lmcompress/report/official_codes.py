@@ -85,7 +85,9 @@ def _table(name: str, title: str) -> Html:
         )
     about = record["provenance"]
     against = [f"{where.rpartition('/')[2]} at {commit[:7]}" for where, commit in about["official"].items()]
-    origin = "; ".join([about["device"], f"ours at {about['commit'][:7]}", *against])
+    commit = about["commit"]
+    ours = f"ours at {commit[:7]}" if commit else "ours, whose commit the run did not record"
+    origin = "; ".join([about["device"], ours, *against])
     rows = pd.DataFrame(record["rows"])
     named = [column for column in rows if rows[column].map(type).eq(str).any()]
     # ends of an interval after what they belong to, the lower one first
