@@ -146,9 +146,7 @@ class _Job:
         try:
             lock.acquire(blocking=False)
         except Timeout:
-            raise ParameterError(
-                "OUT", str(self.out), "a folder that no other process is working on"
-            ) from None
+            raise ParameterError("OUT", str(self.out), "a folder that no other process works on") from None
         with lock:
             self._claim()
             results = self._steps()
@@ -169,9 +167,7 @@ class _Job:
 
     def _steps(self) -> dict[str, dict]:
         """Carry out what is not done yet; the results of all steps."""
-        acts: dict[str, Callable[[Path], dict]] = {
-            name: getattr(self, f"_{name}") for name in self.recipe.steps
-        }
+        acts: dict[str, Callable[[Path], dict]] = {one: getattr(self, f"_{one}") for one in self.recipe.steps}
         if self.recipe.evaluation:
             acts = {"before": self._evaluate, **acts, "after": self._evaluate}
         results: dict[str, dict] = {}
