@@ -5,6 +5,7 @@ import pandas as pd
 from lmcompress.files import benchmark
 from lmcompress.report.html import Html, not_run, whole
 
+COLUMNS = ["notebook", "exit code", "seconds", "processor seconds", "runs", "commit"]
 CAPTION = "Notebooks by plain papermill with their own parameters, where nothing was computed before"
 
 
@@ -17,7 +18,7 @@ def table() -> Html:
         return not_run(
             "the time of each notebook", "`python benchmarks/notebooks.py --out results/benchmarks`"
         )
-    rows = pd.DataFrame(found["rows"])
+    rows = pd.DataFrame(found["rows"])[COLUMNS]
     ended = int((rows["exit code"] == 0).sum())
     most = rows.loc[rows["processor seconds"].idxmax()]
     said = (
