@@ -139,23 +139,16 @@ class Side:
     def __init__(self, name: str, model: nn.Module, masks: dict[str, Tensor], layers, half: bool):
         self.name, self.model, self.masks, self.layers, self.half = name, model, masks, layers, half
 
-    def attach(self, kind: str, start: dict[str, Tensor] | None = None) -> dict[str, nn.Parameter]:
-        """Put adapters of ``kind`` on; parameters by ``layer.a`` and ``layer.b``, set to ``start`` if
-        given.
-        """
+    def attach(self, kind: str) -> dict[str, nn.Parameter]:
+        """Put adapters of ``kind`` on; parameters by ``layer.a`` and ``layer.b``."""
         if self.name == "ours":
-            found = adapters.attach(self.model, kind, RANK, ALPHA, self.masks)
-        else:
-            found = {}
-            for name, linear in block_linears(self.model).items():
-                layer = official.lora_layer(self.layers, kind, linear, RANK, ALPHA)
-                self.model.set_submodule(name, layer)
-                found[f"{name}.a"] = layer.lora_layer.lora_A["default"].weight
-                found[f"{name}.b"] = layer.lora_layer.lora_B["default"].weight
-        with torch.no_grad():
-            for name, value in found.items():
-                if start is not None:
-                    value.copy_(start[name])
+            return adapters.attach(self.model, kind, RANK, ALPHA, self.masks)
+        found = {}
+        for name, linear in block_linears(self.model).items():
+            layer = official.lora_layer(self.layers, kind, linear, RANK, ALPHA)
+            self.model.set_submodule(name, layer)
+            found[f"{name}.a"] = layer.lora_layer.lora_A["default"].weight
+            found[f"{name}.b"] = layer.lora_layer.lora_B["default"].weight
         return found
 
     def detach(self) -> None:
@@ -213,9 +206,7 @@ def random_start(parameters: dict[str, nn.Parameter], kind: str) -> dict[str, Te
 
 
 def check(layers, name: str, options) -> list[dict]:
-    """Loss and gradients of both sides on two blocks: in fp32 they must agree; in half precision, their
-    errors.
-    """
+    """Loss and gradients of both sides on two blocks: in fp32 they must agree; in half precision, errors."""
     rows = []
     for kind in KINDS:
         loss, gradient = gradients("official", layers, name, kind, False, options.device)
@@ -276,6 +267,7 @@ def compare(layers, name: str, options, limit: dict | None) -> list[dict]:
     counted = flops(config, options.batch, options.length, trained="layer_norm")
     weights = sum(linear.weight.numel() for linear in block_linears(sides["ours"].model).values())
     operations = counted.total + 2 * tokens.numel() * weights  # and dY^T X for every adapted weight
+    ceilings = None if limit is None else Ceilings(**limit)
     rows = []
     for checkpointing in (False, True):
         base = {}
@@ -307,17 +299,12 @@ def compare(layers, name: str, options, limit: dict | None) -> list[dict]:
                         "ms high": 1e3 * times[side].high,
                         "peak GiB": (resident[side] + peaks[side]) / GIB if limit else None,
                         "extra GiB": (peaks[side] - base[side]) / GIB if limit else None,
-                        "share of peak rate": None if limit is None else share(operations, seconds, limit),
+                        "share of peak rate": ceilings and share_of_peak(operations, seconds, ceilings),
                     }
                 )
     sides.clear()
     release(device)
     return rows
-
-
-def share(operations: float, seconds: float, limit: dict) -> float:
-    """Needed operations (recomputation not counted) per second over the measured rate of matrix products."""
-    return share_of_peak(operations, seconds, Ceilings(**limit))
 
 
 def held(device: str) -> int:

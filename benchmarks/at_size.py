@@ -16,25 +16,24 @@ device does in that time at its measured ceiling.
 import gc
 import json
 import math
-import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import bench
 import counted
+import plain
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, OPTConfig
 
 from lmcompress.cost import Ceilings, flops, measured
 from lmcompress.experiments.costs import ARCHITECTURES
-from lmcompress.models import block_linears, blocks
+from lmcompress.models import block_linears
 from lmcompress.prune.mask import Masks
 from lmcompress.prune.model import prune_model
 from lmcompress.quantize.model import quantize_model
 from lmcompress.retrain.local import CHECKS
 from lmcompress.retrain.reconstruct import reconstruct
-from lmcompress.retrain.subsets import existing, select
+from lmcompress.retrain.subsets import select
 from lmcompress.retrain.train import train
 
 TINY = {
@@ -311,7 +310,7 @@ def step(
 ) -> tuple[float, int, int]:
     """Seconds of a step (the first ones left out), peak bytes, and how many blocks were checkpointed."""
     if method == PLAIN:
-        return plain_step(model, windows, options)
+        return plain.step(model, windows, options)
     single = checkpointing.endswith("a window at a time")
     how = {
         "lr": 1e-5,
@@ -333,35 +332,6 @@ def step(
         )
         del parameters
     return (later.seconds - first.seconds) / options.train_steps, cost[0].peak_bytes, later.recomputed
-
-
-def plain_step(model: nn.Module, windows, options) -> tuple[float, int, int]:
-    """The same of transformers alone: its own loss, its own checkpointing of all blocks, no optimizer."""
-    model.requires_grad_(False)
-    for name in ("biases", "norms"):
-        for value in existing(model, name).values():
-            value.requires_grad_(True)
-    model.gradient_checkpointing_enable({"use_reentrant": False})
-    model.train()
-    times = []
-    with measured(options.device) as cost:
-        for start in range(2 + options.train_steps):
-            with measured_step(options.device, times):
-                batch = windows[start % 8 * options.batch :][: options.batch].to(options.device)
-                model(input_ids=batch, labels=batch, use_cache=False).loss.backward()
-                model.zero_grad()
-    model.gradient_checkpointing_disable()
-    model.eval()
-    return sum(times[2:]) / options.train_steps, cost[0].peak_bytes, len(blocks(model))
-
-
-@contextmanager
-def measured_step(device: str, times: list[float]):
-    start = time.perf_counter()
-    yield
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
-    times.append(time.perf_counter() - start)
 
 
 def restored(model: nn.Module, method: str) -> None:
