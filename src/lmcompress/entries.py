@@ -2,7 +2,7 @@
 
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
@@ -53,7 +53,7 @@ class _Entry(BaseModel):
 _FILE = TypeAdapter(dict[Literal["model", "data"], dict[_Name, _Entry]])
 
 
-def read(path: Path) -> dict[str, dict[str, dict]]:
+def read(path: Path) -> dict[str, dict[str, dict[str, Any]]]:
     """Kind -> name -> fields of every entry; one with ``of`` has those of that entry, too.
 
     Raises :class:`AssetError` that names file, entry and field.

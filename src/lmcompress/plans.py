@@ -6,6 +6,7 @@ No torch.
 import importlib
 import re
 from pathlib import Path
+from typing import Any
 
 from lmcompress.errors import ParameterError
 from lmcompress.files import carried
@@ -13,7 +14,7 @@ from lmcompress.parameters import named, read_yaml
 from lmcompress.records import Experiment, Record, Study, published_records, worth
 
 
-def profile(name: str, notebook: str) -> dict:
+def profile(name: str, notebook: str) -> dict[str, Any]:
     """Parameters of a notebook (``NN_name``) in ``config/NAME.yaml``. Raises :class:`ParameterError` for a profile
     that there is not.
     """
@@ -36,7 +37,8 @@ def study_class(notebook: str) -> type[Study]:
     """The :class:`Study` of a notebook: ``10_pruning_sweep`` (or its path) is ``lmcompress.pages.pruning_sweep``."""
     name = re.sub(r"^\d+_", "", Path(notebook).stem)
     try:
-        return importlib.import_module(f"lmcompress.pages.{name}").Study
+        study: type[Study] = importlib.import_module(f"lmcompress.pages.{name}").Study
+        return study
     except ModuleNotFoundError as error:
         if error.name != f"lmcompress.pages.{name}":
             raise

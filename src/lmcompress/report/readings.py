@@ -1,6 +1,7 @@
 """Ten readings of this book and what each took, of ``results/benchmarks/readings.json``."""
 
 import json
+from typing import Any
 
 import pandas as pd
 
@@ -8,14 +9,15 @@ from lmcompress.records import results_folder
 from lmcompress.report.html import Html, whole
 
 
-def rows() -> list[dict]:
+def rows() -> list[dict[str, Any]]:
     """What ``benchmarks/readings.py`` wrote, a reading each. Raises ``LookupError`` where the record is missing."""
     path = results_folder() / "benchmarks" / "readings.json"
     if not path.is_file():
         raise LookupError(
             "`python benchmarks/readings.py build/book/_build/html results/benchmarks/readings.json`"
         )
-    return json.loads(path.read_text(encoding="utf-8"))["rows"]
+    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["rows"]
+    return found
 
 
 def table() -> Html:
