@@ -4,10 +4,11 @@ import pytest
 
 from lmcompress import plans
 from lmcompress.pages import perp_claims
-from lmcompress.pages.perp_claims import Study, claims, judged
+from lmcompress.pages.perp_claims import Study, claims
 from lmcompress.records import Record
 from lmcompress.report import html, perp_evidence
 from lmcompress.report.html import FAILS, HOLDS, NOT_RUN, PART
+from lmcompress.report.perp_evidence import judged
 
 
 def run(

@@ -31,8 +31,7 @@ from lmcompress.records import Experiment, Record
 from lmcompress.report import answers, figures, reported, verdicts
 from lmcompress.report.html import VERDICTS, Html
 from lmcompress.report.opening import Answer, claimed
-from lmcompress.report.perp_evidence import Evidence, state
-from lmcompress.report.words import remembered
+from lmcompress.report.perp_evidence import judged, state
 
 NOTEBOOKS = ("20_retrain_subsets", "21_reconstruction", "22_iterative_or_one_shot", "23_cost_of_retraining")
 
@@ -121,12 +120,6 @@ class Study(PerpStudy):
             for seed in self.seeds
             for subset in self.classifier_subsets
         ]
-
-
-@remembered
-def judged(records: Sequence[Record]) -> list[verdicts.Judged]:
-    """The verdict on every claim of ``claims/perp.yaml``; ``records``: of this notebook's study."""
-    return verdicts.judge_all("perp", Evidence(records).measures())
 
 
 def claims(records: Sequence[Record]) -> list[tuple[str, str, str]]:

@@ -15,7 +15,7 @@ from lmcompress.records import Record
 from lmcompress.report import figures, frontier
 from lmcompress.report.agreement import agreement
 from lmcompress.report.figures import Figure
-from lmcompress.report.perp_evidence import Evidence
+from lmcompress.report.perp_evidence import Evidence, judged
 from lmcompress.report.perp_tables import Losses, exp
 from lmcompress.report.verdicts import Judged, interval, tally
 from lmcompress.report.words import estimate
@@ -173,10 +173,10 @@ def three_bits(records: Sequence[Record]) -> Answer:
     return Answer("What do 3 bits cost?", sentence, BITS)
 
 
-def cannot_be_judged(judged: Sequence[Judged]) -> Answer:
+def cannot_be_judged(claims: Sequence[Judged]) -> Answer:
     """How many claims have no verdict, and on how large a model the others rest."""
     sentence = (
-        f"Of {len(judged)} claims and questions on PERP, by published runs: {tally(judged)}. The models "
+        f"Of {len(claims)} claims and questions on PERP, by published runs: {tally(claims)}. The models "
         "are far smaller than the papers', and what holds at one size need not hold at the other."
     )
     return Answer("What cannot be judged at this size?", sentence, CLAIMS)
@@ -184,8 +184,6 @@ def cannot_be_judged(judged: Sequence[Judged]) -> Answer:
 
 def answers() -> list[Answer]:
     """The six answers of the front page. Raises ``LookupError`` where records are missing."""
-    from lmcompress.pages.perp_claims import judged
-
     claims = _of(CLAIMS)
     makers: tuple[Callable[[], Answer], ...] = (
         lambda: survives(claims),

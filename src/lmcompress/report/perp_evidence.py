@@ -15,7 +15,8 @@ from lmcompress.files import benchmark
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Record
 from lmcompress.report.perp_tables import Losses, corpora, exp
-from lmcompress.report.verdicts import Case, interval
+from lmcompress.report.verdicts import Case, Judged, interval, judge_all
+from lmcompress.report.words import remembered
 
 PAPER_MODELS = ("OPT-2.7B", "OPT-6.7B", "OPT-13B", "OPT-30B")
 Level = float
@@ -291,3 +292,9 @@ def difference(
         return []
     apart = np.stack([own[seed] - other[seed] for seed in seeds])
     return [Case(setting, *interval(apart, level, transform), len(seeds))]
+
+
+@remembered
+def judged(records: Sequence[Record]) -> list[Judged]:
+    """The verdict on every claim of ``claims/perp.yaml``; ``records``: of the study of page 29."""
+    return judge_all("perp", Evidence(records).measures())
