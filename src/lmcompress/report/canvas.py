@@ -46,7 +46,18 @@ FAMILIES = (
         *("ends high", "middle high", "uniform", "random draws", "CMPQ as released", "PMPQ as released"),
     ),
 )
+ALLOCATORS = (
+    *(
+        "uniform, groups",
+        "random allocations",
+        "measured truth, shrunk",
+        "measured divergence",
+        "uniform, rows",
+    ),
+    "uniform, GPTQ",
+)  # beside scores, from the tenth place on; never beside scores as released
 METHODS = {name: place for family in FAMILIES for place, name in enumerate(family)}
+METHODS |= {name: 10 + place for place, name in enumerate(ALLOCATORS)}
 GREY = "#7b7f86"  # can be read on white and on black
 INK = "#010203"  # drawn in this, written out as currentColor
 WIDTH, HEIGHT = 5.6, 2.7  # inches; narrow, so that text is still readable at the width of a phone
