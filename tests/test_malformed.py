@@ -61,7 +61,7 @@ rates: {norms: 1e-3, full: 0.01}
 def test_files_of_parameters_recipes_and_profiles(tmp_path, monkeypatch):
     path, each = tmp_path / "config" / "given.yaml", COUNTS["files of parameters, recipes and profiles"] // 3
     path.parent.mkdir()
-    monkeypatch.setattr(records, "carried", tmp_path.joinpath)
+    monkeypatch.setattr(plans, "carried", tmp_path.joinpath)
     profile = b"20_retrain_subsets:\n  " + PARAMETERS.strip().replace(b"\n", b"\n  ")
     readers = (
         (PARAMETERS, lambda: options.study("20", (), path, "none")),

@@ -153,7 +153,7 @@ MEANT = {
         """biases block_rate_pattern budget_pattern compilation evaluation fine_tune_steps generations pattern
         rate_pattern rate_steps seed spared_at steps test""",
     ),
-    "none": (["empty text"], "block_rate_pattern classifier language notebook rate_pattern"),
+    "none": (["empty text"], "block_rate_pattern classifier language notebook rate_pattern runs_of"),
     "a regular expression": (["empty text", "a space", "a NUL", "a word"], "layers"),
 }
 LISTED = {(said, field) for values, fields in MEANT.values() for said in values for field in fields.split()}
@@ -181,7 +181,7 @@ UNSTARTABLE = {  # each value is one that its field may have; only together they
     "20 more": ("[{subsets: [biasses]}]", r"more\.0\.subsets\.0: .*did you mean biases"),
     "21 block_subsets": ("[head]", "subset: 'head' .*parameters inside a"),
     "21 targets": ("[dense]", None),
-    "22 rounds": ("[1, 30]", "rounds: 30 .*at most the 20 steps"),
+    "22 rounds": ("[1, 30]", "rounds: 30 .*at most the 12 steps"),
     "22 patterns": ("['2:4']", "rounds: 3 .*at most 2 for 2:4"),
     "29 compared": ("[{subsets: [biases+norms]}]", "subsets: 'biases.norms' .*one of nothing, norms"),
     "34 averages": ("[1.5]", "averages: 1.5 .*at least 2 bits"),

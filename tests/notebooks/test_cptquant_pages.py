@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from page_cells import check_parameters, shown_by
 
-from lmcompress import records
+from lmcompress import plans
 from lmcompress.pages import cptquant_claims
 from lmcompress.report import reported
 
@@ -53,7 +53,7 @@ def test_every_cell_runs_on_tiny_models(name, tiny, monkeypatch):  # noqa: F811
     def few(_profile: str, notebook: str) -> dict:
         return {**tiny, **CHANGES[notebook], "language": ""}  # the studies' own tests have both models
 
-    for module in (records, cptquant_claims):
+    for module in (plans, cptquant_claims):
         monkeypatch.setattr(module, "profile", few)
     monkeypatch.setattr(reported, "carried", lambda *parts: ROOT.joinpath(*parts))
     pages = shown_by(name, few("quick", name), monkeypatch.setattr)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from page_cells import check_parameters, shown_by
 
-from lmcompress import records
+from lmcompress import plans
 from lmcompress.pages import perp_claims
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "pages"))
@@ -73,7 +73,7 @@ def test_every_cell_runs_on_tiny_models(name, language, classification, monkeypa
         texts = classification if notebook == "20_retrain_subsets" else {}
         return {**language, **texts, **CHANGES[notebook]}
 
-    for module in (records, perp_claims):
+    for module in (plans, perp_claims):
         monkeypatch.setattr(module, "profile", few)
     pages = shown_by(name, few("quick", name), monkeypatch.setattr)
     assert any("Not run here" in page for page in pages)  # nothing is published in this folder

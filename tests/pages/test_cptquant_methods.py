@@ -34,7 +34,7 @@ def test_cmpq(common):
 
 
 def test_pmpq(common):
-    study = pmpq.Study(**common)
+    study = pmpq.Study(**common, language_scores=["PMPQ", "PMPQ as released"])
     records = obtain(study.experiments(), progress=False)
     signs = pmpq.sign_table(records).set_index("task")["Spearman of released with ours"]
     assert set(signs.index) == {"language modelling", "classification"}

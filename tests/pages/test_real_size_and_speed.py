@@ -13,7 +13,15 @@ from lmcompress.report.speed_tables import speed_table
 @pytest.fixture(scope="module")
 def records(tiny):  # noqa: F811
     study = Study(
-        **tiny, group=8, average=5.5, widths=[2, 4, 8], language_widths=[2, 4, 8], test=24, test_windows=4
+        **tiny,
+        group=8,
+        average=5.5,
+        widths=[2, 4, 8],
+        language_widths=[2, 4, 8],
+        test=24,
+        test_windows=4,
+        uniform=[16, 8, 4],
+        embeddings=["16bit", "8bit"],
     )
     return obtain(study.experiments(), progress=False)
 

@@ -31,8 +31,8 @@ value: int = 1  # what is shown
 {code}
 ```
 """
-# Stands for the library's records: here the only study is that of 20_studied, and it takes values below 5.
-RECORDS = """\
+# Stands for the library's plans: here the only study is that of 20_studied, and it takes values below 5.
+PLANS = """\
 from lmcompress.errors import ParameterError
 
 def planned_with(notebook, parameters):
@@ -57,7 +57,7 @@ class Project:
         for name in ("errors.py", "files.py"):
             self.write(f"src/lmcompress/{name}", (ROOT / "src" / "lmcompress" / name).read_text())
         self.write("src/lmcompress/__init__.py", "")
-        self.write("src/lmcompress/records.py", RECORDS)
+        self.write("src/lmcompress/plans.py", PLANS)
         self.write("src/lmcompress/pages/__init__.py", "")
         self.write("src/lmcompress/pages/studied.py", "")
         self.write("src/lmcompress/assets.toml", "")

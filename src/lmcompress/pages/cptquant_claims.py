@@ -31,6 +31,7 @@ class Study(SubjectStudy):
     test_windows: Sample = 8
 
     def experiments(self) -> list[Experiment]:
+        runs_of(self.runs_of)  # refuses a profile that there is not
         return [
             DottedName(
                 **on, bits=self.bits, test=self.test_windows if on["task"] == "language" else self.test
