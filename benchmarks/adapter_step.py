@@ -12,7 +12,8 @@ those of fp32 as well, and their errors reported.
 *Extra memory* is the peak of a step above that of the same side training only the norm parameters: that
 model has the same frozen weights and keeps all activations that any backward pass needs. What is left is
 the adapter's: masks, effective weights and layer inputs kept, its parameters with gradients and optimizer
-state, temporaries. Aim: at least 1.5 times the tokens per second, at most 0.6 times the extra memory.
+state, temporaries. *Kernel ms* is the time that the GPU works in a step, by torch's profiler; in the rest
+it waits. Aim: at least 1.5 times the tokens per second, at most 0.6 times the extra memory.
 
     git clone https://github.com/ZIB-IOL/PERP
     python benchmarks/adapter_step.py --perp PERP --out records --models opt-1.3b opt-6.7b
@@ -28,6 +29,7 @@ import official
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, OPTConfig
 
@@ -283,6 +285,7 @@ def compare(layers, name: str, options, limit: dict | None) -> list[dict]:
                     lambda made=made, kind=kind: made.stepper(made.attach(kind), tokens), device
                 )
             times = paired(steps, device, options.repeats)
+            works = {side: busy(step, device) for side, step in steps.items()}
             steps.clear()
             for side, made in sides.items():
                 made.detach()
@@ -297,6 +300,8 @@ def compare(layers, name: str, options, limit: dict | None) -> list[dict]:
                         "ms": 1e3 * seconds,
                         "ms low": 1e3 * times[side].low,
                         "ms high": 1e3 * times[side].high,
+                        "kernel ms": works[side][0],
+                        "kernels": works[side][1],
                         "peak GiB": (resident[side] + peaks[side]) / GIB if limit else None,
                         "extra GiB": (peaks[side] - base[side]) / GIB if limit else None,
                         "share of peak rate": ceilings and share_of_peak(operations, seconds, ceilings),
@@ -334,6 +339,19 @@ def peak(make: Callable[[], Callable[[], None]], device: str) -> tuple[int, Call
     step()
     synchronize(device)
     return peak_bytes(device) - before, step
+
+
+def busy(step: Callable[[], None], device: str) -> tuple[float | None, int | None]:
+    """Milliseconds that kernels of one step take of the GPU, and how many there are: what is missing to the time of a
+    step, the GPU waits for the processor to launch them. None on a CPU.
+    """
+    if torch.device(device).type != "cuda":
+        return None, None
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        step()
+        synchronize(device)
+    kernels = [one for one in found.key_averages() if one.self_device_time_total > 0]
+    return sum(one.self_device_time_total for one in kernels) / 1e3, sum(one.count for one in kernels)
 
 
 def set_checkpointing(side: Side, on: bool) -> None:

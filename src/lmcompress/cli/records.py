@@ -132,17 +132,23 @@ def verify(kind: str | None, sample: int | None, seed: int, tolerance: float) ->
 
 
 def deviation(old: object, new: object) -> float:
-    """The largest relative deviation between two results; infinite where they differ in anything but a number.
-    What is named seconds is a time and is left out.
+    """The largest of :func:`deviations`."""
+    return max(deviations(old, new), default=0.0)
+
+
+def deviations(old: object, new: object) -> list[float]:
+    """The relative deviation of every number and text of a result from that of another; infinite where they differ in
+    anything but a number. What is named seconds is a time and is left out.
     """
     if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
-        return max((deviation(old[name], new[name]) for name in old if "seconds" not in name), default=0.0)
+        pairs = [(old[name], new[name]) for name in old if "seconds" not in name]
+        return [one for pair in pairs for one in deviations(*pair)]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return max(map(deviation, old, new), default=0.0)
+        return [one for pair in zip(old, new, strict=True) for one in deviations(*pair)]
     numbers = all(isinstance(one, int | float) and not isinstance(one, bool) for one in (old, new))
     if numbers and old != new:
-        return abs(old - new) / max(abs(old), abs(new))
-    return 0.0 if (type(old) is type(new) and old == new) or numbers else math.inf
+        return [abs(old - new) / max(abs(old), abs(new))]
+    return [0.0 if (type(old) is type(new) and old == new) or numbers else math.inf]
 
 
 @records.command()

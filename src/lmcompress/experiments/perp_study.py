@@ -51,11 +51,11 @@ class PerpStudy(Study):
     dtype: Literal["fp32", "bf16"] = "bf16"
     length: Length = 128
     batch: Count = 4
-    steps: Count = 12
-    calibration: Count = 16
-    retraining: Count = 100
+    steps: Count = 8
+    calibration: Count = 8
+    retraining: Count = 64
     validation: Count = 8
-    test: Sample = 24
+    test: Sample = 12
     rates: dict[SubsetText, Rate] = Field(default_factory=dict)
     rate_patterns: Some[PatternText] = ("50%", "70%")
     rate_steps: Whole = 0

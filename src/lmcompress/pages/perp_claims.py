@@ -54,7 +54,10 @@ class Study(PerpStudy):
     """
 
     runs_of: Annotated[str, Field(pattern=r"^[\w-]{0,100}$")] = ""
-    compared: Many[Compared] = (Compared(), Compared(criteria=("wanda",), subsets=("nothing",)))
+    compared: Many[Compared] = (
+        Compared(subsets=("nothing", "norms")),
+        Compared(criteria=("wanda",), subsets=("nothing",)),
+    )
     tasks: dict[TaskName, QuestionsName] = Field(default_factory=dict)
     questions: Count | None = None
     classifier: ModelOrNone = ""

@@ -89,7 +89,7 @@ class Study(BaseStudy):
     model: ModelName = "smollm2-135m"
     data: CorpusName = "wikipedia-vital"
     dtype: Literal["fp32", "bf16"] = "bf16"
-    length: Length = 256
+    length: Length = 128
     test: Sample | None = 8
     calibration: Count = 8
     criteria: Some[CriterionName] = ("random", "magnitude", "magnitude-row", "wanda", "sparsegpt")
