@@ -6,6 +6,7 @@ Each calls the function that does the work, which has the same name or stands in
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -149,13 +150,13 @@ def reconstruct(
     training: ``steps``, ``lr``, ``warmup`` and ``seed`` count.
     walk: how the blocks are walked.
     """
-    numbers = {
+    numbers: dict[str, Any] = {
         "lr": training.rate(subset),
         "steps": training.steps,
         "warmup": training.warmup,
         "seed": training.seed,
     }
-    options = {"granularity": granularity, "targets": targets, "weights": weights}
+    options: dict[str, Any] = {"granularity": granularity, "targets": targets, "weights": weights}
     return reconstructing.reconstruct(model, masks, batches, subset, **options, **numbers, **asdict(walk))
 
 

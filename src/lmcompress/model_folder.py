@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -15,7 +16,7 @@ from accelerate import init_empty_weights
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
 
@@ -127,7 +128,7 @@ def write(
 @torch.no_grad()
 def save(
     model: PreTrainedModel,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     folder: str | Path,
     *,
     masks: Masks | None = None,
@@ -157,7 +158,15 @@ def save(
         _save(model, tokenizer, folder, masks, quantized, card, about)
 
 
-def _save(model, tokenizer, folder, masks, quantized, card, about) -> None:
+def _save(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Any,
+    masks: Any,
+    quantized: Any,
+    card: Any,
+    about: Any,
+) -> None:
     with init_empty_weights():
         described = type(model)(model.config).state_dict().keys()
     if added := sorted(model.state_dict().keys() - described):
@@ -181,7 +190,7 @@ def _save(model, tokenizer, folder, masks, quantized, card, about) -> None:
             (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
-def load(folder: str | Path, device: str | torch.device | None = None):
+def load(folder: str | Path, device: str | torch.device | None = None) -> Any:
     """``(model, tokenizer, masks)`` of a folder whose weights are not packed, the masks checked against the weights.
 
     folder: as :func:`write` or :func:`save` made it. (Packed ones are for transformers to load.)

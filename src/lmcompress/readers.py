@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from lmcompress.contents import files
 from lmcompress.errors import AssetError
@@ -129,7 +130,7 @@ def _documents(text: str) -> list[str]:
     return text.splitlines()
 
 
-def _rows(file: Path) -> Iterator[tuple[dict, str]]:
+def _rows(file: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """``(row, its place in words)`` of a table; a file with another form than its name says is refused."""
     name = file.name.lower().removesuffix(".gz")
     kind = name.rpartition(".")[2]
@@ -162,7 +163,7 @@ def _json(text: str, place: str) -> object:
         raise AssetError(f"{place}: not JSON: {error}") from error
 
 
-def _parquet(file: Path) -> Iterator[tuple[dict, int]]:
+def _parquet(file: Path) -> Iterator[tuple[dict[str, Any], int]]:
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -173,7 +174,7 @@ def _parquet(file: Path) -> Iterator[tuple[dict, int]]:
     yield from ((row, number) for number, row in enumerate(table.to_pylist(), 1))
 
 
-def _separated(file: Path, separator: str) -> Iterator[tuple[dict, int]]:
+def _separated(file: Path, separator: str) -> Iterator[tuple[dict[str, Any], int]]:
     """Rows under the names of a header; without one, two columns: class and text. Tabs know no quoting."""
     quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
     lines = csv.reader(
@@ -199,7 +200,7 @@ def _separated(file: Path, separator: str) -> Iterator[tuple[dict, int]]:
         raise AssetError(f"{file}, row {lines.line_num}: {error}") from error
 
 
-def _column(row: dict, names: tuple[str, ...], place: str, kind: type = str) -> object:
+def _column(row: dict[str, Any], names: tuple[str, ...], place: str, kind: type = str) -> object:
     name = next((name for name in names if name in row), None)
     if name is None:
         raise AssetError(f"{place}: rows need a column {names[0]}; they have {', '.join(map(str, row))}")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -47,14 +47,14 @@ class Experiment(Parameters):
     shares: ClassVar[tuple[str, ...]] = ("model", "data", "dtype")
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **_options) -> None:
+    def __pydantic_init_subclass__(cls, **_options: Any) -> None:
         cls.kind = cls.__dict__.get("kind") or re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
         _CLASSES[cls.kind] = cls
 
     def assets(self) -> list[tuple[str, str]]:
         raise NotImplementedError
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         raise NotImplementedError
 
     def shared(self) -> str:
@@ -92,10 +92,10 @@ class Record:
     key: str
     kind: str
     version: int
-    parameters: dict
+    parameters: dict[str, Any]
     assets: dict[str, str]
-    result: dict
-    provenance: dict
+    result: dict[str, Any]
+    provenance: dict[str, Any]
 
     @property
     def older(self) -> bool:
@@ -128,7 +128,9 @@ def experiment_class(kind: str) -> type[Experiment]:
     return classes()[kind]
 
 
-def hashed(kind: str, version: int, parameters: dict, assets: dict[str, str], device: str = "") -> str:
+def hashed(
+    kind: str, version: int, parameters: dict[str, Any], assets: dict[str, str], device: str = ""
+) -> str:
     """The key of a record; ``device`` for timings only."""
     about = {"kind": kind, "version": version, "parameters": parameters, "assets": assets}
     if device:

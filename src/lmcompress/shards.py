@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -101,7 +102,7 @@ class BlockWeights:
         self._blocks = list(blocks(model).items())
         self._shards, self._names, self._dtype = shards, names, dtype
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="blocks")
-        self._ahead: tuple[int, Future] | None = None
+        self._ahead: tuple[int, Future[Any]] | None = None
 
     @contextmanager
     def placed(self, index: int, device: torch.device) -> Iterator[None]:

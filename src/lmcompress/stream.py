@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -38,8 +38,8 @@ class _Call:
     them.
     """
 
-    rest: tuple
-    keywords: dict
+    rest: tuple[Any, ...]
+    keywords: dict[str, Any]
 
 
 class BlockVisit:
@@ -102,8 +102,8 @@ class BlockVisit:
         called: list[str] = []  # in this batch
         stops = False
 
-        def hook(name: str) -> Callable:
-            def collect(_module: nn.Module, arguments: tuple) -> None:
+        def hook(name: str) -> Callable[..., Any]:
+            def collect(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
                 take(arguments[0])
                 called.append(name)
                 if stops and len(set(called)) == len(layers):
@@ -149,7 +149,7 @@ class BlockVisit:
 def stream(
     model: nn.Module,
     batches: list[dict[str, Tensor]],
-    visit: Callable[[BlockVisit], dict],
+    visit: Callable[[BlockVisit], dict[str, Any]],
     *,
     propagate: bool = True,
     keep_dense: bool = False,
@@ -158,7 +158,7 @@ def stream(
     progress: bool = True,
     checkpoint: str | Path | BlockFiles | None = None,
     settings: object = None,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Walk the blocks in order; ``visit`` changes each in place and returns a JSON-able dict. Returns those
     dicts.
 
@@ -236,8 +236,8 @@ def answered(
             hidden = [output.cpu() for output in block.run(hidden)]
     answers = iter(hidden)
 
-    def answer(index: int, _original: Callable) -> Callable:
-        def forward(*arguments, **keywords):
+    def answer(index: int, _original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*arguments: Any, **keywords: Any) -> Any:
             first = arguments[0] if arguments else keywords["hidden_states"]
             output = next(answers).to(first) if index == len(found) - 1 else first
             return (output,) if returns_tuple else output
@@ -274,7 +274,9 @@ class Reached(Exception):
         self.output = output
 
 
-def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor], list[list[_Call]], bool]:
+def _capture(
+    model: nn.Module, batches: list[dict[str, Any]], store: Any
+) -> tuple[list[Tensor], list[list[_Call]], bool]:
     """Inputs of the first block per batch, per block and batch the other arguments of its call, and whether
     a block returns a tuple.
     """
@@ -286,8 +288,8 @@ def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor]
     device = _home(model)
     returns_tuple: list[bool] = []
 
-    def short_circuit(index: int, original: Callable) -> Callable:
-        def forward(*arguments, **keywords):
+    def short_circuit(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*arguments: Any, **keywords: Any) -> Any:
             first, rest = (arguments[0], arguments[1:]) if arguments else (keywords.pop("hidden_states"), ())
             if not returns_tuple:
                 returns_tuple.append(isinstance(original(first, *rest, **keywords), tuple))
@@ -310,7 +312,9 @@ def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor]
 
 
 @contextmanager
-def replaced_forward(modules: list[nn.Module], wrap: Callable[[int, Callable], Callable]) -> Iterator[None]:
+def replaced_forward(
+    modules: list[nn.Module], wrap: Callable[[int, Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
     """Inside, each module does what ``wrap(its number, its own forward)`` does."""
     for index, module in enumerate(modules):
         module.forward = wrap(index, module.forward)
@@ -333,7 +337,7 @@ def _no_cache(model: nn.Module) -> Iterator[None]:
         config.use_cache = before
 
 
-def _to(value, device: torch.device):
+def _to(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, (tuple, list)):

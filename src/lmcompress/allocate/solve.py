@@ -7,8 +7,9 @@ This is the multiple-choice knapsack problem. HAWQ-V3 (Yao et al. 2021) solves i
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -151,7 +152,7 @@ def permuted(problem: Problem, choice: dict[str, str], draws: int = 20, seed: in
 
     Bytes and the number of layers at each choice stay: what is left is whether the right layers got them.
     """
-    alike: dict[tuple, list[str]] = {}
+    alike: dict[tuple[Any, ...], list[str]] = {}
     for layer, offered in problem.cost.items():
         alike.setdefault(tuple(sorted(offered.items())), []).append(layer)
     found = []
@@ -175,7 +176,10 @@ def budget_for(average_bits: float, weights: int) -> int:
 
 
 def frontier(
-    problem: Problem, weights: int, averages: Sequence[float] = AVERAGES, solver=exact
+    problem: Problem,
+    weights: int,
+    averages: Sequence[float] = AVERAGES,
+    solver: Callable[..., Allocation] = exact,
 ) -> dict[float, Allocation]:
     """The allocation at each average number of bits a weight; ``weights``: how many weights all layers have.
 

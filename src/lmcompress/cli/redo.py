@@ -4,6 +4,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import click
 
@@ -44,7 +45,7 @@ def redo(
     click.echo(text + (f" and up to {memory / 1000:.1f} GB" if memory else ""))
     if estimate:
         return
-    counts: Counter = Counter()
+    counts: Counter[str] = Counter()
     with tqdm(total=round(seconds, 1), unit="s", desc="redo", bar_format=_BAR) as bar:
         for old in found:
             new = records.obtain([old.again()], progress=False, force=True)[0]
@@ -61,7 +62,7 @@ def redo(
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # in units of the published seconds
 
 
-def _published(what: str, profile: str) -> list:
+def _published(what: str, profile: str) -> list[Any]:
     """The published records that ``what`` names. Raises :class:`ParameterError` where there are none."""
     from lmcompress import plans, records
 
@@ -109,7 +110,7 @@ def compared(
         yield name, _verdict(old, new, tolerance), old, new
 
 
-def _interval(about: dict) -> tuple[float, float] | None:
+def _interval(about: dict[str, Any]) -> tuple[float, float] | None:
     low, high = about.get("low"), about.get("high")
     return (low, high) if isinstance(low, float) and isinstance(high, float) else None
 

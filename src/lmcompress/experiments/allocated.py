@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
 
 from pydantic import model_validator
 
@@ -33,6 +33,9 @@ from lmcompress.lazily import lazy
 from lmcompress.parameters import Average, Count, Flag, Group, Many, Sample, Seed, Some, Width
 from lmcompress.records import obtain
 from lmcompress.sensitivity.shrinkage import shrunk
+
+if TYPE_CHECKING:
+    from lmcompress.sensitivity import scores as sensitivity
 
 predict = lazy("lmcompress.allocate.predict")
 quantize_model = lazy("lmcompress.quantize.model")
@@ -74,13 +77,16 @@ class Scored(OnModel):
         return shrunk(found) if self.score == SHRUNK else found
 
 
+Budgeted = TypeVar("Budgeted", "Frontier", "RandomBand", "Evolutionary")
+
+
 def _unscored(palette: Palette, widths: Sequence[int]) -> Problem:
     """Bytes alone: no choice costs any loss."""
     nothing = {layer: dict.fromkeys(map(str, widths), 0.0) for layer in palette.layers}
     return Problem(_costs(palette, widths), nothing)
 
 
-def _budgeted(run):
+def _budgeted(run: Budgeted) -> Budgeted:
     """``run``. Raises :class:`ParameterError` for no budget at all, and for one below every width."""
     if not run.averages and not run.as_uniform:
         raise ParameterError("averages", run.averages, "a budget here or in as_uniform")
@@ -104,7 +110,7 @@ class Frontier(Scored):
     def _has_budgets(self) -> Self:
         return _budgeted(self)
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         scores, subject = self.scores(), self.subject()
         palette = Palette(subject.model, self.per, self.like)
         problem = problem_of(palette, subject, scores, self)
@@ -137,7 +143,7 @@ class RandomBand(OnModel):
     def _has_budgets(self) -> Self:
         return _budgeted(self)
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         palette = Palette(subject.model, self.per, self.like)
         problem = _unscored(palette, self.widths)
@@ -160,7 +166,7 @@ class PermutedBand(Scored):
     draws: Count
     method: Literal["rtn"] = "rtn"
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         scores, subject = self.scores(), self.subject()
         palette = Palette(subject.model, self.per, self.like)
         problem = problem_of(palette, subject, scores, self)
@@ -197,7 +203,7 @@ class Evolutionary(OnModel):
     def _has_budgets(self) -> Self:
         return _budgeted(self)
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         palette = Palette(subject.model, self.per, self.like)
         read = sensitivity.windows_of(subject.texts("calibration", self.windows, self.seed))
@@ -247,7 +253,7 @@ class Clustered(Scored):
     cluster_seeds: Some[Seed] = (0,)
     method: Literal["rtn"] = "rtn"
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         scores, subject = self.scores().per_layer, self.subject()
         palette = Palette(subject.model, self.per, self.like)
         if self.clusters == "as_released":
@@ -291,7 +297,9 @@ def calibration_of(run: OnModel, subject: Subject) -> Batches | None:
     return subject.texts("calibration", run.windows, run.seed)
 
 
-def outcomes(subject: Subject, of: OnModel, choices: list[dict[str, int]], palette: Palette) -> dict:
+def outcomes(
+    subject: Subject, of: OnModel, choices: list[dict[str, int]], palette: Palette
+) -> dict[str, Any]:
     """Quantize by each choice of a width a layer, measure on the test split, put the weights back."""
     test = subject.texts("test", of.test)
     dense = measure(subject.model, test)

@@ -9,7 +9,7 @@ import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.subjects import Batches, OnModel, Subject
@@ -18,6 +18,11 @@ from lmcompress.parameters import Count, Flag, Group, Sample, Seed, Some, Width,
 from lmcompress.records import Record
 from lmcompress.sensitivity.agreement import Scores
 from lmcompress.tasks import TASKS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lmcompress.sensitivity import losses as model_losses
 
 model_losses = lazy("lmcompress.sensitivity.losses")
 cca = lazy("lmcompress.sensitivity.cca")
@@ -47,7 +52,7 @@ class Truth(OnModel):
     symmetric: Flag
     windows: Sample
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         # A GPU waits for the launches of smaller batches.
         batch = 4 * TASKS[self.task].batch if subject.model.device.type == "cuda" else 0
@@ -111,7 +116,9 @@ class Scoring:
     options: dict[str, object] = field(default_factory=dict)
     draws: bool = False
 
-    def __call__(self, model: nn.Module, batches: Batches, quantizer, widths, per: str, seed: int):
+    def __call__(
+        self, model: nn.Module, batches: Batches, quantizer: Any, widths: Any, per: str, seed: int
+    ) -> Any:
         """The :class:`~lmcompress.sensitivity.scores.Scores` of every layer."""
         module, _, name = self.function.partition(".")
         function = getattr(importlib.import_module(f"lmcompress.sensitivity.{module}"), name)
@@ -172,7 +179,7 @@ class Score(OnModel):
     windows: Count
     seed: Seed
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         batches = calibration(
             subject, self.windows, self.seed, enough=SCORES[self.score].function == "cca.cmpq"

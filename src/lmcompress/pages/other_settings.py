@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -233,7 +234,7 @@ def levels(records: Sequence[Record]) -> pd.DataFrame:
     """Perplexity with its interval of every state of every setting, on the corpus that was retrained on and others."""
     rows = []
     for name, runs in by_setting(records).items():
-        by_state: dict[tuple, list[Record]] = {}
+        by_state: dict[tuple[Any, ...], list[Record]] = {}
         for record in runs:
             about = record.parameters
             by_state.setdefault((about["criterion"], about["pattern"], state(about)), []).append(record)
@@ -262,7 +263,7 @@ def levels(records: Sequence[Record]) -> pd.DataFrame:
 levels_table = figures.tabled(levels, "Perplexity of every state, with 95 % intervals over windows and seeds")
 
 
-def small(records: Sequence[Record]) -> list:
+def small(records: Sequence[Record]) -> list[Any]:
     """The tables of a few runs: for what one machine computed."""
     return [
         verdict_table(records),

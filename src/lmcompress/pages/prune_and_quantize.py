@@ -2,8 +2,8 @@
 together.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import pandas as pd
 
@@ -141,7 +141,7 @@ def _beside(joint: pd.DataFrame, other: pd.DataFrame) -> str:
     return f"I{'; '.join(parts)[1:]} ({'; '.join(ends)})."
 
 
-def _budgets(budgets) -> str:
+def _budgets(budgets: Iterable[float]) -> str:
     return ", ".join(f"{budget:g}" for budget in budgets) + " bits"
 
 
@@ -208,7 +208,7 @@ def sentences(records: Sequence[Record]) -> Html:
     return says(verdict(records))
 
 
-def pieces(records: Sequence[Record]) -> list:
+def pieces(records: Sequence[Record]) -> list[Any]:
     """Sentences, figures and tables of a few runs: for what one machine computed."""
     tasks = points_table(records)["task"].unique()
     return [sentences(records), *(make(records, task) for task in tasks for make in (curve, budgets_table))]

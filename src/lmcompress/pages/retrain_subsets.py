@@ -3,6 +3,7 @@ criterion.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from numpy import log
@@ -125,11 +126,11 @@ def answer(records: Sequence[Record]) -> Answer:
     )
 
 
-def small(records: Sequence[Record]) -> list:
+def small(records: Sequence[Record]) -> list[Any]:
     """The figures of a few runs: for what one machine computed."""
     runs = of_task(records, "language")
     labelled = of_task(records, "classification")
-    found: list = [figures.table(closeness(runs), "How close each subset comes to full retraining")]
+    found: list[Any] = [figures.table(closeness(runs), "How close each subset comes to full retraining")]
     found += [perp_figures.perplexity(runs, corpus) for corpus in corpora(runs)]
     return found + ([perp_figures.accuracy(labelled, corpora(labelled)[0])] if labelled else [])
 

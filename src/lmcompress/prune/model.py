@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -129,7 +130,7 @@ def prune_model(
         claim(folder / "prune.json", about, "checkpoint", "a new folder: this one belongs to another pruning")
     home = {name: "cpu" if is_streamed(model) else linear.weight.device for name, linear in targets.items()}
 
-    def visit(block: BlockVisit) -> dict:
+    def visit(block: BlockVisit) -> dict[str, Any]:
         inside = {f"{block.name}.{name}": linear for name, linear in linears(block.module).items()}
         inside = {name: linear for name, linear in inside.items() if name in targets}
         names = [name.removeprefix(f"{block.name}.") for name in inside]

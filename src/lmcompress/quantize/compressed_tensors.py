@@ -13,6 +13,7 @@ against it in the tests.
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,7 @@ def _signed(codes: Tensor, format: Bits) -> Tensor:
     return (codes.short() - format.zero).to(torch.int8)
 
 
-def config(formats: Mapping[str, Bits], linears: Mapping[str, nn.Linear]) -> dict:
+def config(formats: Mapping[str, Bits], linears: Mapping[str, nn.Linear]) -> dict[str, Any]:
     """``quantization_config`` of a model with these ``linears`` (all of it, by full name) in these ``formats``."""
     groups: dict[Bits, list[str]] = {}
     for name, format in formats.items():
@@ -131,7 +132,7 @@ def _kind(format: Bits) -> str:
     return PACKED if format.symmetric else BYTES
 
 
-def _arguments(format: Bits) -> dict:
+def _arguments(format: Bits) -> dict[str, Any]:
     by_group = isinstance(format.group, int)
     found = {
         "num_bits": format.bits,

@@ -39,7 +39,7 @@ class Bits:
     symmetric: bool = True
     codebook: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not _whole(self.bits) or self.bits not in WIDTHS:
             raise ParameterError("bits", self.bits, WIDTHS)
         if self.group not in ("row", "tensor") and not (_whole(self.group) and 1 <= self.group <= MOST):

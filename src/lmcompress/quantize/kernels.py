@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -88,7 +89,7 @@ def use_kernel(model: nn.Module, kernel: str, *, group: int = 64) -> None:
                 raise ParameterError("group", group, f"a divisor of the {layer.in_features} inputs of {name}")
         if some.is_cuda and some.dtype != torch.bfloat16:
             raise ParameterError("dtype", some.dtype, "bfloat16, the only one of the int4 kernel on a GPU")
-        options: dict = {"group_size": group}
+        options: dict[str, Any] = {"group_size": group}
         if some.is_cuda:
             where, what = "torchao.quantization", "Int4WeightOnlyConfig"
             options["int4_packing_format"] = "tile_packed_to_4d"
@@ -233,7 +234,7 @@ def compiled(model: PreTrainedModel, cache: StaticCache, batch: int) -> Step:
     return replay
 
 
-def _step(run: Callable, model: PreTrainedModel, cache: StaticCache) -> Step:
+def _step(run: Callable[..., Any], model: PreTrainedModel, cache: StaticCache) -> Step:
     """``run`` (``model``, or it compiled) on ``cache``, and the likeliest next token."""
     keyword = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
@@ -259,7 +260,7 @@ def _held(value: Tensor) -> int:
     return sum(_held(getattr(value, name)) for name in value.__tensor_flatten__()[0])
 
 
-def _from_torchao(kernel: str, module: str, name: str, options: dict) -> object:
+def _from_torchao(kernel: str, module: str, name: str, options: dict[str, Any]) -> object:
     """A torchao configuration; its names and arguments change between releases, so that each step may fail."""
     try:
         torchao = importlib.import_module("torchao")

@@ -4,6 +4,7 @@ import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -139,7 +140,9 @@ def quantize_model(
     home = {name: "cpu" if on_disk else module.weight.device for name, module in targets.items()}
     quantized: dict[str, Quantized] = {}
     layers: dict[str, LayerReport] = {}
-    factors: dict[Gram, tuple] = {}  # of the block that is worked on; query, key and value share theirs
+    factors: dict[
+        Gram, tuple[Any, ...]
+    ] = {}  # of the block that is worked on; query, key and value share theirs
 
     def compress(name: str, module: nn.Module, inputs: Gram | None) -> None:
         original, format, kept = module.weight.clone(), formats[name], masks.get(name)
@@ -177,7 +180,7 @@ def quantize_model(
         if name not in streamed:
             compress(name, module, None)
 
-    def visit(block: BlockVisit) -> dict:
+    def visit(block: BlockVisit) -> dict[str, Any]:
         inside = {
             name: layer for name, layer in linears(block.module, block.name).items() if name in streamed
         }

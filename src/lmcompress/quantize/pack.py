@@ -13,6 +13,7 @@ rest, class and dtype of the model.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,7 +157,7 @@ def load(
     return model.to(device or default_device()).eval(), tokenizer, masks
 
 
-def _filled(folder: Path, about: dict, tensors: dict[str, Tensor]) -> tuple[PreTrainedModel, Masks]:
+def _filled(folder: Path, about: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[PreTrainedModel, Masks]:
     """The model that the map ``about`` and the ``tensors`` of a folder are of, and its masks."""
     kind, file = getattr(transformers, about["class"]), folder / WEIGHTS
     if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
@@ -208,7 +209,7 @@ def compression(folder: str | Path) -> Compression:
     return Compression(size(folder), 2 * numbers, 4 * numbers)
 
 
-def _map(folder: Path) -> dict:
+def _map(folder: Path) -> dict[str, Any]:
     if not (folder / MAP).is_file():
         raise ParameterError("folder", str(folder), "a folder written by lmcompress.quantize.pack.save")
     return read_json(folder / MAP)
@@ -229,7 +230,7 @@ def _require_exact(
             raise ParameterError("model", name, "values of half precision: call round_rest(model, quantized)")
 
 
-def _pack_layer(value: Quantized, kept: Tensor | None) -> tuple[dict[str, Tensor], dict]:
+def _pack_layer(value: Quantized, kept: Tensor | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors of one layer by part, and its entry in the map."""
     format, codes = value.format, value.codes.cpu()
     how, expected = layout(value.shape, format, None if kept is None else int(kept.sum()))
@@ -250,7 +251,7 @@ def _pack_layer(value: Quantized, kept: Tensor | None) -> tuple[dict[str, Tensor
 
 
 def _unpack_layer(
-    parts: dict[str, Tensor | None], layer: dict, dtype: torch.dtype
+    parts: dict[str, Tensor | None], layer: dict[str, Any], dtype: torch.dtype
 ) -> tuple[Quantized, Tensor | None]:
     """The inverse: codes of one layer and, in the sparse layout, its mask."""
     format, shape = parse(layer["format"]), tuple(layer["shape"])

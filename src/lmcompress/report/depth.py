@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ MEASURES = ("CMPQ", "CMPQ, SVCCA", "CMPQ, PWCCA", "CMPQ, CKA")
 
 def depth_nulls(records: Sequence[Record]) -> list[tuple[str, str, DepthNull]]:
     """(task, score, its depth-only null) of every CMPQ record that holds its similarities; first seeds."""
-    found = {}
+    found: dict[str, Any] = {}
     for record in of_kind(records, "score"):
         about = record.parameters
         if about["score"] in MEASURES and "similarity" in record.result:

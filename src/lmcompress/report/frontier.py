@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -235,7 +236,7 @@ def gptq_table(records: Sequence[Record]) -> pd.DataFrame:
     return rows[["task", "budget", "how", "bits", INCREASE, "low", "high"]]
 
 
-def truths(records: Sequence[Record]) -> list:
+def truths(records: Sequence[Record]) -> list[Any]:
     """:func:`truths_table` for readers."""
     caption = (
         "What measured costs promise (nats; a divergence promises a divergence) and what their widths cost at the "
@@ -261,7 +262,7 @@ def truths_verdict(rows: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def calibrations(records: Sequence[Record]) -> list:
+def calibrations(records: Sequence[Record]) -> list[Any]:
     """:func:`gptq_table` for readers."""
     return [
         figures.table(gptq_table(records), "Uniform widths: GPTQ by its calibration, and rounding to nearest")
@@ -304,7 +305,7 @@ def allocators_verdict(rows: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def allocators(records: Sequence[Record]) -> list:
+def allocators(records: Sequence[Record]) -> list[Any]:
     """Sentence and table of :func:`allocators_table`."""
     rows = allocators_table(records)
     caption = "Ways to choose widths at equal bytes, and how many texts each had to read"

@@ -9,6 +9,7 @@ import numbers
 import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from typing import Any
 
 import pandas as pd
 
@@ -161,7 +162,7 @@ def details(summary: str, content: str) -> Html:
     )
 
 
-def folded(summary: str, pieces: Iterable) -> Html:
+def folded(summary: str, pieces: Iterable[Any]) -> Html:
     """Pieces of a page, folded away under a line of text."""
     return details(summary, "".join(piece._repr_html_() for piece in pieces))
 

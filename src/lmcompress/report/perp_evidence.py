@@ -8,6 +8,7 @@ is judged.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,7 @@ class Evidence:
         ]
 
     @staticmethod
-    def _pruning(about: dict) -> tuple[str, str]:
+    def _pruning(about: dict[str, Any]) -> tuple[str, str]:
         return about["criterion"], about["pattern"]
 
     def losses(self, subset: str, corpus: str, rank: int = 16) -> dict[tuple[str, str], Losses]:
@@ -64,7 +65,14 @@ class Evidence:
         names = "contender recovered near_full ranks biases lower merged reconstructed granularity zero_shot one_shot"
         return {name: getattr(self, name) for name in (*names.split(), "memory", "minutes", "share")}
 
-    def _ratios(self, level: Level, first: dict, second: dict, corpus: str, pair: Callable) -> list[Case]:
+    def _ratios(
+        self,
+        level: Level,
+        first: dict[str, Any],
+        second: dict[str, Any],
+        corpus: str,
+        pair: Callable[..., Any],
+    ) -> list[Case]:
         """Perplexity of ``first`` over ``second`` in every setting of ``first`` and the one of ``second`` that ``pair``
         names for it.
         """
@@ -139,7 +147,7 @@ class Evidence:
 
     def biases(self, level: Level) -> list[Case]:
         """Accuracy of classifiers with biases minus that with all parameters, text by text."""
-        hits: dict[tuple, dict[str, Losses]] = defaultdict(lambda: defaultdict(dict))
+        hits: dict[tuple[Any, ...], dict[str, Losses]] = defaultdict(lambda: defaultdict(dict))
         for record in self.tuned:
             about = record.parameters
             if about["task"] == "classification" and parse(about["pattern"]).sparsity > 0:
@@ -199,7 +207,7 @@ class Evidence:
 
     def one_shot(self, level: Level) -> list[Case]:
         """Perplexity of several rounds over that of one, at equal steps and rates."""
-        found: dict[tuple, dict[int, Losses]] = defaultdict(lambda: defaultdict(dict))
+        found: dict[tuple[Any, ...], dict[int, Losses]] = defaultdict(lambda: defaultdict(dict))
         for record in self.retrained:
             about = record.parameters
             for corpus in self.corpora():
@@ -276,7 +284,7 @@ class Evidence:
         return cases
 
 
-def state(about: dict) -> str:
+def state(about: dict[str, Any]) -> str:
     """What a record's model is: dense, pruned, or what was retrained."""
     if about["subset"] != "nothing":
         return about["subset"]

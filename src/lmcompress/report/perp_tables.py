@@ -209,9 +209,9 @@ def accuracies(records: Sequence[Record], corpus: str) -> pd.DataFrame:
 
 def compared(records: Sequence[Record]) -> list[Record]:
     """The runs whose setting was run with more than one number of rounds: only these can be compared."""
-    rounds: dict[tuple, set[int]] = {}
+    rounds: dict[tuple[Any, ...], set[int]] = {}
 
-    def about(record: Record) -> tuple:
+    def about(record: Record) -> tuple[Any, ...]:
         return tuple(record.parameters[name] for name in ("criterion", "pattern", "subset", "steps"))
 
     for record in records:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -234,7 +235,7 @@ def _dense_nll(runs: list[Record]) -> np.ndarray:
     return np.array(runs[0].result["dense_nll"])
 
 
-def _values(run: Record) -> dict:
+def _values(run: Record) -> dict[str, Any]:
     perplexity = run.result["perplexity"]
     return {"perplexity": perplexity["value"], "low": perplexity["low"], "high": perplexity["high"]}
 

@@ -1,6 +1,7 @@
 """What every learning rate gives, and the best of them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -59,7 +60,7 @@ def best(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     most: dict[str, int] = {}
     for (*_, subset), rates in tried.items():
         most[subset] = max(most.get(subset, 0), len(rates))
-    seeds: dict[tuple, int] = {}
+    seeds: dict[tuple[Any, ...], int] = {}
     for (*setting, _), runs in losses.items():
         seeds[tuple(setting)] = max(seeds.get(tuple(setting), 0), len(runs))
     for (*setting, rate), runs in losses.items():

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
+from typing import Any
 
 import pandas as pd
 
@@ -61,9 +62,9 @@ def main_task(tasks: Sequence[str]) -> str:
     return readable("language") if readable("language") in list(tasks) else next(iter(tasks))
 
 
-def remembered(make: Callable) -> Callable:
+def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
     """``make(records, ...)``, which takes seconds, computed once for the same record objects and arguments."""
-    known: dict[tuple, tuple] = {}
+    known: dict[tuple[Any, ...], tuple[Any, ...]] = {}
 
     @wraps(make)
     def found(records: Sequence[Record], *arguments: object, **options: object) -> object:
@@ -85,10 +86,10 @@ def says(sentences: Sequence[str]) -> Html:
 
 def page(
     records: Sequence[Record],
-    make: Callable[[Sequence[Record]], list],
+    make: Callable[[Sequence[Record]], list[Any]],
     what: str,
     needs: str = "one GPU for some minutes: `make full`, or the profile `full` of this notebook",
-) -> list:
+) -> list[Any]:
     """What a notebook shows of ``records``: the pieces that ``make`` returns and the run block; or ``what`` was
     not run, and what that ``needs``.
     """

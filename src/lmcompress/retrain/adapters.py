@@ -20,6 +20,7 @@ breaks that symmetry.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,13 +85,13 @@ class RebuiltWeight(torch.autograd.Function):
     """:func:`effective_weight`, differentiable with respect to ``a`` and ``b``."""
 
     @staticmethod
-    def forward(ctx, weight, a, b, mask, scale):
+    def forward(ctx: Any, weight: Tensor, a: Tensor, b: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         ctx.save_for_backward(weight, a, b, mask)
         ctx.scale = scale
         return effective_weight(weight, a, b, mask, scale)
 
     @staticmethod
-    def backward(ctx, product):
+    def backward(ctx: Any, product: Tensor) -> tuple[Tensor | None, ...]:
         weight, a, b, mask = ctx.saved_tensors
         da, db = low_rank_gradients(product.clone(), weight, a, b, mask, ctx.scale)
         return None, da, db, None, None
@@ -105,13 +106,22 @@ class RebuiltLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, a, b, mask, scale):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        mask: Tensor | None,
+        scale: float,
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, a, b, mask)
         ctx.scale = scale
         return F.linear(x, effective_weight(weight, a, b, mask, scale), bias)
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b, mask = ctx.saved_tensors
         dx = da = db = dbias = None
         rows = dy.reshape(-1, dy.shape[-1])
@@ -135,7 +145,15 @@ class AdaptedLinear(nn.Linear):
     before. The mask is kept as bits where the kernels of ``fused.py`` serve: eight weights a byte.
     """
 
-    def __init__(self, linear: nn.Linear, kind: str, rank: int, alpha: float, mask: Tensor | None, generator):
+    def __init__(
+        self,
+        linear: nn.Linear,
+        kind: str,
+        rank: int,
+        alpha: float,
+        mask: Tensor | None,
+        generator: torch.Generator,
+    ) -> None:
         nn.Module.__init__(self)  # not Linear's: it would allocate a second weight
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias

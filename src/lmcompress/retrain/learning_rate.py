@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -33,7 +34,7 @@ class LearningRate:
     """
 
     lr: float | None
-    trials: tuple[dict, ...]
+    trials: tuple[dict[str, Any], ...]
     at_edge: bool
 
 

@@ -2,6 +2,8 @@
 zero.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -54,7 +56,7 @@ class MaskedAdamW:
         self.capturable = device.type == "cuda" and not others  # a tensor of a rate is on one device
         self.rate = torch.tensor(float(lr), device=device) if self.capturable else lr
         self.stopped = torch.zeros((), device=device)  # 1 as soon as a norm was not finite
-        fast = {"fused": True, "capturable": True} if self.capturable else {}
+        fast: dict[str, Any] = {"fused": True, "capturable": True} if self.capturable else {}
         self.adam = torch.optim.AdamW(self.masters.values(), lr=self.rate, weight_decay=0.0, **fast)
 
     @torch.no_grad()
@@ -129,7 +131,7 @@ class MaskedAdamW:
         if pairs:
             torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """Everything that a later :meth:`restore` needs, as tensors and plain values."""
         return {
             "masters": {name: master.detach() for name, master in self.masters.items()},
@@ -137,7 +139,7 @@ class MaskedAdamW:
         }
 
     @torch.no_grad()
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state` returned."""
         for name, value in state["masters"].items():
             if value.shape != self.masters[name].shape:

@@ -22,6 +22,7 @@ import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -116,7 +117,7 @@ def reconstruct(
         else {}
     )
 
-    def visit(block: BlockVisit) -> dict:
+    def visit(block: BlockVisit) -> dict[str, Any]:
         started = time.perf_counter()
         layers = {name: full for name in linears(block.module) if (full := f"{block.name}.{name}") in masks}
         source = block.dense_inputs if targets == "dense" else block.inputs
@@ -190,7 +191,16 @@ def _revert(module: nn.Module, pruned: dict[str, Tensor]) -> None:
     module.load_state_dict(pruned)
 
 
-def _refuse(model, masks, weights, subset: Subset, granularity, targets, rank: int, recipe: Recipe) -> None:
+def _refuse(
+    model: Any,
+    masks: Any,
+    weights: Any,
+    subset: Subset,
+    granularity: Any,
+    targets: Any,
+    rank: int,
+    recipe: Recipe,
+) -> None:
     """Refuse everything that no reconstruction can do, before anything is done."""
     if granularity not in GRANULARITIES:
         raise ParameterError("granularity", granularity, GRANULARITIES)
@@ -215,7 +225,7 @@ def _refuse(model, masks, weights, subset: Subset, granularity, targets, rank: i
         raise ParameterError("weights", f"none for {min(missing)}", "the weights of every Linear with a mask")
 
 
-def _claim(folder: Path, about: list, masks: Masks, weights: dict[str, Tensor] | None) -> None:
+def _claim(folder: Path, about: list[Any], masks: Masks, weights: dict[str, Tensor] | None) -> None:
     """Note in a checkpoint folder what is being done; refuse one that belongs to something else.
 
     Masks and weights on disk are not read for this: whoever opened them names their content.

@@ -16,6 +16,7 @@ full          every parameter, pruned weights held at zero; a tied head stays ti
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +115,9 @@ def _sizes(root: nn.Module, layers: dict[str, nn.Linear], name: str, rank: int) 
     return {key: value.numel() for key, value in existing(root, name).items()}
 
 
-def _checked(root: nn.Module, layers: dict[str, nn.Linear], subset: Subset, rank: int) -> tuple[dict, int]:
+def _checked(
+    root: nn.Module, layers: dict[str, nn.Linear], subset: Subset, rank: int
+) -> tuple[dict[str, Any], int]:
     """Values per trained parameter, and how many of them are added; refuses a subset that is empty here."""
     sizes: dict[str, int] = {}
     added = 0

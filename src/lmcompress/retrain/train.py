@@ -5,10 +5,11 @@ way.
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -251,14 +252,16 @@ def mean_loss(model: nn.Module, windows: Tensor | list[Batch], batch_size: int =
     return total / count
 
 
-def _evaluate(model: nn.Module, masks: dict[str, Tensor], evaluate: Callable, report: TrainReport) -> None:
+def _evaluate(
+    model: nn.Module, masks: dict[str, Tensor], evaluate: Callable[..., Any], report: TrainReport
+) -> None:
     mask.check(model, masks)
     with evaluating(model), torch.no_grad():
         report.evaluations.append((len(report.losses), float(evaluate(model))))
 
 
 @contextmanager
-def evaluating(model: nn.Module):
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside, the earlier mode after."""
     before = model.training
     model.eval()
@@ -269,7 +272,7 @@ def evaluating(model: nn.Module):
 
 
 @contextmanager
-def _training(model: nn.Module, checkpointing: bool | str):
+def _training(model: nn.Module, checkpointing: bool | str) -> Iterator[None]:
     """Training mode without a key-value cache, and the activations of blocks recomputed if asked."""
     before, cache = model.training, getattr(model.config, "use_cache", None)
     recomputed = Recomputed(list(blocks(model).values()), checkpointing)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -68,7 +69,7 @@ def hidden_states(model: nn.Module, batches: Sequence[dict[str, Tensor]], rows: 
     """Residual stream at the chosen tokens: [n, D] before the first block and after each of the L blocks."""
     found: list[Tensor] = []
 
-    def visit(block: BlockVisit) -> dict:
+    def visit(block: BlockVisit) -> dict[str, Any]:
         if not found:
             found.append(_pick(block.inputs, rows))
         found.append(_pick(block.run(), rows))
@@ -86,10 +87,10 @@ def linear_outputs(
 ) -> None:
     """Call ``use(name, [n, out])`` with the output of every Linear in the blocks at the chosen tokens."""
 
-    def visit(block: BlockVisit) -> dict:
+    def visit(block: BlockVisit) -> dict[str, Any]:
         kept: dict[str, list[Tensor]] = {}
 
-        def hook(name: str) -> Callable:
+        def hook(name: str) -> Callable[..., Any]:
             return lambda _module, _inputs, output: kept.setdefault(name, []).append(output.cpu())
 
         handles = [
@@ -108,7 +109,7 @@ def linear_outputs(
     stream(model, list(batches), visit, progress=False)
 
 
-def _pick(outputs, rows: list[Tensor]) -> Tensor:
+def _pick(outputs: Any, rows: list[Tensor]) -> Tensor:
     """The chosen tokens [n, D] in float64, on the CPU: its decompositions are faster than a GPU's at these sizes."""
     return (
         torch.cat([x.flatten(0, -2)[index.to(x.device)] for x, index in zip(outputs, rows, strict=True)])
@@ -185,7 +186,7 @@ def cmpq(
 
         linear_outputs(model, batches, rows, use)
         scores = {name: scores[name] for name in groups}  # in the order of definition, as everywhere
-    detail: dict = {
+    detail: dict[str, Any] = {
         "measure": measure,
         "samples": count,
         "features": states[0].shape[1],

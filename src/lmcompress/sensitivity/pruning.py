@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,7 +78,7 @@ def input_norms(model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> dict[
     """Norm of every input feature over the real tokens of the unchanged model, full Linear name -> [in]."""
     found = {}
 
-    def visit(block: BlockVisit) -> dict:
+    def visit(block: BlockVisit) -> dict[str, Any]:
         for name, norms in block.statistics(lambda linear: ColumnNorms(linear.in_features)).items():
             found[f"{block.name}.{name}"] = norms.result()
         return {}
