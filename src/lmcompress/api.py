@@ -24,7 +24,7 @@ from lmcompress.quantize.formats import Bits, stored_bytes
 from lmcompress.quantize.rtn import quantizer
 from lmcompress.retrain import adapters, learning_rate, train
 from lmcompress.retrain import reconstruct as reconstructing
-from lmcompress.retrain.subsets import Subset
+from lmcompress.retrain.names import Subset
 from lmcompress.sensitivity.agreement import Scores
 
 Batches = list[dict[str, Tensor]]
@@ -162,7 +162,7 @@ def reconstruct(
 
 def quantize_model(
     model: nn.Module,
-    formats: str | Bits | Mapping[str, str | Bits],
+    formats: str | Bits | Mapping[str, Bits | str],
     method: str = "rtn",
     batches: Batches | None = None,
     *,

@@ -119,7 +119,8 @@ def _entry(name: str, kind: str) -> dict[str, Any]:
     """What ``assets.toml`` says of a name, or what the name of a hub repository says itself."""
     if name in manifest()[kind]:
         return manifest()[kind][name]
-    match = _HUB_NAMES[kind].fullmatch(name).groupdict()
+    found: Any = _HUB_NAMES[kind].fullmatch(name)  # as `resolve` has seen
+    match = found.groupdict()
     return {**match, "hub": match["repo"], "licence": "see the hub's page"}
 
 
@@ -200,24 +201,25 @@ _Members = list[tuple[zipfile.ZipFile, zipfile.ZipInfo]]
 
 def _targets(archives: list[zipfile.ZipFile], entry: dict[str, Any]) -> dict[str, _Members]:
     """Relative name -> the members that it is made of, but for hidden files. A name that leads out is refused."""
-    pattern, found = entry["members"], {}
+    pattern = entry["members"]
+    found: dict[str, Any] = {}
     start = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
     for archive in archives:
         members = [one for one in archive.infolist() if fnmatch.fnmatchcase(one.filename, pattern)]
         if not members:
-            raise AssetError(f"{Path(archive.filename).name} has no member that matches {pattern}")
+            raise AssetError(f"{Path(str(archive.filename)).name} has no member that matches {pattern}")
         for member in members:
             name = entry.get("join") or member.filename.removeprefix(f"{start}/")
             link = stat.S_ISLNK(member.external_attr >> 16)
             if link or {"", ".", ".."} & {*_parts(name)} or "\\" in name or ":" in name:
                 raise AssetError(
-                    f"{Path(archive.filename).name}: the member {member.filename!r} is not a plain file"
+                    f"{Path(str(archive.filename)).name}: the member {member.filename!r} is not a plain file"
                 )
             if any(part.startswith(".") for part in _parts(name)):
                 continue  # no part of an asset (see contents.files)
             if name in found and "join" not in entry:
                 raise AssetError(
-                    f"{Path(archive.filename).name}: the member {member.filename!r} occurs twice"
+                    f"{Path(str(archive.filename)).name}: the member {member.filename!r} occurs twice"
                 )
             found.setdefault(name, []).append((archive, member))
     return found
@@ -273,7 +275,7 @@ def _from_hub(name: str, kind: str, entry: dict[str, Any], again: bool, fetch: b
 
     def link(folder: Path) -> None:
         there = [file.relative_to(snapshot).as_posix() for file in snapshot.rglob("*") if file.is_file()]
-        for file in hub.utils.filter_repo_objects(there, allow_patterns=patterns):
+        for file in (name for name in there if any(fnmatch.fnmatch(name, one) for one in patterns)):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).symlink_to((snapshot / file).resolve())
 

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from lmcompress.prune.mask import Masks
 from lmcompress.prune.model import prune_model
 from lmcompress.quantize import compressed_tensors
 from lmcompress.quantize.model import quantize_model, round_rest
-from lmcompress.recipe import Recipe
+from lmcompress.recipe import Prune, Quantize, Recipe, Reconstruct, Retrain
 from lmcompress.retrain import adapters
 from lmcompress.retrain.learning_rate import middle
 from lmcompress.retrain.reconstruct import reconstruct
@@ -101,7 +101,7 @@ class _Job:
         self.source = model_folder.plain(safetensors_folder(self.asset), self.asset.sha256)
         self.files: list[Path] = []  # block files of the last step, whose weights count
         self.rest: list[Path] = []  # all but the blocks, where a step has changed it
-        self.options: dict[str, object] = {}  # of the config, where a step has changed it
+        self.options: dict[str, Any] = {}  # of the config, where a step has changed it
         self.shell = self.open()
         self.dtype = self.shell.dtype
         self.masks: Masks = {}
@@ -169,7 +169,7 @@ class _Job:
     def _steps(self) -> dict[str, dict[str, Any]]:
         """Carry out what is not done yet; the results of all steps."""
         acts: dict[str, Callable[[Path], dict[str, Any]]] = {
-            one: getattr(self, f"_{one}") for one in self.recipe.steps
+            one: partial(getattr(self, f"_{one}"), getattr(self.recipe, one)) for one in self.recipe.steps
         }
         if self.recipe.evaluation:
             acts = {"before": self._evaluate, **acts, "after": self._evaluate}
@@ -179,10 +179,8 @@ class _Job:
             folder = self.work / f"{number}-{name}"
             note = folder.with_suffix(".json")
             if self.progress:
-                print(
-                    f"[{number + 1}/{len(acts)}] {name}{' (done before)' if note.is_file() else ''}",
-                    flush=True,
-                )
+                again = " (done before)" if note.is_file() else ""
+                print(f"[{number + 1}/{len(acts)}] {name}{again}", flush=True)
             if not note.is_file():
                 started = time.perf_counter()
                 found = act(folder)
@@ -206,8 +204,8 @@ class _Job:
             self.options = read_json(folder / "options.json")
         return folder
 
-    def _prune(self, folder: Path) -> dict[str, Any]:
-        chosen, model = self.recipe.prune, self.open()
+    def _prune(self, chosen: Prune, folder: Path) -> dict[str, Any]:
+        model = self.open()
         criterion = CRITERIA[chosen.criterion]
         if criterion.whole:
             bring_whole(model)
@@ -232,8 +230,7 @@ class _Job:
             "left": report.left,
         }
 
-    def _reconstruct(self, folder: Path) -> dict[str, Any]:
-        chosen = self.recipe.reconstruct
+    def _reconstruct(self, chosen: Reconstruct, folder: Path) -> dict[str, Any]:
         files, self.files = self.files, []  # the targets come from the dense model
         model = self.open()
         found = reconstruct(
@@ -258,8 +255,8 @@ class _Job:
             "share": min(block.coverage for block in found),
         }
 
-    def _retrain(self, folder: Path) -> dict[str, Any]:
-        chosen, model = self.recipe.retrain, self.open()
+    def _retrain(self, chosen: Retrain, folder: Path) -> dict[str, Any]:
+        model = self.open()
         bring_whole(model)
         report = train(
             model,
@@ -280,16 +277,11 @@ class _Job:
         others = {name: value.detach().contiguous() for name, value in model_folder.outside(model).items()}
         save_file(others, folder / "rest.safetensors", metadata={"format": "pt"})
         write_json(folder / "options.json", {"tie_word_embeddings": model.config.tie_word_embeddings})
-        losses = report.losses
-        return {
-            "trainable": report.trainable,
-            "first": losses[0],
-            "last": losses[-1],
-            "diverged": report.diverged,
-        }
+        first, last = report.losses[0], report.losses[-1]
+        return {"trainable": report.trainable, "first": first, "last": last, "diverged": report.diverged}
 
-    def _quantize(self, folder: Path) -> dict[str, Any]:
-        chosen, model = self.recipe.quantize, self.open()
+    def _quantize(self, chosen: Quantize, folder: Path) -> dict[str, Any]:
+        model = self.open()
         quantize_model(
             model,
             self.formats,

@@ -38,11 +38,13 @@ def estimate(experiment: Experiment, earlier: Iterable[Record]) -> Estimate:
     ):
         return found
     devices = [record.provenance.get("device") or "" for record in closest]
-    same = [record.parameters.get("model") == wanted.get("model") for record in closest]
-    factors = [1.0 if one else _ratio(wanted, of.parameters) for one, of in zip(same, closest, strict=True)]
+    alike_model = [record.parameters.get("model") == wanted.get("model") for record in closest]
+    factors = [
+        1.0 if one else _ratio(wanted, of.parameters) for one, of in zip(alike_model, closest, strict=True)
+    ]
     return Estimate(
         _median(closest, "seconds", factors),
-        _median(closest, "peak_mb", [1.0 if one else None for one in same]),
+        _median(closest, "peak_mb", [1.0 if one else None for one in alike_model]),
         max(set(devices), key=devices.count, default=""),
     )
 
@@ -54,7 +56,7 @@ def at_size(parameters: dict[str, Any]) -> Estimate:
     subset, whole, found = parameters.get("subset"), size(parameters), []
     tokens = (parameters.get("batch") or 1) * (parameters.get("length") or 1)
     trained = {"full": "full", "nothing": ""}.get(
-        subset, "masklora" if "lora" in str(subset) else "biases+norms"
+        str(subset), "masklora" if "lora" in str(subset) else "biases+norms"
     )
     if "granularity" in parameters:
         trained = f"reconstruct {trained}"

@@ -13,10 +13,10 @@ import gguf
 import torch
 import transformers
 
-from lmcompress.assets import Asset, cache_folder
+from lmcompress.assets import Asset
 from lmcompress.contents import damage, forget
 from lmcompress.errors import AssetError
-from lmcompress.files import once
+from lmcompress.files import cache_folder, once
 from lmcompress.loading import check_keys, naming
 
 
@@ -51,7 +51,8 @@ def _convert(file: Path, folder: Path) -> None:
         "local_files_only": True,
     }
     with naming(file), _read_once():
-        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+        loader: Any = transformers.AutoModelForCausalLM  # whose type knows no output_loading_info
+        model, found = loader.from_pretrained(
             **source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
@@ -70,12 +71,13 @@ def _convert(file: Path, folder: Path) -> None:
 @contextmanager
 def _read_once() -> Iterator[None]:
     """transformers parses the file for config, weights and tokenizer anew, each time some seconds: once is enough."""
-    reader = gguf.GGUFReader
-    gguf.GGUFReader = lru_cache(maxsize=1)(reader)
+    library: Any = gguf
+    reader = library.GGUFReader
+    library.GGUFReader = lru_cache(maxsize=1)(reader)
     try:
         yield
     finally:
-        gguf.GGUFReader = reader
+        library.GGUFReader = reader
 
 
 def _without_origin(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -28,7 +28,7 @@ _CLASSIFIER = "ForSequenceClassification"
 
 
 def open_model(
-    folder: Path, loader: type, dtype: torch.dtype | str = "auto", **options: object
+    folder: Path, loader: Any, dtype: torch.dtype | str = "auto", **options: object
 ) -> transformers.PreTrainedModel:
     """The model of a folder with ``config.json`` and safetensors, on the CPU, in eval mode.
 
@@ -84,7 +84,7 @@ def open_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_keys(model: nn.Module, found: dict[str, Any], file: Path) -> None:
+def check_keys(model: Any, found: dict[str, Any], file: Path) -> None:
     """Refuse (:class:`AssetError`) what transformers' ``output_loading_info`` says is missing, left over or of
     another shape, but for new heads, heads of other tasks, and buffers that models make themselves.
     """

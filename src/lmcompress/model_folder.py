@@ -101,7 +101,8 @@ def write(
     save_file(others, folder / names[0], metadata={"format": "pt"})
     for source, name in zip(files, names[1:], strict=True):
         _link(source, folder / name)
-    where, size = {}, 0
+    where: dict[str, str] = {}
+    size = 0
     for name in names:
         size += (folder / name).stat().st_size
         with safe_open(folder / name, framework="pt") as file:
@@ -112,10 +113,9 @@ def write(
     if formats:
         config["quantization_config"] = compressed_tensors.config(formats, linears(model))
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8")
-    for pattern in BESIDE if beside else ():
-        for path in beside.glob(pattern):
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
+    for path in (path for pattern in BESIDE for path in beside.glob(pattern)) if beside else ():
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
     if masks:
         mask.save(masks, folder / MASKS)
     mode = 0o666 & ~_umask()

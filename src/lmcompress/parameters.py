@@ -89,7 +89,7 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _group(value: object) -> int | str:
-    given = int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,7}", value) else value
+    given: Any = int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,7}", value) else value
     return formats.Bits(8, given).group
 
 

@@ -111,7 +111,7 @@ def summary(plan: Plan) -> str:
     text = f"{len(plan.experiments)} runs: {len(plan.known)} known, {plan.missing} to do in {len(plan.jobs)} jobs"
     timed = [job for job in plan.jobs if job.seconds is not None]
     if timed:
-        mean = sum(job.seconds for job in timed) / sum(len(job.experiments) for job in timed)
+        mean = sum(job.seconds or 0 for job in timed) / sum(len(job.experiments) for job in timed)
         devices = sorted({one.device for job in timed for one in job.estimates if one.device})
         text += f"; about {duration(mean * plan.missing)} one after the other (earlier runs on {', '.join(devices)})"
     elif plan.jobs:

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ def documents(path: Path) -> Iterator[tuple[str, str | None]]:
     for file in _chosen(path):
         native = split_of(_name(file, path))
         if file.suffix.lower() in TEXT_FILES:
-            texts = _documents(_text(file))
+            texts: Iterable[Any] = _documents(_text(file))
         else:
             texts = (_column(row, TEXT_COLUMNS, place) for row, place in _rows(file))
         yield from ((text, native) for text in texts if text.strip())
@@ -156,7 +156,7 @@ def _rows(file: Path) -> Iterator[tuple[dict[str, Any], str]]:
         yield row, place
 
 
-def _json(text: str, place: str) -> object:
+def _json(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -176,7 +176,7 @@ def _parquet(file: Path) -> Iterator[tuple[dict[str, Any], int]]:
 
 def _separated(file: Path, separator: str) -> Iterator[tuple[dict[str, Any], int]]:
     """Rows under the names of a header; without one, two columns: class and text. Tabs know no quoting."""
-    quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    quoting: Any = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
     lines = csv.reader(
         io.StringIO(_text(file), newline=""), delimiter=separator, quoting=quoting, strict=True
     )
@@ -200,7 +200,7 @@ def _separated(file: Path, separator: str) -> Iterator[tuple[dict[str, Any], int
         raise AssetError(f"{file}, row {lines.line_num}: {error}") from error
 
 
-def _column(row: dict[str, Any], names: tuple[str, ...], place: str, kind: type = str) -> object:
+def _column(row: dict[str, Any], names: tuple[str, ...], place: str, kind: type = str) -> Any:
     name = next((name for name in names if name in row), None)
     if name is None:
         raise AssetError(f"{place}: rows need a column {names[0]}; they have {', '.join(map(str, row))}")

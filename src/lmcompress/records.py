@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_origin
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -160,7 +160,7 @@ def obtain(experiments: Sequence[Experiment], *, progress: bool = True, force: b
     ``Absent`` in their place, whose use skips a cell, and ``NotComputed`` is raised elsewhere.
     """
     if why := absent.reason():
-        known = [find(experiment.kind, key_of(experiment)) for experiment in experiments]
+        known: Any = [find(experiment.kind, key_of(experiment)) for experiment in experiments]
         missing = [one.kind for one, record in zip(experiments, known, strict=True) if record is None]
         return absent.stand_in(missing, why) if missing else known
     with tqdm(
@@ -243,7 +243,7 @@ def read(text: str, where: str) -> Record:
     if not isinstance(found, dict) or found.keys() != wanted.keys():
         raise BrokenRecord(where, f"expected an object with {', '.join(wanted)}")
     for name, kind in wanted.items():
-        plain = kind if isinstance(kind, type) else kind.__origin__
+        plain: Any = get_origin(kind) or kind
         if not isinstance(found[name], plain) or isinstance(found[name], bool):
             raise BrokenRecord(where, f"{name} is no {plain.__name__}")
     missing = {"device", "date", "seconds", "commit", "versions"} - found["provenance"].keys()

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,9 @@ class Statistic(Protocol):
     """What a Linear's inputs are accumulated into (see ``stats.py``)."""
 
     def update(self, x: Tensor) -> None: ...
+
+
+S = TypeVar("S", bound=Statistic)
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,10 @@ class BlockVisit:
 
     def statistics(
         self,
-        make: Callable[[nn.Linear], Statistic],
+        make: Callable[[nn.Linear], S],
         names: list[str] | None = None,
         inputs: list[Tensor] | None = None,
-    ) -> dict[str, Statistic]:
+    ) -> dict[str, S]:
         """One statistic per Linear (name within the block) over the inputs it sees; padding tokens are left
         out.
 
@@ -254,7 +257,7 @@ def _home(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def _placed(model: nn.Module, index: int, module: nn.Module, device: torch.device) -> Iterator[None]:
+def _placed(model: Any, index: int, module: nn.Module, device: torch.device) -> Iterator[None]:
     """The block on ``device`` for its turn: read from its shards, or moved from where the model is."""
     if is_streamed(model):
         with model.block_weights.placed(index, device):
@@ -269,7 +272,7 @@ def _placed(model: nn.Module, index: int, module: nn.Module, device: torch.devic
 class Reached(Exception):
     """Raised inside a model, where the rest of it need not run; carries the ``output`` that was wanted, if any."""
 
-    def __init__(self, output: object = None):
+    def __init__(self, output: Any = None):
         super().__init__()
         self.output = output
 
@@ -326,7 +329,7 @@ def replaced_forward(
 
 
 @contextmanager
-def _no_cache(model: nn.Module) -> Iterator[None]:
+def _no_cache(model: Any) -> Iterator[None]:
     """A key-value cache among the captured arguments would grow at every replay."""
     config = model.config
     before = getattr(config, "use_cache", None)

@@ -236,7 +236,7 @@ def _text(value: object) -> str:
     return value
 
 
-def _index(label: object, choices: list[str]) -> int:
+def _index(label: Any, choices: list[str]) -> int:
     if len(choices) < 2 or isinstance(label, bool) or int(label) not in range(len(choices)):
         raise ValueError(f"label {label!r} of {len(choices)} choices")
     return int(label)

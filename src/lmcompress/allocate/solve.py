@@ -132,7 +132,7 @@ def random_allocations(problem: Problem, budget: int, draws: int = 20, seed: int
 def _random(problem: Problem, budget: int, source: random.Random) -> Allocation:
     ladders = {layer: problem.by_cost(layer) for layer in problem.cost}
     step = dict.fromkeys(ladders, 0)
-    left = budget - sum(problem.cost[layer][ladder[0]] for layer, ladder in ladders.items())
+    left: float = budget - sum(problem.cost[layer][ladder[0]] for layer, ladder in ladders.items())
     movable = list(ladders)
     while movable:
         index = source.randrange(len(movable))
@@ -157,7 +157,8 @@ def permuted(problem: Problem, choice: dict[str, str], draws: int = 20, seed: in
         alike.setdefault(tuple(sorted(offered.items())), []).append(layer)
     found = []
     for draw in range(draws):
-        source, drawn = random.Random(f"{seed}/{draw}"), {}
+        source = random.Random(f"{seed}/{draw}")
+        drawn: dict[str, Any] = {}
         for layers in alike.values():
             order = [choice[layer] for layer in layers]
             source.shuffle(order)

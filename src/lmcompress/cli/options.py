@@ -48,7 +48,7 @@ class Amount(click.FloatRange):
     def __init__(self) -> None:
         super().__init__(0)
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = super().convert(value, param, ctx)
         return found if math.isfinite(found) else self.fail(f"{value} is no finite number.", param, ctx)
 

@@ -138,7 +138,7 @@ def verify(kind: str | None, sample: int | None, seed: int, tolerance: float) ->
         raise SystemExit(1)
 
 
-def deviation(old: object, new: object) -> float:
+def deviation(old: Any, new: Any) -> float:
     """The largest relative deviation between two results; infinite where they differ in anything but a number.
     What is named seconds is a time and is left out.
     """

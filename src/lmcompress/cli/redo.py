@@ -115,7 +115,7 @@ def _interval(about: dict[str, Any]) -> tuple[float, float] | None:
     return (low, high) if isinstance(low, float) and isinstance(high, float) else None
 
 
-def _verdict(old: object, new: object, tolerance: float, inside: tuple[float, float] | None = None) -> str:
+def _verdict(old: Any, new: Any, tolerance: float, inside: tuple[float, float] | None = None) -> str:
     if type(old) is type(new) and old == new:
         return "same"
     if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in (old, new)):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -35,7 +35,7 @@ from lmcompress.records import obtain
 from lmcompress.sensitivity.shrinkage import shrunk
 
 if TYPE_CHECKING:
-    from lmcompress.sensitivity import scores as sensitivity
+    from lmcompress.sensitivity.agreement import Scores
 
 predict = lazy("lmcompress.allocate.predict")
 quantize_model = lazy("lmcompress.quantize.model")
@@ -64,20 +64,17 @@ class Scored(OnModel):
     seed: Seed
     test: Sample
 
-    def scores(self) -> sensitivity.Scores:
+    def scores(self) -> Scores:
         """The score's record (computed first if need be); one of :data:`TRUTHS` is that of the validation split."""
         same = self.model_dump(
             include={*OnModel.model_fields, "per", "widths", "group", "symmetric", "windows"}
         )
         if self.score in TRUTHS:
-            wanted = Divergence(**same) if self.score == DIVERGED else Truth(**same)
+            wanted: OnModel = Divergence(**same) if self.score == DIVERGED else Truth(**same)
         else:
             wanted = Score(**same, score=self.score, seed=self.seed)
         found = as_scores(obtain([wanted], progress=False)[0])
         return shrunk(found) if self.score == SHRUNK else found
-
-
-Budgeted = TypeVar("Budgeted", "Frontier", "RandomBand", "Evolutionary")
 
 
 def _unscored(palette: Palette, widths: Sequence[int]) -> Problem:
@@ -86,7 +83,7 @@ def _unscored(palette: Palette, widths: Sequence[int]) -> Problem:
     return Problem(_costs(palette, widths), nothing)
 
 
-def _budgeted(run: Budgeted) -> Budgeted:
+def _budgeted(run: Any) -> Any:
     """``run``. Raises :class:`ParameterError` for no budget at all, and for one below every width."""
     if not run.averages and not run.as_uniform:
         raise ParameterError("averages", run.averages, "a budget here or in as_uniform")
@@ -275,7 +272,7 @@ def _budgets(palette: Palette, averages: Sequence[float], as_uniform: Sequence[i
     return bytes_of
 
 
-def problem_of(palette: Palette, subject: Subject, scores: sensitivity.Scores, of: Scored) -> Problem:
+def problem_of(palette: Palette, subject: Subject, scores: Scores, of: Scored) -> Problem:
     """Bytes and predicted losses of every width of every layer."""
     errors = predict.relative_errors(subject.model, rtn.quantizer(of.like), of.widths, of.per)
     return Problem(_costs(palette, of.widths), predict.loss_table(scores, of.widths, errors))
@@ -286,7 +283,7 @@ def widths_of(allocation: Allocation) -> dict[str, int]:
     return {layer: int(choice) for layer, choice in allocation.choice.items()}
 
 
-def calibration_of(run: OnModel, subject: Subject) -> Batches | None:
+def calibration_of(run: Any, subject: Subject) -> Batches | None:
     """What GPTQ reads in a run with ``method``; None for one that rounds to nearest. A run with a ``window`` of its own
     reads the retraining split, since that of calibration does not hold 128 windows of 2,048 tokens.
     """
@@ -297,9 +294,7 @@ def calibration_of(run: OnModel, subject: Subject) -> Batches | None:
     return subject.texts("calibration", run.windows, run.seed)
 
 
-def outcomes(
-    subject: Subject, of: OnModel, choices: list[dict[str, int]], palette: Palette
-) -> dict[str, Any]:
+def outcomes(subject: Subject, of: Any, choices: list[dict[str, int]], palette: Palette) -> dict[str, Any]:
     """Quantize by each choice of a width a layer, measure on the test split, put the weights back."""
     test = subject.texts("test", of.test)
     dense = measure(subject.model, test)

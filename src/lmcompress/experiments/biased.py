@@ -98,5 +98,5 @@ class BiasesMatter(Experiment):
                 bias.copy_(value)
         return found | {"biases": sum(bias.numel() for bias in biases)}
 
-    def _perplexity(self, model: Any, windows: torch.Tensor) -> float:
+    def _perplexity(self, model: Any, windows: Any) -> float:
         return math.exp(train.mean_loss(model, windows, self.batch))

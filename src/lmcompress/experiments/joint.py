@@ -32,6 +32,8 @@ DENSE = str(Unstructured(0))
 
 LOSS = "loss increase (nats)"
 
+Masks = dict[tuple[str, str], "torch.Tensor | None"]  # by Linear and pattern; None keeps all
+
 
 class Joint(OnModel):
     """Choose among pairs of ``patterns`` and ``widths`` for every Linear, within each of ``averages`` bits a
@@ -69,7 +71,8 @@ class Joint(OnModel):
         }
         problem = self._problem(linears, kept, fisher, made)
         numbers = sum(linear.weight.numel() for linear in linears.values())
-        dense, points = measure(model, test), []
+        dense = measure(model, test)
+        points: list[dict[str, Any]] = []
         for average in self.averages:
             budget = budget_for(average, numbers)
             if budget < problem.least_bytes:
@@ -101,7 +104,7 @@ class Joint(OnModel):
             (f"{pattern} at {bits} bits", pattern, bits) for pattern in self.patterns for bits in self.widths
         ]
 
-    def masks(self, model: nn.Module, calibration: Any) -> dict[tuple[str, str], torch.Tensor | None]:
+    def masks(self, model: nn.Module, calibration: Any) -> Masks:
         """Bool masks by Linear and pattern; None for the pattern that drops nothing."""
         criterion = CRITERIA["magnitude-row" if self.criterion == "magnitude" else self.criterion]
         norms = pruning.input_norms(model, calibration) if criterion.by_data else {}
@@ -122,9 +125,9 @@ class Joint(OnModel):
     def _problem(
         self,
         linears: dict[str, nn.Linear],
-        kept: dict[str, Any],
-        fisher: dict[str, Any],
-        made: dict[str, Any],
+        kept: Masks,
+        fisher: dict[str, torch.Tensor],
+        made: dict[tuple[str, str], torch.Tensor],
     ) -> Problem:
         cost: dict[str, dict[str, int]] = {}
         loss: dict[str, dict[str, float]] = {}
@@ -138,7 +141,12 @@ class Joint(OnModel):
                 loss[name][choice] = float((fisher[name] * step.square()).sum() / 2)
         return Problem(cost, loss)
 
-    def _sparsity(self, choice: dict[str, str], linears: dict[str, nn.Linear], kept: dict[str, Any]) -> float:
+    def _sparsity(
+        self,
+        choice: dict[str, str],
+        linears: dict[str, nn.Linear],
+        kept: dict[tuple[str, str], torch.Tensor | None],
+    ) -> float:
         """Share of the Linears' weights that the chosen patterns drop."""
         pattern_of = {name: pattern for name, pattern, _ in self.choices()}
         masks = [

@@ -86,7 +86,7 @@ def _reference(model: str, corpus: str, dtype: str, length: int, test: int | Non
 
 
 def _plain(found: evaluate.Comparison, dense: evaluate.Reference) -> dict[str, Any]:
-    estimates = {
+    estimates: dict[str, Any] = {
         "perplexity": found.perplexity,
         "ratio": found.ratio,
         "kl": found.kl,
@@ -161,7 +161,7 @@ class InputNorms(OnDense):
 
     def run(self) -> dict[str, Any]:
         norms = _norms(self)
-        found: dict[str, dict[str, float]] = {"peak": {}, "energy": {}, "score": {}, "kept": {}}
+        found: dict[str, dict[str, float | None]] = {"peak": {}, "energy": {}, "score": {}, "kept": {}}
         for name, linear in models.block_linears(_dense(self.model, self.dtype)[0]).items():
             top = _largest(norms[name], self.share)
             squares, scores = norms[name].square(), wanda.scores(linear.weight, norms[name])
@@ -209,7 +209,7 @@ class FewColumns(OnDense):
             return kept
         scores = weight.detach().abs().float()
         scores[:, chosen] += scores.max()
-        return mask.mask(scores, parse(self.pattern))
+        return mask.mask(scores, parse(str(self.pattern)))
 
 
 def _largest(values: torch.Tensor, share: float) -> torch.Tensor:

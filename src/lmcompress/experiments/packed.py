@@ -79,7 +79,7 @@ class Packed(Scored):
         problem = problem_of(palette, subject, self.scores(), self)
         return palette.formats(widths_of(exact(problem, budget_for(self.average, palette.numbers))))
 
-    def _outside(self, model: nn.Module) -> dict[str, Bits]:
+    def _outside(self, model: Any) -> dict[str, Bits]:
         """Formats of the token embedding and of a language head that does not share its matrix."""
         format = parse(self.embeddings)
         embedding, head = model.get_input_embeddings(), models.head(model)

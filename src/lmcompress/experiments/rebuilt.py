@@ -12,7 +12,7 @@ from lmcompress.experiments.one_shot import PrunedModel
 from lmcompress.experiments.pruned import OnPruned
 from lmcompress.experiments.reconstructed import Reconstruct, reconstructed
 from lmcompress.experiments.retrained import Retrain
-from lmcompress.experiments.subjects import OnModel, Palette
+from lmcompress.experiments.subjects import Palette
 from lmcompress.experiments.uniform import UniformFormat
 from lmcompress.lazily import lazy
 from lmcompress.prune.criteria import CRITERIA
@@ -108,7 +108,7 @@ def _pruned(run: PrunedModel) -> Rebuilt:
     return Rebuilt(model, models.load(run.model, run.dtype)[1], report.masks)
 
 
-def _allocated(run: OnModel, point: dict[str, Any]) -> Rebuilt:
+def _allocated(run: Any, point: dict[str, Any]) -> Rebuilt:
     subject = run.subject()
     palette = Palette(subject.model, run.per, run.like)
     formats = palette.formats(dict(zip(palette.layers, point["choice"], strict=True)))

@@ -216,7 +216,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _thinned(values: list[float]) -> list[float]:
+def _thinned(values: list[float]) -> list[float | None]:
     """At most :data:`POINTS` means of consecutive values, None for what is not finite."""
     size = -(-len(values) // POINTS) if values else 1
     means = [sum(values[at : at + size]) / len(values[at : at + size]) for at in range(0, len(values), size)]

@@ -44,7 +44,7 @@ class SubjectStudy(Study):
         """For each model: the fields of :class:`OnModel`, and how many windows or texts are used."""
         found = []
         if self.classifier:
-            on = {"model": self.classifier, "data": self.texts, "task": "classification"}
+            on: dict[str, Any] = {"model": self.classifier, "data": self.texts, "task": "classification"}
             found.append(({**on, "length": self.text_length, "steps": self.fine_tune_steps}, self.text_count))
         if self.language:
             on = {"model": self.language, "data": self.corpus, "task": "language", "length": self.length}

@@ -219,7 +219,9 @@ def as_scores(record: Record) -> Scores:
     """A record of :class:`Score` or :class:`Truth` as the library's own type."""
     result = record.result
     if "losses" not in result:
-        detail = {key: result[key] for key in ("per_width", "similarity", "per_pattern") if key in result}
+        detail: dict[str, Any] = {
+            key: result[key] for key in ("per_width", "similarity", "per_pattern") if key in result
+        }
         return Scores(result["per_layer"], result["seconds"], detail)
     base = sum(result["base"]) / len(result["base"])
     table = {

@@ -79,7 +79,7 @@ class Timed(Experiment):
     compilation: Whole = 0
     group: Literal[32, 64, 128] = 64
 
-    def speed_of(self, model: nn.Module) -> dict[str, Any]:
+    def speed_of(self, model: Any) -> dict[str, Any]:
         """Put the kernel into ``model`` and time it; the result of the run."""
         numbers = sum(value.numel() for value in model.parameters())
         try:

@@ -39,8 +39,8 @@ Batches = list[dict[str, "torch.Tensor"]]
 class Subject:
     """A model (fp32 arithmetic, values of half precision) and what its texts are read with."""
 
-    model: nn.Module
-    tokenizer: object
+    model: Any
+    tokenizer: Any
     data: str
     task: str
     length: int
@@ -89,7 +89,8 @@ class OnModel(Experiment):
     @property
     def like(self) -> Bits:
         """Groups and symmetry of the formats, of a run that has the fields ``group`` and ``symmetric``."""
-        return Bits(8, self.group, self.symmetric)
+        own: Any = self
+        return Bits(8, own.group, own.symmetric)
 
     def subject(self) -> Subject:
         """The model, loaded; a classifier is fine-tuned first where that was not done on this machine."""

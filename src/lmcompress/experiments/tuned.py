@@ -83,7 +83,8 @@ class Tuned(Evaluated):
     def run(self) -> dict[str, Any]:
         counted = subsets.count(self.dense()[0], self.subset, self.rank)
         if self.subset == "nothing":
-            (model, masks), found = self.pruned(), {"lr": None, "trials": [], "at_edge": False}
+            model, masks = self.pruned()
+            found: dict[str, Any] = {"lr": None, "trials": [], "at_edge": False}
         else:
             model, masks, found = self._best()
         mask.check(model, masks)

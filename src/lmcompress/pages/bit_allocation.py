@@ -95,7 +95,8 @@ class Study(SubjectStudy):
             "test": self.test_windows if language else self.test,
             **formats,
         }
-        windows, widths = {"windows": count}, self.language_widths if language else self.widths
+        windows: dict[str, Any] = {"windows": count}
+        widths = self.language_widths if language else self.widths
         budgets: dict[str, Any] = {"averages": self.averages, "as_uniform": self.as_uniform}
         found: list[Any] = [
             UniformFormat(**common | {"group": "row"}, **windows, method="rtn", widths=widths, seed=0)
@@ -170,7 +171,7 @@ class Study(SubjectStudy):
         for name in self.clustered:
             for widths in self.cluster_widths:
                 scored_so = {**scored, "score": name, "cluster_widths": widths}
-                found += [Clustered(**scored_so, clusters=method) for method in METHODS]
+                found += [Clustered(**scored_so | {"clusters": method}) for method in METHODS]
             scored_so = {**scored, "score": name, "cluster_widths": self.cluster_widths[0]}
             found.append(Clustered(**scored_so, clusters="as_released", cluster_seeds=(0, 1, 2, 3)))
         return found

@@ -68,7 +68,7 @@ def answer(records: Sequence[Record]) -> Answer:
     """What a step with the norms and with masked adapters takes beside one of full retraining. Raises ``LookupError``
     where the runs are missing.
     """
-    costs = (
+    costs: Any = (
         cost_tables.costs(timed(records)).drop_duplicates("subset").set_index("subset")
         if timed(records)
         else {}

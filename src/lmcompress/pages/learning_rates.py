@@ -9,6 +9,7 @@ from pydantic import Field
 
 from lmcompress.experiments.perp_study import PerpStudy
 from lmcompress.experiments.pruned import SubsetText
+from lmcompress.numbers import exp
 from lmcompress.parameters import PatternText, Rate, Some
 from lmcompress.plans import published
 from lmcompress.prune.criteria import CriterionName
@@ -23,7 +24,6 @@ from lmcompress.report.perp_tables import (
     against_full,
     corpora,
     corpus_of,
-    exp,
     of_task,
     ordered,
     without_pruning,
@@ -115,7 +115,7 @@ def small(records: Sequence[Record]) -> list[Any]:
 
 def best_rates(records: Sequence[Record]) -> pd.DataFrame:
     """:func:`best` of every corpus in one table for readers, beside the model that was pruned and not retrained."""
-    columns: dict[str, Any] = {}
+    columns: dict[Any, dict[str, str]] = {}
     for corpus in corpora(records):
         for _, row in best(records, corpus).iterrows():
             text = f"{row['perplexity']:,.1f} at {row[RATE]:g}"

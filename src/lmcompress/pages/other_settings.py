@@ -11,6 +11,7 @@ from lmcompress.experiments.biased import BiasesMatter
 from lmcompress.experiments.perp_study import PerpStudy
 from lmcompress.experiments.pruned import SubsetText
 from lmcompress.experiments.tuned import Tuned, tuned
+from lmcompress.numbers import exp
 from lmcompress.parameters import (
     CorpusName,
     Count,
@@ -32,7 +33,6 @@ from lmcompress.report.figures import Figure
 from lmcompress.report.html import FAILS, HOLDS, PART, Html
 from lmcompress.report.opening import Answer
 from lmcompress.report.perp_evidence import Evidence, difference, state
-from lmcompress.report.perp_tables import exp
 from lmcompress.report.verdicts import Judged, interval, judge_all
 from lmcompress.report.words import estimate
 
@@ -191,7 +191,7 @@ def ratios(records: Sequence[Record]) -> pd.DataFrame:
         for subset in WORDS:
             for pruning, losses in evidence.losses(subset, corpus).items():
                 for case in difference("", losses, full.get(pruning, {}), 0.95, exp):
-                    row = {"setting": name, "retrained": subset, "pattern": pruning[1]}
+                    row: dict[str, Any] = {"setting": name, "retrained": subset, "pattern": pruning[1]}
                     row |= {"times full": case.value, "low": case.low, "high": case.high}
                     rows += [row] if pruning[0] == "magnitude" else []
     return pd.DataFrame(rows, columns=["setting", "retrained", "pattern", "times full", "low", "high"])

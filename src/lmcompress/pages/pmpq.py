@@ -41,7 +41,7 @@ class Study(ScoreStudy):
 
 def sparsity_table(records: Sequence[Record]) -> pd.DataFrame:
     """Loss increase of every layer at every sparsity; the first seed of each score."""
-    found: dict[str, Any] = {}
+    found: dict[tuple[str, str], Record] = {}
     for record in of_kind(records, "score"):
         about = record.parameters
         if "per_pattern" in record.result:

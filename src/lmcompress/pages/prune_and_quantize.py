@@ -10,7 +10,7 @@ import pandas as pd
 from lmcompress.experiments.joint import DENSE, LOSS, Joint
 from lmcompress.experiments.score_study import SubjectStudy
 from lmcompress.parameters import Average, Flag, Group, ModelOrNone, PatternText, Sample, Seed, Some, Width
-from lmcompress.records import Record
+from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.html import Html
 from lmcompress.report.opening import Answer
@@ -35,14 +35,14 @@ class Study(SubjectStudy):
     test: Sample = 128
     test_windows: Sample = 8
 
-    def experiments(self) -> list[Joint]:
+    def experiments(self) -> list[Experiment]:
         sets = [
             (self.patterns, self.widths),
             ((DENSE,), self.widths),
             (self.patterns, (self.prune_only_width,)),
         ]
         sets += [((pattern,), self.widths) for pattern in self.patterns if pattern != DENSE]
-        found = []
+        found: list[Experiment] = []
         for on, count in self.subjects():
             for patterns, widths in sets:
                 for seed in self.seeds:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from lmcompress.experiments.packed import Packed
+from lmcompress.experiments.packed import UNIFORM, Packed
 from lmcompress.experiments.score_study import SubjectStudy
 from lmcompress.experiments.scored import Per, ScoreOrTruth
 from lmcompress.experiments.speeds import Kernel, ShapeName, ShapeSpeed, Speed, Timed
@@ -16,7 +16,7 @@ from lmcompress.records import Experiment, Record
 from lmcompress.report import figures, speed_tables
 from lmcompress.report.html import Html
 from lmcompress.report.opening import Answer, claimed
-from lmcompress.report.size_tables import UNIFORM, mixed, size_table
+from lmcompress.report.size_tables import mixed, size_table
 from lmcompress.report.words import estimate, of_kind, says, started
 
 LITTLE = 0.05  # nats; what the claim on compression allows, too

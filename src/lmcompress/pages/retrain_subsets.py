@@ -139,7 +139,8 @@ def closeness(records: Sequence[Record]) -> pd.DataFrame:
     """One row a subset, closest first: on each corpus its perplexity over that of full retraining, least to largest
     of all settings, and in how many settings it is as good (the 95 % interval reaches 1 or lies below).
     """
-    columns, distance = {}, {}
+    columns: dict[str, dict[str, str]] = {}
+    distance: dict[str, float] = {}
     for corpus in corpora(records):
         close = against_full(records, corpus)
         close = close[close["subset"] != "nothing"] if len(close) else close
@@ -150,7 +151,7 @@ def closeness(records: Sequence[Record]) -> pd.DataFrame:
             row[f"as good, {corpus}"] = f"{(rows['low'] <= 1).sum()} of {len(rows)}"
             distance.setdefault(subset, float(log(rows["times full"]).mean()))
     trained = {record.parameters["subset"]: record.result["percent"] for record in records}
-    closest_first = sorted(distance, key=distance.get)
+    closest_first = sorted(distance, key=distance.__getitem__)
     return pd.DataFrame(
         [{"retrained": subset, "trained %": trained[subset]} | columns[subset] for subset in closest_first]
     )

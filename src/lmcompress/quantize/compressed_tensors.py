@@ -11,7 +11,7 @@ Source: the package compressed-tensors (Apache-2.0), ``compressors/pack_quantize
 against it in the tests.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ PACKED, BYTES, MIXED = "pack-quantized", "int-quantized", "mixed-precision"  # a
 _PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
 
 
-def check(format: Bits, shape: tuple[int, int], layer: str) -> None:
+def check(format: Bits, shape: Sequence[int], layer: str) -> None:
     """Raise :class:`ParameterError` for a format of a weight [out, in] that compressed-tensors cannot hold."""
     if format.bits not in WIDTHS:
         raise ParameterError("bits", f"{format} for {layer}", f"a width among {WIDTHS} in this storage")
@@ -60,7 +60,7 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     return torch.stack(parts, dim=-1).reshape(len(packed), -1)[:, :columns].contiguous()
 
 
-def stored_bytes(format: Bits, shape: tuple[int, int]) -> int:
+def stored_bytes(format: Bits, shape: Sequence[int]) -> int:
     """Bytes of a weight [out, in] in this storage, where the codes of an affine format take a byte each."""
     return (format if format.symmetric else format.at(8)).bytes_for(shape)
 
@@ -82,6 +82,7 @@ def tensors(name: str, value: Quantized) -> dict[str, Tensor]:
             "weight_packed": pack(value.codes, value.format.bits),
             "weight_shape": torch.tensor(value.shape),
         }
+    assert value.scales is not None, "16 bits have no scales and are not packed"
     found["weight_scale"] = value.scales.to(half(value.dtype))
     return {f"{name}.{part}": tensor for part, tensor in found.items()}
 
@@ -173,7 +174,7 @@ def block_files(
 
     def decode(name: str, block: nn.Module, stored: dict[str, Tensor]) -> None:
         for layer in inside(name):
-            weight = block.get_submodule(layer.removeprefix(f"{name}.")).weight
+            weight: Any = block.get_submodule(layer.removeprefix(f"{name}.")).weight
             value = read(layer, stored, formats[layer], weight.dtype)
             stored[f"{layer}.weight"] = dequantize(value)
             for part in _PARTS:

@@ -37,7 +37,11 @@ GROUPS = (32, 64, 128)  # inputs that share a scale in the int4 kernels of both 
 # The same for every kernel and for the model as it is. Without coordinate descent torch writes an int8 weight out as
 # bf16 before every product of a single token. What the descent finds differs from one compilation to the next: nothing
 # is taken from an earlier one, so that two compilations are two draws.
-COMPILED = {"coordinate_descent_tuning": True, "fx_graph_cache": False, "autotune_local_cache": False}
+COMPILED: dict[str, Any] = {
+    "coordinate_descent_tuning": True,
+    "fx_graph_cache": False,
+    "autotune_local_cache": False,
+}
 FEWEST = 3  # repetitions, however long they take
 
 
@@ -140,7 +144,8 @@ def generate_speed(
     generate(model, tokens, 2, cache)  # a cache takes its memory when it is first filled
     decode = compiled(model, cache, batch) if compile else None
     generate(model, tokens, new_tokens, cache, decode)
-    runs, end = [], time.perf_counter() + seconds
+    runs: list[Generated] = []
+    end = time.perf_counter() + seconds
     with cost.measured(model.device) as spent:
         while len(runs) < min(repeats, FEWEST) or (len(runs) < repeats and time.perf_counter() < end):
             runs.append(generate(model, tokens, new_tokens, cache, decode))

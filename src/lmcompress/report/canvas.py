@@ -64,7 +64,7 @@ GREY = "#7b7f86"  # can be read on white and on black
 INK = "#010203"  # drawn in this, written out as currentColor
 WIDTH, HEIGHT = 5.6, 2.7  # inches; narrow, so that text is still readable at the width of a phone
 WIDE = 7.2  # of several panels side by side, which scroll there
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -110,7 +110,9 @@ def draw_panels(data: pd.DataFrame, draw: Draw, layout: Layout, title: str, alt:
     """Have ``draw`` fill one panel for each value of ``layout.panels``, and return the SVG."""
     names = levels(data[layout.series]) if layout.series else [None]
     if len(names) > 2 * len(PALETTE):
-        raise ParameterError(layout.series, f"{len(names)} series", f"at most {2 * len(PALETTE)}; use panels")
+        raise ParameterError(
+            str(layout.series), f"{len(names)} series", f"at most {2 * len(PALETTE)}; use panels"
+        )
     shown = levels(data[layout.panels]) if layout.panels else [None]
     across = len(shown) if len(shown) < 4 else 2
     down = -(-len(shown) // across)
@@ -218,7 +220,7 @@ def name_positions(axis: Axis, whole: pd.Series, always: bool = False) -> None:
         axis.set_ticks(range(len(found)), [number(level) for level in found])
 
 
-def _write_numbers(axis: Axis, across: int) -> None:
+def _write_numbers(axis: Any, across: int) -> None:
     """Plain numbers; on a logarithmic axis with few powers of ten also those between them."""
     if axis.get_scale() == "log":
         low, high = sorted(axis.get_view_interval())
@@ -242,7 +244,7 @@ def _legend(canvas: Canvas) -> None:
     if handles:
         order = sorted(handles, key=lambda label: isinstance(handles[label], matplotlib.lines.Line2D))
         columns = max(1, min(len(handles), int(canvas.get_figwidth() * 13 / (max(map(len, handles)) + 5))))
-        options = {"loc": "outside upper left", "ncols": columns, "fontsize": 9}
+        options: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "fontsize": 9}
         canvas.legend([handles[label] for label in order], order, **options)
         canvas.set_figheight(canvas.get_figheight() + 0.19 * -(-len(order) // columns))
 
@@ -259,7 +261,7 @@ def _svg(canvas: Canvas, title: str, alt: str) -> str:
     )  # would rule the whole page
     body = re.sub(r'<g id="[^"]*">', "<g>", body)  # the same in every figure, hence not unique in a page
     body = body.replace(INK, "currentColor").replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
-    box = re.search(r'viewBox="[^"]*"', text)[0]
+    box = re.findall(r'viewBox="[^"]*"', text)[0]
     wide = canvas.get_figwidth()
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} role="img"'

@@ -141,11 +141,15 @@ def sparsegpt() -> Figure:
         offset = np.stack([x - w[0], y - w[1]])
         height = np.einsum("iab,ij,jab->ab", offset, hessian, offset)
         levels = (0.02, error(helped), error(alone), 0.5)
-        lines = axes.contour(x, y, height, levels, colors=INK, alpha=0.55, linewidths=0.9)
+        lines: Any = axes.contour(x, y, height, levels, colors=INK, alpha=0.55, linewidths=0.9)
         axes.clabel(lines, lines.levels[1:], fmt=lambda value: f"{value:.2f}", fontsize=8)
         axes.axvline(0, color=INK, linewidth=1.2)
-        axes.annotate("", alone, w, arrowprops={"arrowstyle": "->", "color": LOSE, "linewidth": 1.8})
-        axes.annotate("", helped, w, arrowprops={"arrowstyle": "->", "color": solver, "linewidth": 1.8})
+        axes.annotate(
+            "", tuple(alone), tuple(w), arrowprops={"arrowstyle": "->", "color": LOSE, "linewidth": 1.8}
+        )
+        axes.annotate(
+            "", tuple(helped), tuple(w), arrowprops={"arrowstyle": "->", "color": solver, "linewidth": 1.8}
+        )
         for point, colour, words in (
             (w, KEEP, "dense"),
             (alone, LOSE, f"removed alone: error {error(alone):.2f}"),

@@ -165,7 +165,7 @@ def _size(point: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _bits(record: Record, choice: list[Any] | dict[str, Any] | None) -> tuple[str, dict[str, Any]] | None:
+def _bits(record: Record, choice: Any) -> Any:
     if isinstance(choice, dict):  # "70% at 2 bits", a layer
         bits = {layer: float(text.rpartition(" at ")[2].split()[0]) for layer, text in choice.items()}
         return "bits of each layer", bits
@@ -268,7 +268,7 @@ def piece(
         data["pairs"] = [json.loads(one) for one in pairs]
     if "bars" in frame:
         names: dict[str, int] = {}
-        data["bars"] = [_packed(*one, names) if isinstance(one, tuple) else None for one in frame["bars"]]
+        data["bars"] = [_packed(one, names) if isinstance(one, tuple) else None for one in frame["bars"]]
         data["layers"] = [json.loads(one) for one in names]
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return Html(
@@ -277,7 +277,8 @@ def piece(
     )
 
 
-def _packed(label: str, layers: dict[str, Any], names: dict[str, int]) -> list[Any]:
+def _packed(bars: tuple[str, dict[str, Any]], names: dict[str, int]) -> list[Any]:
+    label, layers = bars
     place = names.setdefault(json.dumps(list(map(str, layers))), len(names))
     return [label, place, [_short(value, 3) for value in layers.values()]]
 

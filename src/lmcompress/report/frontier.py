@@ -155,8 +155,8 @@ def equal_loss(points: pd.DataFrame, at: float, level: float = 0.95) -> pd.DataF
     rows = []
     for how, group in budgets.groupby("how", sort=False):
         mean = group.groupby("budget")[["bits", INCREASE, "low", "high"]].mean()
-        middle = mean[INCREASE]
-        ends = widened(middle, mean["low"], mean["high"], level)
+        middle: Any = mean[INCREASE]
+        ends: Any = widened(middle, mean["low"], mean["high"], level)
         value, low, high = (bits_at(mean["bits"], losses, at) for losses in (middle, *ends))
         if not 0 < value < math.inf:
             continue
@@ -279,7 +279,7 @@ def allocators_table(records: Sequence[Record]) -> pd.DataFrame:
         if record.kind in ("frontier", "evolutionary"):
             about, point = record.parameters, record.result["points"][0]
             score, layers = about.get("score"), len(point["choice"])
-            tries = len(about["widths"]) if score in TRUTHS else TRIES.get(score, 0)
+            tries = len(about["widths"]) if score in TRUTHS else TRIES.get(str(score), 0)
             name = _name(record) + more_windows(record, fewest)
             read[name] = point.get("forwards") or about["windows"] * (1 + layers * tries)
     points = points_table(records)

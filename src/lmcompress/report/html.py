@@ -55,7 +55,7 @@ def number(value: object) -> str:
     if isinstance(value, numbers.Integral):
         return f"{int(value):,}"
     if isinstance(value, numbers.Real):
-        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:,.4g}"
+        return f"{value:,.0f}" if 1e4 <= abs(float(value)) < 1e9 else f"{value:,.4g}"
     return str(value)
 
 
@@ -123,7 +123,8 @@ class _Interval(str):
 
 
 def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
-    names, columns, at = [str(name) for name in frame.columns], {}, 0
+    names, at = [str(name) for name in frame.columns], 0
+    columns: dict[int, pd.Series] = {}
     while at < len(names):
         name, values = names[at], frame.iloc[:, at]
         if re.search(r"\blow$", name) and names[at + 1 : at + 2] == [name.removesuffix("low") + "high"]:

@@ -113,7 +113,8 @@ class Page:
             return Html("")
         if not runs:
             return not_run(f"Figure {number}", self._needs())
-        shown, at = [], int(place)
+        shown: list[Any] = []
+        at = int(place)
         for piece in make(runs):
             if isinstance(piece, Html) and "<caption>" not in piece:
                 shown.append(piece)
@@ -163,7 +164,9 @@ class Page:
             [f"{len(self.published)} published runs took {duration(seconds)} on {devices}"] if seconds else []
         )
         known = [one for one in store.all_records() if "NVIDIA" not in one.provenance["device"]]
-        expected = [estimate(one, known).seconds for one in plans.study_class(self.notebook)().experiments()]
+        expected: list[Any] = [
+            estimate(one, known).seconds for one in plans.study_class(self.notebook)().experiments()
+        ]
         if expected and None not in expected:
             parts.append(f"the parameters below take about {duration(sum(expected))} on a CPU")
         said = f'<p class="lm-time"><em>Time:</em> {escape("; ".join(parts) or "no run tells")}.</p>'

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 
 from lmcompress.files import benchmark
+from lmcompress.numbers import exp
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Record
-from lmcompress.report.perp_tables import Losses, corpora, exp
+from lmcompress.report.perp_tables import Losses, corpora
 from lmcompress.report.verdicts import Case, Judged, interval, judge_all
 from lmcompress.report.words import remembered
 
@@ -68,8 +69,8 @@ class Evidence:
     def _ratios(
         self,
         level: Level,
-        first: dict[str, Any],
-        second: dict[str, Any],
+        first: dict[tuple[str, str], Losses],
+        second: dict[tuple[str, str], Losses],
         corpus: str,
         pair: Callable[..., Any],
     ) -> list[Case]:
@@ -200,7 +201,7 @@ class Evidence:
                     continue
                 seeds = sorted(set.intersection(*map(set, by_granularity.values())))
                 mean = {name: np.mean([one[seed] for seed in seeds]) for name, one in by_granularity.items()}
-                worst, best = (by_granularity[pick(mean, key=mean.get)] for pick in (max, min))
+                worst, best = (by_granularity[pick(mean, key=mean.__getitem__)] for pick in (max, min))
                 shared = {seed: worst[seed] for seed in seeds}
                 cases += difference(f"{pruning[1]} by {pruning[0]}, {corpus}", shared, best, level, exp)
         return cases
@@ -255,7 +256,7 @@ class Evidence:
             if row["checkpointing"] == "all blocks":
                 peaks[row["model"], row["run"] == "counted"][row["method"]] = row["peak GiB"]
         return [
-            Case(f"{model}, {subset}{', counted' if counted else ''}", *[own[subset] / own["full"]] * 3, None)
+            _exact(f"{model}, {subset}{', counted' if counted else ''}", own[subset] / own["full"])
             for (model, counted), own in peaks.items()
             for subset in ("biases+norms", "masklora")
             if own.keys() >= {"full", subset}
@@ -269,7 +270,7 @@ class Evidence:
             if row["model"] == "OPT-30B" and retrained:
                 key = row["device"], row["method"]
                 taken[key] = min(row["minutes"], taken.get(key, np.inf))
-        return [Case(f"{method}, {device}", *[value] * 3, None) for (device, method), value in taken.items()]
+        return [_exact(f"{method}, {device}", value) for (device, method), value in taken.items()]
 
     def share(self, _level: Level) -> list[Case]:
         """Percent of the parameters of the paper's models."""
@@ -280,8 +281,13 @@ class Evidence:
                     if found := record.result["subsets"].get(subset):
                         percent = found["percent"]
                         name = f"{record.parameters['architecture']}, {subset}"
-                        cases.append(Case(name, percent, percent, percent, None))
+                        cases.append(_exact(name, percent))
         return cases
+
+
+def _exact(setting: str, value: float) -> Case:
+    """A case that nothing is drawn for."""
+    return Case(setting, value, value, value, None)
 
 
 def state(about: dict[str, Any]) -> str:

@@ -33,7 +33,8 @@ def interval(
     """
     means = _redrawn(values).mean(1) / (1 if over is None else _redrawn(over).mean(1))
     mean = float(values.mean() / (1 if over is None else over.mean()))
-    return transform(mean), *map(transform, np.quantile(means, [0.025, 0.975]).tolist())
+    low, high = np.quantile(means, [0.025, 0.975]).tolist()
+    return transform(mean), transform(low), transform(high)
 
 
 def ratio(own: Losses, other: Losses) -> tuple[float, float, float]:

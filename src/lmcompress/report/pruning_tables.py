@@ -22,7 +22,7 @@ def sweep(records: Sequence[Record]) -> pd.DataFrame:
     rows = []
     for (criterion, pattern), runs in _groups(records).items():
         done = [run for run in runs if "failed" not in run.result]
-        row = {"criterion": criterion, "pattern": pattern, "kind": _kind(pattern)}
+        row: dict[str, Any] = {"criterion": criterion, "pattern": pattern, "kind": _kind(pattern)}
         row["sparsity (%)"] = 100 * parse(pattern).sparsity
         if done:
             low, high = bootstrap(_nll(done))

@@ -30,7 +30,7 @@ class Cited:
         return self.text
 
 
-def cited(number: str, piece: object, records: Sequence[Record]) -> Cited:
+def cited(number: str, piece: Any, records: Sequence[Record]) -> Cited:
     """A figure or table as ``Figure NUMBER`` (or ``Table NUMBER``), with an address of its own and its run below it.
 
     number: page and place, such as ``20.1``: what ``lmcompress redo`` takes.

@@ -4,13 +4,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
+from html import escape
 from typing import Any
 
 import pandas as pd
 
 from lmcompress.numbers import exp
 from lmcompress.records import Record
-from lmcompress.report.html import Html, escape, not_run
+from lmcompress.report.html import Html, not_run
 from lmcompress.report.run_card import provenance
 from lmcompress.tasks import TASKS
 
@@ -25,7 +26,7 @@ def perplexity(loss: float | None) -> float | None:
     return None if loss is None else exp(loss)
 
 
-def by_depth(table: dict[str, float]) -> dict[str, float]:
+def by_depth(table: dict[str, Any]) -> dict[str, Any]:
     """A table of layers in their order in the model: block 2 before block 10.
 
     Records are written with sorted names, in which ``layers.10`` stands before ``layers.2``. Linears of one

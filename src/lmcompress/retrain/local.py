@@ -4,7 +4,7 @@ Used by :mod:`lmcompress.retrain.reconstruct`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,10 +63,14 @@ class Outputs:
     """
 
     def __init__(
-        self, block: BlockVisit, point: nn.Module | None, source: list[Tensor], store: torch.device
+        self,
+        block: BlockVisit,
+        point: nn.Module | None,
+        source: list[Tensor] | None,
+        store: str | torch.device,
     ) -> None:
         self.block, self.point = block, point
-        self.targets = [self._output(batch, hidden).to(store) for batch, hidden in enumerate(source)]
+        self.targets = [self._output(batch, hidden).to(store) for batch, hidden in enumerate(source or ())]
 
     def _output(self, batch: int, hidden: Tensor) -> Tensor:
         if self.point is None:
@@ -173,7 +177,8 @@ def train_linears(
     """Train every Linear alone from its Gram matrix; returns the parameters that belong to a Linear."""
     used: dict[str, Any] = {}
     for name, gram in grams.items():
-        layer, matrix = module.get_submodule(name), gram.result()
+        layer: Any = module.get_submodule(name)
+        matrix = gram.result()
         own = {key: value for key, value in trained.items() if key.rpartition(".")[0] == name}
         if not own:
             continue
@@ -255,5 +260,5 @@ def _order(batches: int, recipe: Recipe) -> list[int]:
     ]
 
 
-def snapshot(values: dict[str, Tensor]) -> dict[str, Tensor]:
+def snapshot(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in values.items()}

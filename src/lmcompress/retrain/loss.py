@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 CHUNK = 512  # tokens that are in fp32 at a time
@@ -58,7 +58,7 @@ def causal_loss(
 
 
 @contextmanager
-def chunked(model: nn.Module) -> Iterator[None]:
+def chunked(model: Any) -> Iterator[None]:
     """Inside, a causal language model has :func:`causal_loss`; any other model keeps its own."""
     own = getattr(model, "loss_function", None)
     if getattr(own, "__name__", "") != "ForCausalLMLoss" or "_loss_function" in vars(model):

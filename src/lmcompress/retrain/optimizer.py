@@ -2,6 +2,7 @@
 zero.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,7 +36,7 @@ class MaskedAdamW:
     def __init__(
         self,
         parameters: dict[str, nn.Parameter],
-        masks: dict[str, Tensor],
+        masks: Mapping[str, Tensor],
         *,
         lr: float,
         steps: int,
@@ -57,7 +58,7 @@ class MaskedAdamW:
         self.rate = torch.tensor(float(lr), device=device) if self.capturable else lr
         self.stopped = torch.zeros((), device=device)  # 1 as soon as a norm was not finite
         fast: dict[str, Any] = {"fused": True, "capturable": True} if self.capturable else {}
-        self.adam = torch.optim.AdamW(self.masters.values(), lr=self.rate, weight_decay=0.0, **fast)
+        self.adam: Any = torch.optim.AdamW(self.masters.values(), lr=self.rate, weight_decay=0.0, **fast)
 
     @torch.no_grad()
     def collect(self) -> None:
@@ -129,7 +130,7 @@ class MaskedAdamW:
         pairs = [(value, self.masters[name]) for name, value in self.parameters.items()]
         pairs = [(value, master) for value, master in pairs if master is not value]
         if pairs:
-            torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
+            torch._foreach_copy_([value for value, _ in pairs], [master for _, master in pairs])
 
     def state(self) -> dict[str, Any]:
         """Everything that a later :meth:`restore` needs, as tensors and plain values."""

@@ -15,6 +15,7 @@ full          every parameter, pruned weights held at zero; a tied head stays ti
 ============  ==============================================================================================
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,7 +152,7 @@ def select(
     model: nn.Module,
     spec: str | Subset,
     *,
-    masks: dict[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     rank: int = 16,
     alpha: float = 32.0,
     seed: int = 0,
@@ -172,7 +173,7 @@ def select_within(
     layers: dict[str, nn.Linear],
     spec: str | Subset,
     *,
-    masks: dict[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     rank: int = 16,
     alpha: float = 32.0,
     seed: int = 0,

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.models import blocks, linears
-from lmcompress.sensitivity.scores import Scores, check_batches, check_count, layer_groups
+from lmcompress.sensitivity.agreement import Scores
+from lmcompress.sensitivity.scores import check_batches, check_count, layer_groups
 from lmcompress.sensitivity.similarity import (
     Basis,
     basis,
@@ -119,12 +120,13 @@ def _pick(outputs: Any, rows: list[Tensor]) -> Tensor:
 
 
 def _measure(measure: str, ridge: float) -> Callable[[Basis, Basis], float]:
-    return {
+    known: dict[str, Callable[[Basis, Basis], float]] = {
         "cca": partial(mean_cca, ridge=ridge),
         "svcca": partial(mean_cca, ridge=ridge),
         "pwcca": partial(pwcca, ridge=ridge),
         "cka": linear_cka,
-    }[measure]
+    }
+    return known[measure]
 
 
 def cmpq(
@@ -158,7 +160,8 @@ def cmpq(
     started = time.perf_counter()
     if measure not in MEASURES:
         raise ParameterError("measure", measure, MEASURES)
-    width = model.config.hidden_size
+    config: Any = model.config
+    width: int = config.hidden_size
     tokens = samples_for(width) if tokens is None else tokens
     check_count("tokens", tokens)
     groups, rows = layer_groups(model, per), sample_rows(batches, tokens, seed)

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from lmcompress.models import block_linears, linears
+from lmcompress.sensitivity.agreement import Scores
 from lmcompress.sensitivity.scores import (
     Quantizer,
-    Scores,
     check_widths,
     layer_groups,
     per_width,

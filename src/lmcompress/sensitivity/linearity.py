@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
-from lmcompress.sensitivity.losses import Batches, Loss, window_losses
-from lmcompress.sensitivity.scores import Scores, check_batches, check_count
+from lmcompress.sensitivity.agreement import Scores
+from lmcompress.sensitivity.losses import Loss, window_losses
+from lmcompress.sensitivity.scores import check_batches, check_count
 from lmcompress.sensitivity.trials import Change, try_each
 
 
@@ -36,7 +37,12 @@ def higgs(
 
 
 def _drawn(
-    model: nn.Module, batches: Batches, per: str, levels: Sequence[float], draw: str, loss: Loss
+    model: nn.Module,
+    batches: Sequence[dict[str, Tensor]],
+    per: str,
+    levels: Sequence[float],
+    draw: str,
+    loss: Loss,
 ) -> Scores:
     def noise(level: float) -> Change:
         def change(name: str, weight: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 """``loss(model, batch) -> [B]``: one loss (nats) for each window of the batch, differentiable."""
 
 
-def predictions(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def predictions(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """``(logits [B, P, C], targets [B, P], weights [B, P])``: what the model predicts in a batch.
 
     With ``labels`` [B] in the batch: a classifier's one prediction a text. Without: next-token prediction at

@@ -15,8 +15,9 @@ from lmcompress.models import blocks
 from lmcompress.prune.criteria import CRITERIA, ONE_LAYER
 from lmcompress.prune.mask import require_divisible
 from lmcompress.prune.pattern import Pattern, parse
+from lmcompress.sensitivity.agreement import Scores
 from lmcompress.sensitivity.losses import Loss, predictions, window_losses
-from lmcompress.sensitivity.scores import Scores, changed, check_batches, layer_groups
+from lmcompress.sensitivity.scores import changed, check_batches, layer_groups
 from lmcompress.sensitivity.trials import Change, paired_interval, try_each
 from lmcompress.stats import ColumnNorms
 from lmcompress.stream import BlockVisit, stream

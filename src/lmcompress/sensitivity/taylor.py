@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.models import block_linears, blocks
+from lmcompress.sensitivity.agreement import Scores
 from lmcompress.sensitivity.losses import Loss, predictions, window_losses
 from lmcompress.sensitivity.scores import (
     Quantizer,
-    Scores,
     changed,
     check_batches,
     check_count,

@@ -15,8 +15,9 @@ from tqdm import tqdm
 
 from lmcompress.errors import ParameterError
 from lmcompress.loading import naming
+from lmcompress.sensitivity.agreement import Scores
 from lmcompress.sensitivity.losses import Loss, Replay, block_of, window_losses
-from lmcompress.sensitivity.scores import Scores, changed, layer_groups
+from lmcompress.sensitivity.scores import changed, layer_groups
 
 Change = Callable[[str, Tensor], Tensor]
 """``change(full Linear name, weight [out, in]) -> [out, in]``: the weight to try instead."""
