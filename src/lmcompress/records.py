@@ -36,7 +36,8 @@ class Experiment(Parameters):
 
     ``kind`` names the records; by default it is the class name in snake case. ``version``: raised by whoever changes
     what the kind computes; records of a lower one are called older. ``timed``: its result is a time, so that a record
-    holds for one device only. ``shares``: the parameters in which runs agree that one process computes one after the
+    holds for one device only. ``covers``: its result says which share of the block weights its method reached (see
+    :mod:`lmcompress.covered`). ``shares``: the parameters in which runs agree that one process computes one after the
     other, since it holds a dense or pruned model for them. ``assets()``: the (name, kind) pairs of what is read.
     ``run()``: the result, a small dict that JSON can hold.
     """
@@ -44,6 +45,7 @@ class Experiment(Parameters):
     kind: ClassVar[str] = ""
     version: ClassVar[int] = 1
     timed: ClassVar[bool] = False
+    covers: ClassVar[bool] = False
     shares: ClassVar[tuple[str, ...]] = ("model", "data", "dtype")
 
     @classmethod

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from lmcompress import covered
 from lmcompress.cli import options
 from lmcompress.errors import ParameterError
 from lmcompress.plan import duration
@@ -95,7 +96,7 @@ def compared(
 ) -> Iterator[tuple[str, str, object, object]]:
     """``(name, verdict, published, here)`` for every value of two results; names are dotted, times are left out."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
+        for key in sorted(old.keys() | new.keys() - covered.FIELDS):
             if "seconds" in key:
                 continue
             both, full = (old.get(key), new.get(key)), f"{name}.{key}".lstrip(".")

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -54,6 +54,8 @@ class Scored(OnModel):
     """Parameters of what is done with one score: which, from which windows, and the formats to choose
     from.
     """
+
+    covers: ClassVar[bool] = True
 
     score: ScoreOrTruth
     per: Per
@@ -125,6 +127,8 @@ class Frontier(Scored):
 class RandomBand(OnModel):
     """Allocations drawn at random within each budget: the band that a score must leave to mean anything."""
 
+    covers: ClassVar[bool] = True
+
     per: Per
     widths: Some[Width]
     group: Group
@@ -181,6 +185,8 @@ class Evolutionary(OnModel):
     """Widths by evolutionary search within each budget, from the widest uniform ones that fit: the loss of the whole
     model on calibration windows decides (:func:`lmcompress.allocate.evolve.evolve`).
     """
+
+    covers: ClassVar[bool] = True
 
     per: Per
     widths: Some[Width]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lmcompress import covered
 from lmcompress.allocate.problem import Problem
@@ -44,6 +44,8 @@ class Joint(OnModel):
     Bytes are those on disk: a pruned Linear stores the codes of its kept weights and one mask bit a weight,
     or all codes where that is smaller.
     """
+
+    covers: ClassVar[bool] = True
 
     patterns: Some[PatternText]
     widths: Some[Width]

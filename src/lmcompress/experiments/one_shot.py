@@ -104,6 +104,8 @@ def _rounded(values: torch.Tensor) -> list[float]:
 class PrunedModel(OnDense):
     """Prune by one criterion to one pattern and judge. ``layer_errors``: measure those on the calibration windows."""
 
+    covers: ClassVar[bool] = True
+
     criterion: CriterionName
     pattern: PatternText
     layer_errors: Flag

@@ -146,6 +146,8 @@ def _pruned(of: OnPruned) -> tuple[mask.Masks, dict[str, torch.Tensor]]:
 class Evaluated(OnPruned):
     """A run that ends with an evaluation on the test split of ``tests`` (corpora), ``test`` windows each."""
 
+    covers: ClassVar[bool] = True
+
     tests: Some[CorpusName]
     test: Sample
 

@@ -9,8 +9,9 @@ import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from lmcompress import covered
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.subjects import Batches, OnModel, Subject
 from lmcompress.lazily import lazy
@@ -46,6 +47,8 @@ class Truth(OnModel):
     width.
     """
 
+    covers: ClassVar[bool] = True
+
     per: Per
     widths: Some[Width]
     group: Group
@@ -70,7 +73,7 @@ class Truth(OnModel):
             layer: {bits: _parts(values) for bits, values in tried.items()}
             for layer, tried in found.detail["losses"].items()
         }
-        return {"base": base, "losses": losses, "seconds": found.seconds}
+        return {"base": base, "losses": losses, "seconds": found.seconds} | _reached(subject)
 
     def loss(self, _model: nn.Module, _batches: Batches) -> model_losses.Loss:
         """What is measured of every window."""
@@ -171,6 +174,8 @@ ScoreOrTruth = Annotated[str, one_of((*SCORES, *TRUTHS))]
 class Score(OnModel):
     """One score of every layer, on windows of the calibration split drawn by ``seed``."""
 
+    covers: ClassVar[bool] = True
+
     score: ScoreName
     per: Per
     widths: Some[Width]
@@ -197,7 +202,12 @@ class Score(OnModel):
             for key in ("per_width", "similarity", "per_pattern")
             if key in found.detail
         }
-        return {"per_layer": found.per_layer, "seconds": found.seconds, **kept}
+        return {"per_layer": found.per_layer, "seconds": found.seconds, **kept} | _reached(subject)
+
+
+def _reached(subject: Subject) -> dict[str, object]:
+    """Every Linear in the blocks is scored, alone or with its block: what is left is said."""
+    return covered.field(subject.model, models.block_linears(subject.model))
 
 
 def calibration(subject: Subject, windows: int, seed: int, enough: bool) -> Batches:

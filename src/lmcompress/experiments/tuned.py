@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
+from lmcompress import covered
 from lmcompress.assets import resolve
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.pruned import Evaluated, SubsetText
@@ -97,6 +98,7 @@ class Tuned(Evaluated):
             "merged": not adapters.adapted_layers(model),
             "tests": tests,
             "tasks": self._asked(model) if self.tasks else {},
+            **covered.field(model, masks),
         }
 
     def _best(self) -> tuple[nn.Module, mask.Masks, dict[str, Any]]:

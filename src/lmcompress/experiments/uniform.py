@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from lmcompress.experiments.allocated import outcomes
 from lmcompress.experiments.scored import Per
@@ -17,6 +17,8 @@ rtn = lazy("lmcompress.quantize.rtn")
 
 class UniformFormat(OnModel):
     """The same format in all layers: what mixed widths have to beat."""
+
+    covers: ClassVar[bool] = True
 
     method: Literal["rtn", "gptq"]
     widths: Some[Width]

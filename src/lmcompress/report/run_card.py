@@ -73,6 +73,7 @@ def provenance(records: Sequence[Record], command: str = "") -> Html:
             f"{name} sha256 {digest[:12]}" for record in plain for name, digest in record["assets"].items()
         ),
         "parameters": [_pairs(shared)],
+        "covered": _distinct(map(covered.recorded, records)),
     }
     kinds = Counter(record["kind"] for record in plain)
     if command or len(plain) > ATTACHED:
