@@ -1,5 +1,10 @@
 """What a method did not reach is counted in its report and its record, and can be read beside every number."""
 
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 import transformers
@@ -8,11 +13,12 @@ from tiny_assets import tiny_corpus, tiny_tokenizer
 from tiny_families import FAMILIES
 
 from lmcompress import covered
-from lmcompress.experiments.one_shot import PrunedModel
+from lmcompress.cli.records import deviation
+from lmcompress.cli.redo import compared
 from lmcompress.models import block_linears
 from lmcompress.prune.model import prune_model
 from lmcompress.quantize.model import quantize_model
-from lmcompress.records import Record
+from lmcompress.records import Record, classes, experiment_class
 from lmcompress.report.run_card import provenance
 from lmcompress.retrain.reconstruct import reconstruct
 from lmcompress.retrain.subsets import count
@@ -52,19 +58,61 @@ def test_every_report_counts_what_it_did_not_reach(family):
     assert all(block.coverage == pytest.approx(expected) for block in blocks)
 
 
+def folder_of(family, place):
+    model_of(family).save_pretrained(place)
+    tiny_tokenizer().save_pretrained(place)
+    return str(place)
+
+
 @pytest.mark.parametrize("family", ["Mixtral", "GPT2"])
-def test_a_record_says_it_and_its_page_shows_it(family, tmp_path):
-    model_of(family).save_pretrained(tmp_path / "model")
-    tiny_tokenizer().save_pretrained(tmp_path / "model")
-    result = PrunedModel(
-        model=str(tmp_path / "model"),
-        data=tiny_corpus(tmp_path / "corpus"),
-        **{"dtype": "fp32", "length": 16, "test": 4, "calibration": 2, "seed": 0},
-        **{"criterion": "magnitude", "pattern": "50%", "layer_errors": False},
-    ).run()
-    record = Record("0" * 64, "pruned_model", 1, {}, {}, result, {"date": "2026-01-01"})
-    shown = provenance([record])
-    assert ("covered" in result) == ("Not all of it." in shown) == (family == "Mixtral")
+@pytest.mark.parametrize("kind", ["pruned_model", "truth", "score"])
+def test_a_record_says_it_and_its_page_shows_it(family, kind, tmp_path):
+    on = {
+        "model": folder_of(family, tmp_path / "model"),
+        "data": tiny_corpus(tmp_path / "corpus"),
+        "length": 16,
+    }
+    scored = {
+        "task": "language",
+        "per": "block",
+        "widths": [4],
+        "group": "row",
+        "symmetric": True,
+        "windows": 2,
+    }
+    own = {
+        "pruned_model": {"dtype": "fp32", "test": 4, "calibration": 2, "seed": 0, "layer_errors": False}
+        | {"criterion": "magnitude", "pattern": "50%"},
+        "truth": scored,
+        "score": scored | {"score": "weight error", "seed": 0},
+    }
+    result = experiment_class(kind)(**on, **own[kind]).run()
+    shown = provenance([Record("0" * 64, kind, 1, {}, {}, result, {"date": "2026-01-01"})])
+    assert ("Not all of it." in shown) == ("left" in result) == (family == "Mixtral")
     if family == "Mixtral":
         assert 0.9 < result["covered"] < 1
         assert "mlp.gate.weight" in shown
+    else:
+        assert result["covered"] == 1
+        assert "100 % of the weights in the blocks" in shown
+
+
+def test_a_record_of_before_is_said_not_to_have_recorded_it():
+    record = Record("0" * 64, "truth", 1, {}, {}, {"losses": {}}, {"date": "2026-01-01"})
+    assert "<dt>covered</dt><dd>" in provenance([record])
+    assert "not recorded" in provenance([record])
+    assert "not recorded" not in provenance([replace(record, kind="dense_perplexity")])
+
+
+def test_the_kinds_that_cover_blocks_are_those_whose_golden_result_says_so():
+    golden = json.loads((Path(__file__).parent / "golden" / "results.json").read_text(encoding="utf-8"))
+    assert {kind for kind, run in golden.items() if "covered" in run["result"]} == {
+        kind for kind in golden if classes()[kind].covers
+    }
+
+
+def test_a_coverage_that_was_not_recorded_is_no_difference():
+    old, new = {"value": 1.0}, {"value": 1.0, "covered": 1.0}
+    assert deviation(old, new) == 0
+    assert deviation(new, old) == math.inf
+    assert [verdict for _, verdict, *_ in compared(old, new, 0.0)] == ["same"]

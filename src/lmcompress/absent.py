@@ -68,7 +68,7 @@ class Absent:
         raise self.__error
 
 
-def stand_in(kinds: Sequence[str], why: str) -> Absent:
+def stand_in(kinds: Sequence[str], why: str) -> Any:
     """An :class:`Absent` for runs of these kinds, in a notebook, whose next cells are skipped where they use it.
     Elsewhere :class:`NotComputed` is raised.
     """
@@ -99,10 +99,10 @@ except __import__("lmcompress.absent", fromlist=["_"]).NotComputed as _error:
             for node in ast.walk(module)
             if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
         }
-        around = ast.parse(self._AROUND.format(names=sorted(stored)))
+        around: Any = ast.parse(self._AROUND.format(names=sorted(stored)))
         last = module.body[-1]
         if isinstance(last, ast.Expr):
-            shown = ast.parse("__import__('sys').displayhook(None)").body[0]
+            shown: Any = ast.parse("__import__('sys').displayhook(None)").body[0]
             shown.value.args = [last.value]
             module.body[-1] = shown
         around.body[0].body = module.body

@@ -6,6 +6,7 @@ Each calls the function that does the work, which has the same name or stands in
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,7 @@ from lmcompress.quantize.formats import Bits, stored_bytes
 from lmcompress.quantize.rtn import quantizer
 from lmcompress.retrain import adapters, learning_rate, train
 from lmcompress.retrain import reconstruct as reconstructing
-from lmcompress.retrain.subsets import Subset
+from lmcompress.retrain.names import Subset
 from lmcompress.sensitivity.agreement import Scores
 
 Batches = list[dict[str, Tensor]]
@@ -149,19 +150,19 @@ def reconstruct(
     training: ``steps``, ``lr``, ``warmup`` and ``seed`` count.
     walk: how the blocks are walked.
     """
-    numbers = {
+    numbers: dict[str, Any] = {
         "lr": training.rate(subset),
         "steps": training.steps,
         "warmup": training.warmup,
         "seed": training.seed,
     }
-    options = {"granularity": granularity, "targets": targets, "weights": weights}
+    options: dict[str, Any] = {"granularity": granularity, "targets": targets, "weights": weights}
     return reconstructing.reconstruct(model, masks, batches, subset, **options, **numbers, **asdict(walk))
 
 
 def quantize_model(
     model: nn.Module,
-    formats: str | Bits | Mapping[str, str | Bits],
+    formats: str | Bits | Mapping[str, Bits | str],
     method: str = "rtn",
     batches: Batches | None = None,
     *,

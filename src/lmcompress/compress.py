@@ -12,8 +12,9 @@ import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
@@ -36,7 +37,7 @@ from lmcompress.prune.mask import Masks
 from lmcompress.prune.model import prune_model
 from lmcompress.quantize import compressed_tensors
 from lmcompress.quantize.model import quantize_model, round_rest
-from lmcompress.recipe import Recipe
+from lmcompress.recipe import Prune, Quantize, Recipe, Reconstruct, Retrain
 from lmcompress.retrain import adapters
 from lmcompress.retrain.learning_rate import middle
 from lmcompress.retrain.reconstruct import reconstruct
@@ -54,7 +55,7 @@ class Compressed:
     """``folder`` that was written; ``results`` of every step by its name, and of ``sizes``; ``card``: its text."""
 
     folder: Path
-    results: dict[str, dict]
+    results: dict[str, dict[str, Any]]
     card: str
 
 
@@ -100,7 +101,7 @@ class _Job:
         self.source = model_folder.plain(safetensors_folder(self.asset), self.asset.sha256)
         self.files: list[Path] = []  # block files of the last step, whose weights count
         self.rest: list[Path] = []  # all but the blocks, where a step has changed it
-        self.options: dict[str, object] = {}  # of the config, where a step has changed it
+        self.options: dict[str, Any] = {}  # of the config, where a step has changed it
         self.shell = self.open()
         self.dtype = self.shell.dtype
         self.masks: Masks = {}
@@ -130,7 +131,7 @@ class _Job:
         return open_streamed(self.source, dtype, self.device, files=[*self.files, *self.rest], **self.options)
 
     @cached_property
-    def tokenizer(self):
+    def tokenizer(self) -> Any:
         return open_tokenizer(self.source)
 
     def windows(self, split: str, number: int | None) -> Tensor:
@@ -165,21 +166,21 @@ class _Job:
             raise ParameterError("OUT", str(self.out), told)
         write_json(path, claim)
 
-    def _steps(self) -> dict[str, dict]:
+    def _steps(self) -> dict[str, dict[str, Any]]:
         """Carry out what is not done yet; the results of all steps."""
-        acts: dict[str, Callable[[Path], dict]] = {one: getattr(self, f"_{one}") for one in self.recipe.steps}
+        acts: dict[str, Callable[[Path], dict[str, Any]]] = {
+            one: partial(getattr(self, f"_{one}"), getattr(self.recipe, one)) for one in self.recipe.steps
+        }
         if self.recipe.evaluation:
             acts = {"before": self._evaluate, **acts, "after": self._evaluate}
-        results: dict[str, dict] = {}
+        results: dict[str, dict[str, Any]] = {}
         earlier: Path | None = None
         for number, (name, act) in enumerate(acts.items()):
             folder = self.work / f"{number}-{name}"
             note = folder.with_suffix(".json")
             if self.progress:
-                print(
-                    f"[{number + 1}/{len(acts)}] {name}{' (done before)' if note.is_file() else ''}",
-                    flush=True,
-                )
+                again = " (done before)" if note.is_file() else ""
+                print(f"[{number + 1}/{len(acts)}] {name}{again}", flush=True)
             if not note.is_file():
                 started = time.perf_counter()
                 found = act(folder)
@@ -203,8 +204,8 @@ class _Job:
             self.options = read_json(folder / "options.json")
         return folder
 
-    def _prune(self, folder: Path) -> dict:
-        chosen, model = self.recipe.prune, self.open()
+    def _prune(self, chosen: Prune, folder: Path) -> dict[str, Any]:
+        model = self.open()
         criterion = CRITERIA[chosen.criterion]
         if criterion.whole:
             bring_whole(model)
@@ -229,8 +230,7 @@ class _Job:
             "left": report.left,
         }
 
-    def _reconstruct(self, folder: Path) -> dict:
-        chosen = self.recipe.reconstruct
+    def _reconstruct(self, chosen: Reconstruct, folder: Path) -> dict[str, Any]:
         files, self.files = self.files, []  # the targets come from the dense model
         model = self.open()
         found = reconstruct(
@@ -255,8 +255,8 @@ class _Job:
             "share": min(block.coverage for block in found),
         }
 
-    def _retrain(self, folder: Path) -> dict:
-        chosen, model = self.recipe.retrain, self.open()
+    def _retrain(self, chosen: Retrain, folder: Path) -> dict[str, Any]:
+        model = self.open()
         bring_whole(model)
         report = train(
             model,
@@ -277,16 +277,11 @@ class _Job:
         others = {name: value.detach().contiguous() for name, value in model_folder.outside(model).items()}
         save_file(others, folder / "rest.safetensors", metadata={"format": "pt"})
         write_json(folder / "options.json", {"tie_word_embeddings": model.config.tie_word_embeddings})
-        losses = report.losses
-        return {
-            "trainable": report.trainable,
-            "first": losses[0],
-            "last": losses[-1],
-            "diverged": report.diverged,
-        }
+        first, last = report.losses[0], report.losses[-1]
+        return {"trainable": report.trainable, "first": first, "last": last, "diverged": report.diverged}
 
-    def _quantize(self, folder: Path) -> dict:
-        chosen, model = self.recipe.quantize, self.open()
+    def _quantize(self, chosen: Quantize, folder: Path) -> dict[str, Any]:
+        model = self.open()
         quantize_model(
             model,
             self.formats,
@@ -309,7 +304,7 @@ class _Job:
         share, left = coverage(model, below)
         return {"bits": bits, "layers": len(below), "share": share, "left": left}
 
-    def _evaluate(self, folder: Path) -> dict:
+    def _evaluate(self, folder: Path) -> dict[str, Any]:
         """Perplexity on validation and test windows of the model as it is now."""
         model, finished, size = self.open(), None, self.recipe.batch
         if folder.name.endswith("after") and self.formats:
@@ -327,14 +322,14 @@ class _Job:
     def _quantized_folder(self) -> Path:
         return next(path for path in self.work.glob("*-quantize") if path.is_dir())
 
-    def _assemble(self, results: dict[str, dict]) -> str:
+    def _assemble(self, results: dict[str, dict[str, Any]]) -> str:
         """Write the folder and move it into place; returns its card."""
         model, room = self.open(), self.work / "out"
         shutil.rmtree(room, ignore_errors=True)
         numbers = sum(value.numel() for value in model.parameters())
         last = self._quantized_folder() if self.formats else self.files[0].parent
         about = {"recipe": self.recipe.model_dump(mode="json"), "results": results}
-        given = {"masks": self.masks, "formats": self.formats, "about": about}
+        given: dict[str, Any] = {"masks": self.masks, "formats": self.formats, "about": about}
         with bundled(model):
             model_folder.write(room, model, last, beside=self.source, **given)
         size = sum(path.stat().st_size for path in room.glob("model-*.safetensors"))

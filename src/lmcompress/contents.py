@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from stat import S_ISDIR, S_ISREG
+from typing import Any
 
 from lmcompress.errors import AssetError, StorageError
 from lmcompress.files import cache_folder, write_json
@@ -102,7 +103,7 @@ def _walk(
             raise AssetError(f"{entry.path}: neither a file nor a folder")
 
 
-def _stat(path: Path | os.DirEntry) -> os.stat_result:
+def _stat(path: Path | os.DirEntry[str]) -> os.stat_result:
     try:
         return path.stat()
     except OSError as error:
@@ -110,7 +111,9 @@ def _stat(path: Path | os.DirEntry) -> os.stat_result:
         raise AssetError(f"{os.fspath(path)}: {error.strerror}{link}") from error
 
 
-def _look(path: Path, listing: dict[str, os.stat_result], known: dict) -> tuple[str, dict[str, list]]:
+def _look(
+    path: Path, listing: dict[str, os.stat_result], known: dict[str, Any]
+) -> tuple[str, dict[str, list[Any]]]:
     """The fingerprint, and for each file ``[size, mtime, ctime, inode, sha256]``."""
     known, entries = known.get("files", {}), {}
     for name, status in listing.items():
@@ -133,14 +136,14 @@ def _index(path: Path) -> Path:
     return cache_folder() / "index" / f"{hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:32]}.json"
 
 
-def _known(path: Path) -> dict:
+def _known(path: Path) -> dict[str, Any]:
     try:
         return json.loads(_index(path).read_text(encoding="utf-8"))
     except (OSError, ValueError):  # none yet, or not readable: everything is read again
         return {}
 
 
-def _remember(path: Path, known: dict, found: str, entries: dict[str, list]) -> None:
+def _remember(path: Path, known: dict[str, Any], found: str, entries: dict[str, list[Any]]) -> None:
     if known.get("files") != entries:
         with suppress(StorageError):  # a cache that can only be read costs a second reading, no more
             write_json(_index(path), {"path": str(path), "sha256": found, "files": entries})

@@ -14,9 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
@@ -174,9 +174,7 @@ def flops(config: PretrainedConfig, batch: int, length: int, trained: str | None
     with torch.device("meta"):
         # The plain kernel: others look at the values of the mask, which the meta device does not have. It is chosen
         # in a copy: a living model whose config this is would change its kernel, too.
-        model: nn.Module = AutoModelForCausalLM.from_config(
-            copy.deepcopy(config), attn_implementation="eager"
-        )
+        model: Any = AutoModelForCausalLM.from_config(copy.deepcopy(config), attn_implementation="eager")
         tokens = torch.zeros(batch, length, dtype=torch.long)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(trained is None or re.search(trained, name) is not None)

@@ -13,10 +13,11 @@ from bisect import bisect
 from collections.abc import Iterable
 from functools import lru_cache
 from itertools import accumulate
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedTokenizerBase
 
 from lmcompress import readers
 from lmcompress.assets import Asset, resolve
@@ -53,7 +54,7 @@ def _documents(asset: Asset) -> dict[str, tuple[tuple[str], ...]]:
 
 def windows(
     corpus: str,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     split: str,
     length: int,
     count: int | None = None,
@@ -97,12 +98,12 @@ def windows(
     return packed[torch.arange(count) * there // count]
 
 
-def begin(tokenizer) -> list[int]:
+def begin(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """``[BOS]`` where the tokenizer puts one before a text of its own accord, else nothing."""
     return [token for token in tokenizer("")["input_ids"][:1] if token == tokenizer.bos_token_id]
 
 
-def _documents_for(texts: tuple[str, ...], tokenizer, tokens: int) -> int:
+def _documents_for(texts: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, tokens: int) -> int:
     """How many of the first texts hold ``tokens`` tokens (or all); counts generously by parts of 64 texts."""
     found = 0
     for start in range(0, len(texts), 64):
@@ -112,7 +113,7 @@ def _documents_for(texts: tuple[str, ...], tokenizer, tokens: int) -> int:
     return len(texts)
 
 
-def _tokens(text: str, tokenizer) -> list[int]:
+def _tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
 
@@ -152,7 +153,13 @@ def classes(name: str) -> list[str]:
 
 
 def classification(
-    name: str, tokenizer, split: str, length: int, size: int, count: int | None = None, seed: int = 0
+    name: str,
+    tokenizer: PreTrainedTokenizerBase,
+    split: str,
+    length: int,
+    size: int,
+    count: int | None = None,
+    seed: int = 0,
 ) -> list[dict[str, Tensor]]:
     """Batches of ``size`` texts: ``input_ids``, ``attention_mask`` [B, T] (padded to the longest of the batch, cut
     at ``length`` tokens) and ``labels`` [B]. The order is drawn from ``seed``; ``count``: only the first so many.
@@ -176,12 +183,12 @@ def classification(
     return made
 
 
-def _by_split(rows: Iterable[tuple]) -> dict[str, tuple[tuple, ...]]:
+def _by_split(rows: Iterable[tuple[Any, ...]]) -> dict[str, tuple[tuple[Any, ...], ...]]:
     """Rows ``(text, ..., split of its file or None)`` by split, without the last column."""
     rows = list(rows)
     taken = {row[-1] for row in rows} - {None, "train"}
     shares = {split: share for split, share in _SHARES.items() if split not in taken}
-    found: dict[str, list[tuple]] = {split: [] for split in SPLITS}
+    found: dict[str, list[tuple[Any, ...]]] = {split: [] for split in SPLITS}
     for *row, native in rows:
         found[native if native in taken else _drawn(row[0], shares)].append(tuple(row))
     return {split: tuple(part) for split, part in found.items()}
@@ -194,6 +201,6 @@ def _drawn(text: str, shares: dict[str, int]) -> str:
     return list(shares)[bisect(ends, place * ends[-1] / 100)]
 
 
-def _nothing(name: str, found: dict[str, tuple], split: str, what: str) -> AssetError:
+def _nothing(name: str, found: dict[str, tuple[Any, ...]], split: str, what: str) -> AssetError:
     there = ", ".join(f"{len(part)} for {other}" for other, part in found.items())
     return AssetError(f"{name}: nothing for the split {split}; its {what} are {there}")

@@ -5,6 +5,7 @@ import re
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from lmcompress.files import benchmark
 from lmcompress.records import Experiment, Record
@@ -26,7 +27,7 @@ def estimate(experiment: Experiment, earlier: Iterable[Record]) -> Estimate:
     them (``opt-1.3b``), times tokens. Where a name states none there is no estimate, and of their memory never.
     """
     wanted = experiment.model_dump(mode="json")
-    alike: dict[tuple, list[Record]] = {}
+    alike: dict[tuple[Any, ...], list[Record]] = {}
     for record in earlier:
         if record.kind == experiment.kind:
             same = [name for name, value in wanted.items() if record.parameters.get(name) == value]
@@ -37,23 +38,25 @@ def estimate(experiment: Experiment, earlier: Iterable[Record]) -> Estimate:
     ):
         return found
     devices = [record.provenance.get("device") or "" for record in closest]
-    same = [record.parameters.get("model") == wanted.get("model") for record in closest]
-    factors = [1.0 if one else _ratio(wanted, of.parameters) for one, of in zip(same, closest, strict=True)]
+    alike_model = [record.parameters.get("model") == wanted.get("model") for record in closest]
+    factors = [
+        1.0 if one else _ratio(wanted, of.parameters) for one, of in zip(alike_model, closest, strict=True)
+    ]
     return Estimate(
         _median(closest, "seconds", factors),
-        _median(closest, "peak_mb", [1.0 if one else None for one in same]),
+        _median(closest, "peak_mb", [1.0 if one else None for one in alike_model]),
         max(set(devices), key=devices.count, default=""),
     )
 
 
-def at_size(parameters: dict) -> Estimate:
+def at_size(parameters: dict[str, Any]) -> Estimate:
     """Pruning and retraining, without evaluation, by ``results/benchmarks/at_size.json``: the row of the method whose
     model is closest in size, in proportion to parameters and tokens. Empty where the file has no row for them.
     """
     subset, whole, found = parameters.get("subset"), size(parameters), []
     tokens = (parameters.get("batch") or 1) * (parameters.get("length") or 1)
     trained = {"full": "full", "nothing": ""}.get(
-        subset, "masklora" if "lora" in str(subset) else "biases+norms"
+        str(subset), "masklora" if "lora" in str(subset) else "biases+norms"
     )
     if "granularity" in parameters:
         trained = f"reconstruct {trained}"
@@ -72,11 +75,11 @@ def at_size(parameters: dict) -> Estimate:
     return Estimate(sum(one for one, _ in found), None, found[-1][1]) if found else Estimate()
 
 
-def _measured() -> list[dict]:
+def _measured() -> list[dict[str, Any]]:
     return [row for row in benchmark("at_size")["rows"] if row.get("minutes")]
 
 
-def size(parameters: dict) -> float | None:
+def size(parameters: dict[str, Any]) -> float | None:
     """Parameters of the model as its name states them: ``facebook/opt-1.3b`` 1.3e9, ``mixtral-8x7b`` 56e9."""
     found = re.search(r"(?:(\d+)x)?(\d+(?:\.\d+)?)([mb])(?![a-z])", str(parameters.get("model", "")).lower())
     if not found:
@@ -84,7 +87,7 @@ def size(parameters: dict) -> float | None:
     return int(found[1] or 1) * float(found[2]) * {"m": 1e6, "b": 1e9}[found[3]]
 
 
-def work(parameters: dict) -> float | None:
+def work(parameters: dict[str, Any]) -> float | None:
     """Parameters times tokens: of a window, or of all steps at all rates that are tried."""
     steps = (
         (parameters.get("steps") or 0)
@@ -95,7 +98,7 @@ def work(parameters: dict) -> float | None:
     return found and found * (parameters.get("length") or 1) * max(steps, 1)
 
 
-def _ratio(wanted: dict, had: dict) -> float | None:
+def _ratio(wanted: dict[str, Any], had: dict[str, Any]) -> float | None:
     this, that = work(wanted), work(had)
     return this / that if this and that else None
 

@@ -7,6 +7,7 @@ length.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +43,8 @@ class Estimate:
     @classmethod
     def of(cls, windows: Tensor, transform: Callable[[float], float] = float) -> "Estimate":
         """``transform`` (increasing) of the mean of ``windows`` and of the ends of its interval."""
-        return cls(transform(float(windows.mean())), *map(transform, bootstrap(windows)), windows)
+        low, high = map(transform, bootstrap(windows))
+        return cls(transform(float(windows.mean())), low, high, windows)
 
 
 @dataclass(frozen=True)
@@ -150,7 +152,7 @@ def reference(model: nn.Module, windows: Tensor, batch_size: int = 8, progress: 
     logits are kept. Raises as :func:`perplexity` does.
     """
     _check(model, windows)
-    head = models.head(model)
+    head: Any = models.head(model)
     seen: list[Tensor] = []
     handle = head.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0].detach()))
     rebuilds, states, nll = True, [], []
@@ -183,13 +185,13 @@ def compare(
     _check(model, windows)
     if not torch.equal(windows.cpu(), dense.windows.cpu()):
         raise ParameterError("windows", tuple(windows.shape), "the windows that the reference was made from")
-    nll, kl, agreement = [], [], []
+    losses, kl, agreement = [], [], []
     for start, batch, logits in _forward(model, windows, batch_size, progress):
         before = dense.logits(slice(start, start + len(batch)), logits.device)
-        nll.append(_nll(logits, batch))
+        losses.append(_nll(logits, batch))
         kl.append(_by_rows(_divergence, before[:, :-1], logits[:, :-1]))
         agreement.append(_by_rows(_same_choice, before[:, :-1], logits[:, :-1]))
-    nll = torch.cat(nll)
+    nll = torch.cat(losses)
     return Comparison(
         _perplexity(nll, windows, "mean over predicted tokens"),
         Estimate.of(nll - dense.nll, exp),
@@ -207,20 +209,20 @@ def accuracy(model: nn.Module, batches: list[dict[str, Tensor]], progress: bool 
     """
     if not batches or any("labels" not in batch for batch in batches):
         raise ParameterError("batches", f"{len(batches)} batches", "at least one batch, each with labels [B]")
-    device, training, correct = next(model.parameters()).device, model.training, []
+    device, training, right = next(model.parameters()).device, model.training, []
     model.eval()
     try:
         for batch in tqdm(batches, desc="texts", disable=not progress, leave=False):
             inputs = {key: value.to(device) for key, value in batch.items() if key != "labels"}
-            correct.append(model(**inputs).logits.argmax(-1).cpu() == batch["labels"].cpu())
+            right.append(model(**inputs).logits.argmax(-1).cpu() == batch["labels"].cpu())
     finally:
         model.train(training)
-    correct = torch.cat(correct)
+    correct = torch.cat(right)
     low, high = bootstrap(correct)
     return Accuracy(float(correct.double().mean()), low, high, correct)
 
 
-def _check(model: nn.Module, windows: Tensor) -> None:
+def _check(model: Any, windows: Tensor) -> None:
     if models.head(model) is None or not model.can_generate():
         raise ParameterError("model", type(model).__name__, "a causal language model")
     if windows.ndim != 2 or windows.dtype != torch.int64 or windows.shape[0] < 2 or windows.shape[1] < 2:

@@ -27,7 +27,7 @@ def export(key: str, out: str | Path, point: int | None = None) -> Path:
     if out.exists():
         raise ParameterError("OUT", str(out), "a folder that does not exist yet")
     record = records.by_key(key)
-    made = rebuild(record, point)
+    made: Any = rebuild(record, point)
     packs = not any(f"{name}.weight" in origins(made.model) for name in made.quantized)
     quantized = made.quantized if packs and all(map(_holds, made.quantized.values())) else {}
     text = card.of_record(record, point, bool(quantized), bool(made.quantized) and not quantized)

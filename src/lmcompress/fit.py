@@ -1,6 +1,7 @@
 """Whether a recipe fits a model, before any work: widths, subsets, formats, and the room on the disk."""
 
 import re
+from typing import Any
 
 from torch import nn
 
@@ -12,8 +13,8 @@ from lmcompress.prune.pattern import parse as parse_pattern
 from lmcompress.quantize import compressed_tensors
 from lmcompress.quantize.formats import Bits, parse
 from lmcompress.recipe import Recipe
+from lmcompress.retrain.names import parse as parse_subset
 from lmcompress.retrain.subsets import count
-from lmcompress.retrain.subsets import parse as parse_subset
 from lmcompress.unbundle import origins
 
 
@@ -68,7 +69,7 @@ def refuse_misfits(model: nn.Module, recipe: Recipe, chosen: dict[str, Bits], ma
         raise ParameterError("length", recipe.length, f"at most the {longest} tokens that the model can read")
 
 
-def room_needed(model: nn.Module, recipe: Recipe, chosen: dict[str, Bits]) -> int:
+def room_needed(model: Any, recipe: Recipe, chosen: dict[str, Bits]) -> int:
     """Bytes on the disk that the work needs at most: the blocks of two steps at a time, twice what is outside of them,
     and the state of a training.
     """

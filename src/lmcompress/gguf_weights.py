@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import gguf
 import torch
 import transformers
 
-from lmcompress.assets import Asset, cache_folder
+from lmcompress.assets import Asset
 from lmcompress.contents import damage, forget
 from lmcompress.errors import AssetError
-from lmcompress.files import once
+from lmcompress.files import cache_folder, once
 from lmcompress.loading import check_keys, naming
 
 
@@ -44,9 +45,14 @@ def safetensors_folder(asset: Asset) -> Path:
 
 
 def _convert(file: Path, folder: Path) -> None:
-    source = {"pretrained_model_name_or_path": file.parent, "gguf_file": file.name, "local_files_only": True}
+    source: dict[str, Any] = {
+        "pretrained_model_name_or_path": file.parent,
+        "gguf_file": file.name,
+        "local_files_only": True,
+    }
     with naming(file), _read_once():
-        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+        loader: Any = transformers.AutoModelForCausalLM  # whose type knows no output_loading_info
+        model, found = loader.from_pretrained(
             **source, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
         )
         tokenizer = transformers.AutoTokenizer.from_pretrained(**source)
@@ -65,12 +71,13 @@ def _convert(file: Path, folder: Path) -> None:
 @contextmanager
 def _read_once() -> Iterator[None]:
     """transformers parses the file for config, weights and tokenizer anew, each time some seconds: once is enough."""
-    reader = gguf.GGUFReader
-    gguf.GGUFReader = lru_cache(maxsize=1)(reader)
+    library: Any = gguf
+    reader = library.GGUFReader
+    library.GGUFReader = lru_cache(maxsize=1)(reader)
     try:
         yield
     finally:
-        gguf.GGUFReader = reader
+        library.GGUFReader = reader
 
 
 def _without_origin(model: transformers.PreTrainedModel) -> transformers.PreTrainedModel:

@@ -6,6 +6,7 @@ launch one than the GPU to run it. A replayed graph launches all of them at once
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from typing import Any
 from unittest.mock import patch
 
 import torch
@@ -25,7 +26,7 @@ def recordable(model: nn.Module) -> bool:
 
 
 @contextmanager
-def compiled(model: nn.Module) -> Iterator[None]:
+def compiled(model: Any) -> Iterator[None]:
     """Blocks and loss of a transformers model compiled by ``torch.compile`` inside: equal blocks share a
     compilation, also with those of a later model.
 
@@ -35,7 +36,7 @@ def compiled(model: nn.Module) -> Iterator[None]:
     for module in modules:
         module.compile(dynamic=False)
     whole = "_loss_function" not in vars(model)
-    loss = getattr(model, "loss_function", None)
+    loss: Any = getattr(model, "loss_function", None)
     if loss is not None:
         model.loss_function = torch.compile(loss, dynamic=False)
     try:

@@ -6,18 +6,21 @@ from types import ModuleType
 from typing import Any
 
 
-class lazy:
-    """Stands for the module ``name``; the first attribute that is asked for imports it.
-
-    A module is no place for hidden work: use this only for what parameters must not wait for (torch, transformers, and
-    the algorithms that import them).
-    """
-
+class _Lazy:
     def __init__(self, name: str):
         self.__name = name
 
     def __getattr__(self, attribute: str) -> Any:
         return getattr(importlib.import_module(self.__name), attribute)
+
+
+def lazy(name: str) -> Any:
+    """Stands for the module ``name``; the first attribute that is asked for imports it.
+
+    A module is no place for hidden work: use this only for what parameters must not wait for (torch, transformers, and
+    the algorithms that import them).
+    """
+    return _Lazy(name)
 
 
 class _Callable(ModuleType):

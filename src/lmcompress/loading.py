@@ -8,11 +8,12 @@ import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 from transformers.models.auto import modeling_auto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
@@ -27,7 +28,7 @@ _CLASSIFIER = "ForSequenceClassification"
 
 
 def open_model(
-    folder: Path, loader: type, dtype: torch.dtype | str = "auto", **options: object
+    folder: Path, loader: Any, dtype: torch.dtype | str = "auto", **options: object
 ) -> transformers.PreTrainedModel:
     """The model of a folder with ``config.json`` and safetensors, on the CPU, in eval mode.
 
@@ -83,7 +84,7 @@ def open_tokenizer(folder: Path) -> transformers.PreTrainedTokenizerBase:
     return tokenizer
 
 
-def check_keys(model: nn.Module, found: dict, file: Path) -> None:
+def check_keys(model: Any, found: dict[str, Any], file: Path) -> None:
     """Refuse (:class:`AssetError`) what transformers' ``output_loading_info`` says is missing, left over or of
     another shape, but for new heads, heads of other tasks, and buffers that models make themselves.
     """
@@ -136,7 +137,7 @@ def some(names: Iterable[str]) -> str:
     return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if names[4:] else "")
 
 
-def read_config(folder: Path, loader: type, options: dict) -> transformers.PretrainedConfig:
+def read_config(folder: Path, loader: type, options: dict[str, Any]) -> transformers.PretrainedConfig:
     """The config of a folder; :class:`AssetError` for one that is damaged or of a model that ``loader`` has not."""
     file = folder / CONFIG
     if not folder.is_dir():
@@ -177,7 +178,7 @@ def places(folder: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     listed = read_json(index).get("weight_map")
     if not isinstance(listed, dict) or not listed:
         raise AssetError(f"{index}: no weight_map")
-    found = {}
+    found: dict[str, Any] = {}
     for shard in dict.fromkeys(listed.values()):
         if not isinstance(shard, str) or Path(shard).name != shard:
             raise AssetError(f"{index}: {shard!r} is no name of a file beside it")
@@ -204,7 +205,7 @@ def header(file: Path) -> dict[str, tuple[Path, tuple[int, ...]]]:
     return found
 
 
-def read_json(file: Path) -> dict:
+def read_json(file: Path) -> dict[str, Any]:
     """The object in a JSON file; of none, an empty one."""
     if not file.is_file():
         return {}

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
@@ -15,7 +16,7 @@ from accelerate import init_empty_weights
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightConverter
 
@@ -100,7 +101,8 @@ def write(
     save_file(others, folder / names[0], metadata={"format": "pt"})
     for source, name in zip(files, names[1:], strict=True):
         _link(source, folder / name)
-    where, size = {}, 0
+    where: dict[str, str] = {}
+    size = 0
     for name in names:
         size += (folder / name).stat().st_size
         with safe_open(folder / name, framework="pt") as file:
@@ -111,10 +113,9 @@ def write(
     if formats:
         config["quantization_config"] = compressed_tensors.config(formats, linears(model))
     (folder / "config.json").write_text(json.dumps(config, indent=2, default=str) + "\n", encoding="utf-8")
-    for pattern in BESIDE if beside else ():
-        for path in beside.glob(pattern):
-            if path.is_file():
-                shutil.copyfile(path, folder / path.name)
+    for path in (path for pattern in BESIDE for path in beside.glob(pattern)) if beside else ():
+        if path.is_file():
+            shutil.copyfile(path, folder / path.name)
     if masks:
         mask.save(masks, folder / MASKS)
     mode = 0o666 & ~_umask()
@@ -127,7 +128,7 @@ def write(
 @torch.no_grad()
 def save(
     model: PreTrainedModel,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     folder: str | Path,
     *,
     masks: Masks | None = None,
@@ -157,7 +158,15 @@ def save(
         _save(model, tokenizer, folder, masks, quantized, card, about)
 
 
-def _save(model, tokenizer, folder, masks, quantized, card, about) -> None:
+def _save(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Any,
+    masks: Any,
+    quantized: Any,
+    card: Any,
+    about: Any,
+) -> None:
     with init_empty_weights():
         described = type(model)(model.config).state_dict().keys()
     if added := sorted(model.state_dict().keys() - described):
@@ -181,7 +190,7 @@ def _save(model, tokenizer, folder, masks, quantized, card, about) -> None:
             (temporary / "README.md").write_text(card, encoding="utf-8")
 
 
-def load(folder: str | Path, device: str | torch.device | None = None):
+def load(folder: str | Path, device: str | torch.device | None = None) -> Any:
     """``(model, tokenizer, masks)`` of a folder whose weights are not packed, the masks checked against the weights.
 
     folder: as :func:`write` or :func:`save` made it. (Packed ones are for transformers to load.)

@@ -6,6 +6,7 @@ the most Linear weights, which is the stack of transformer blocks in decoders an
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import transformers
@@ -58,7 +59,7 @@ def load(
     if task not in TASKS:
         raise ParameterError("task", task, TASKS)
     folder = safetensors_folder(assets.resolve(name, "model"))
-    model = as_linears(open_model(folder, TASKS[task], DTYPES[dtype], **options))
+    model: Any = as_linears(open_model(folder, TASKS[task], DTYPES[dtype], **options))
     model = model.to(device or default_device())
     return causal(model) if task == "causal" else model, open_tokenizer(folder)
 
@@ -149,13 +150,13 @@ def coverage(model: nn.Module, layers: Iterable[str]) -> tuple[float, dict[str, 
     return 1 - sum(rest.values()) / total, rest
 
 
-def head(model: nn.Module) -> nn.Linear | None:
+def head(model: Any) -> nn.Linear | None:
     """The Linear that produces the logits over the vocabulary, or None for a model without one."""
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return output if isinstance(output, nn.Linear) else None
 
 
-def untie_head(model: nn.Module) -> bool:
+def untie_head(model: Any) -> bool:
     """Give a head that shares the embedding's matrix its own copy. True when it was tied (the model grew)."""
     output, embedding = head(model), model.get_input_embeddings()
     if output is None or output.weight is not embedding.weight:

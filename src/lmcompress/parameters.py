@@ -45,7 +45,7 @@ class Yaml(yaml.SafeLoader):
         for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[str, Any]:
         """The mapping. Raises yaml's ``ConstructorError`` for a name that it gives twice."""
         names = [one.value for one, _ in node.value if isinstance(one, yaml.ScalarNode) and one.value != "<<"]
         if twice := {name for name in names if names.count(name) > 1}:
@@ -82,14 +82,14 @@ def _corpus(name: str) -> str:
     return name
 
 
-def _distinct(values: tuple) -> tuple:
+def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     if twice := [value for place, value in enumerate(values) if value in values[:place]]:
         raise ParameterError("values", twice[0], "each value once")
     return values
 
 
 def _group(value: object) -> int | str:
-    given = int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,7}", value) else value
+    given: Any = int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,7}", value) else value
     return formats.Bits(8, given).group
 
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lmcompress import records
 from lmcompress.errors import AssetError
@@ -67,7 +68,7 @@ def _known(one: Experiment) -> Record | None:
         return None
 
 
-def _run(one: Experiment) -> dict:
+def _run(one: Experiment) -> dict[str, Any]:
     return {"kind": one.kind, "parameters": one.model_dump(mode="json")}
 
 
@@ -110,7 +111,7 @@ def summary(plan: Plan) -> str:
     text = f"{len(plan.experiments)} runs: {len(plan.known)} known, {plan.missing} to do in {len(plan.jobs)} jobs"
     timed = [job for job in plan.jobs if job.seconds is not None]
     if timed:
-        mean = sum(job.seconds for job in timed) / sum(len(job.experiments) for job in timed)
+        mean = sum(job.seconds or 0 for job in timed) / sum(len(job.experiments) for job in timed)
         devices = sorted({one.device for job in timed for one in job.estimates if one.device})
         text += f"; about {duration(mean * plan.missing)} one after the other (earlier runs on {', '.join(devices)})"
     elif plan.jobs:
@@ -155,7 +156,7 @@ def gather(experiments: Sequence[Experiment], folder: Path) -> list[Path]:
     return [folder / "results.parquet", folder / "results.html"]
 
 
-def table(experiments: Sequence[Experiment]):
+def table(experiments: Sequence[Experiment]) -> Any:
     """One row a run that is known (a pandas DataFrame): ``kind``, its parameters, ``result.NAME`` for every number,
     text or truth in its result, then ``seconds``, ``device`` and ``key``. Lists in a result, such as the loss of
     every window, stay in the record.
@@ -170,7 +171,7 @@ def table(experiments: Sequence[Experiment]):
     return frame
 
 
-def _row(record: Record) -> dict:
+def _row(record: Record) -> dict[str, Any]:
     parameters = {
         name: json.dumps(value) if isinstance(value, (dict, list)) else value
         for name, value in record.parameters.items()
@@ -179,8 +180,8 @@ def _row(record: Record) -> dict:
     return {"kind": record.kind, **parameters, **_leaves(record.result), **origin, "key": record.key}
 
 
-def _leaves(result: dict, before: str = "result") -> dict:
-    found = {}
+def _leaves(result: dict[str, Any], before: str = "result") -> dict[str, Any]:
+    found: dict[str, Any] = {}
     for name, value in result.items():
         if isinstance(value, dict):
             found |= _leaves(value, f"{before}.{name}")

@@ -10,13 +10,14 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from lmcompress.files import project_root
 
 _VERSIONS = ("torch", "transformers", "numpy", "scipy", "lmcompress")
 
 
-def here() -> dict[str, object]:
+def here() -> dict[str, Any]:
     """Commit, code, versions, device, threads and time of this process, as plain values."""
     return {
         "commit": commit(),

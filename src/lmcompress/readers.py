@@ -7,9 +7,10 @@ import json
 import math
 import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from lmcompress.contents import files
 from lmcompress.errors import AssetError
@@ -38,7 +39,7 @@ def documents(path: Path) -> Iterator[tuple[str, str | None]]:
     for file in _chosen(path):
         native = split_of(_name(file, path))
         if file.suffix.lower() in TEXT_FILES:
-            texts = _documents(_text(file))
+            texts: Iterable[Any] = _documents(_text(file))
         else:
             texts = (_column(row, TEXT_COLUMNS, place) for row, place in _rows(file))
         yield from ((text, native) for text in texts if text.strip())
@@ -129,7 +130,7 @@ def _documents(text: str) -> list[str]:
     return text.splitlines()
 
 
-def _rows(file: Path) -> Iterator[tuple[dict, str]]:
+def _rows(file: Path) -> Iterator[tuple[dict[str, Any], str]]:
     """``(row, its place in words)`` of a table; a file with another form than its name says is refused."""
     name = file.name.lower().removesuffix(".gz")
     kind = name.rpartition(".")[2]
@@ -155,14 +156,14 @@ def _rows(file: Path) -> Iterator[tuple[dict, str]]:
         yield row, place
 
 
-def _json(text: str, place: str) -> object:
+def _json(text: str, place: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise AssetError(f"{place}: not JSON: {error}") from error
 
 
-def _parquet(file: Path) -> Iterator[tuple[dict, int]]:
+def _parquet(file: Path) -> Iterator[tuple[dict[str, Any], int]]:
     import pyarrow
     import pyarrow.parquet as parquet
 
@@ -173,9 +174,9 @@ def _parquet(file: Path) -> Iterator[tuple[dict, int]]:
     yield from ((row, number) for number, row in enumerate(table.to_pylist(), 1))
 
 
-def _separated(file: Path, separator: str) -> Iterator[tuple[dict, int]]:
+def _separated(file: Path, separator: str) -> Iterator[tuple[dict[str, Any], int]]:
     """Rows under the names of a header; without one, two columns: class and text. Tabs know no quoting."""
-    quoting = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
+    quoting: Any = csv.QUOTE_NONE if separator == "\t" else csv.QUOTE_MINIMAL
     lines = csv.reader(
         io.StringIO(_text(file), newline=""), delimiter=separator, quoting=quoting, strict=True
     )
@@ -199,7 +200,7 @@ def _separated(file: Path, separator: str) -> Iterator[tuple[dict, int]]:
         raise AssetError(f"{file}, row {lines.line_num}: {error}") from error
 
 
-def _column(row: dict, names: tuple[str, ...], place: str, kind: type = str) -> object:
+def _column(row: dict[str, Any], names: tuple[str, ...], place: str, kind: type = str) -> Any:
     name = next((name for name in names if name in row), None)
     if name is None:
         raise AssetError(f"{place}: rows need a column {names[0]}; they have {', '.join(map(str, row))}")

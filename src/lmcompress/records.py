@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, get_origin
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -36,7 +36,8 @@ class Experiment(Parameters):
 
     ``kind`` names the records; by default it is the class name in snake case. ``version``: raised by whoever changes
     what the kind computes; records of a lower one are called older. ``timed``: its result is a time, so that a record
-    holds for one device only. ``shares``: the parameters in which runs agree that one process computes one after the
+    holds for one device only. ``covers``: its result says which share of the block weights its method reached (see
+    :mod:`lmcompress.covered`). ``shares``: the parameters in which runs agree that one process computes one after the
     other, since it holds a dense or pruned model for them. ``assets()``: the (name, kind) pairs of what is read.
     ``run()``: the result, a small dict that JSON can hold.
     """
@@ -44,17 +45,18 @@ class Experiment(Parameters):
     kind: ClassVar[str] = ""
     version: ClassVar[int] = 1
     timed: ClassVar[bool] = False
+    covers: ClassVar[bool] = False
     shares: ClassVar[tuple[str, ...]] = ("model", "data", "dtype")
 
     @classmethod
-    def __pydantic_init_subclass__(cls, **_options) -> None:
+    def __pydantic_init_subclass__(cls, **_options: Any) -> None:
         cls.kind = cls.__dict__.get("kind") or re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
         _CLASSES[cls.kind] = cls
 
     def assets(self) -> list[tuple[str, str]]:
         raise NotImplementedError
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         raise NotImplementedError
 
     def shared(self) -> str:
@@ -92,10 +94,10 @@ class Record:
     key: str
     kind: str
     version: int
-    parameters: dict
+    parameters: dict[str, Any]
     assets: dict[str, str]
-    result: dict
-    provenance: dict
+    result: dict[str, Any]
+    provenance: dict[str, Any]
 
     @property
     def older(self) -> bool:
@@ -128,7 +130,9 @@ def experiment_class(kind: str) -> type[Experiment]:
     return classes()[kind]
 
 
-def hashed(kind: str, version: int, parameters: dict, assets: dict[str, str], device: str = "") -> str:
+def hashed(
+    kind: str, version: int, parameters: dict[str, Any], assets: dict[str, str], device: str = ""
+) -> str:
     """The key of a record; ``device`` for timings only."""
     about = {"kind": kind, "version": version, "parameters": parameters, "assets": assets}
     if device:
@@ -158,7 +162,7 @@ def obtain(experiments: Sequence[Experiment], *, progress: bool = True, force: b
     ``Absent`` in their place, whose use skips a cell, and ``NotComputed`` is raised elsewhere.
     """
     if why := absent.reason():
-        known = [find(experiment.kind, key_of(experiment)) for experiment in experiments]
+        known: Any = [find(experiment.kind, key_of(experiment)) for experiment in experiments]
         missing = [one.kind for one, record in zip(experiments, known, strict=True) if record is None]
         return absent.stand_in(missing, why) if missing else known
     with tqdm(
@@ -241,7 +245,7 @@ def read(text: str, where: str) -> Record:
     if not isinstance(found, dict) or found.keys() != wanted.keys():
         raise BrokenRecord(where, f"expected an object with {', '.join(wanted)}")
     for name, kind in wanted.items():
-        plain = kind if isinstance(kind, type) else kind.__origin__
+        plain: Any = get_origin(kind) or kind
         if not isinstance(found[name], plain) or isinstance(found[name], bool):
             raise BrokenRecord(where, f"{name} is no {plain.__name__}")
     missing = {"device", "date", "seconds", "commit", "versions"} - found["provenance"].keys()

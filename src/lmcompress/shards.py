@@ -8,11 +8,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 import transformers
 from safetensors import safe_open
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from lmcompress.errors import AssetError
 from lmcompress.loading import check_finite, header, places, read_config, some
@@ -58,7 +60,8 @@ class Shards(Mapping[str, Tensor]):
 
     def read(self, names: Iterable[str], pin: bool = False) -> dict[str, Tensor]:
         """Copies of several tensors (views would keep their whole files mapped), in pinned memory if asked."""
-        found, by_file = {}, {}
+        found: dict[str, Tensor] = {}
+        by_file: dict[Path, list[str]] = {}
         for name in names:
             by_file.setdefault(self._places[name][0], []).append(name)
         for path, wanted in by_file.items():
@@ -101,7 +104,7 @@ class BlockWeights:
         self._blocks = list(blocks(model).items())
         self._shards, self._names, self._dtype = shards, names, dtype
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="blocks")
-        self._ahead: tuple[int, Future] | None = None
+        self._ahead: tuple[int, Future[Any]] | None = None
 
     @contextmanager
     def placed(self, index: int, device: torch.device) -> Iterator[None]:
@@ -173,7 +176,7 @@ def open_streamed(
     from accelerate import init_empty_weights
 
     folder = Path(folder)
-    config = read_config(folder, TASKS[task], options)
+    config: Any = read_config(folder, TASKS[task], options)
     dtype = dtype or config.dtype or torch.float32
     own = dict.fromkeys(place[0] for place in places(folder).values())
     shards = Shards([*own, *files])
@@ -201,7 +204,7 @@ def open_streamed(
     return model
 
 
-def bring_whole(model: nn.Module) -> None:
+def bring_whole(model: Any) -> None:
     """Read all blocks of a streamed model into memory: from now on it is a model as any other."""
     device = next(value.device for value in model.parameters() if not value.is_meta)
     for index in range(len(blocks(model))):
@@ -209,7 +212,7 @@ def bring_whole(model: nn.Module) -> None:
     del model.block_weights
 
 
-def _stored_names(model: nn.Module, shards: Shards, folder: Path) -> dict[str, str]:
+def _stored_names(model: PreTrainedModel, shards: Shards, folder: Path) -> dict[str, str]:
     """Name in the model -> name in the files: other by transformers' own renamings or the base model's prefix."""
     from transformers.conversion_mapping import get_model_conversion_mapping
     from transformers.core_model_loading import WeightRenaming
@@ -224,11 +227,13 @@ def _stored_names(model: nn.Module, shards: Shards, folder: Path) -> dict[str, s
     state = model.state_dict()
     there |= {stored: stored for stored in shards if stored in state}  # the model's own names come first
     prefix = f"{getattr(model, 'base_model_prefix', '')}."
-    variants = lambda name: (name, name.removeprefix(prefix), prefix + name)  # noqa: E731
+
+    def variants(name: str) -> tuple[str, ...]:
+        return name, name.removeprefix(prefix), prefix + name
+
     found, wrong = {}, []
     for name, value in model.state_dict().items():
-        stored = next((there[one] for one in variants(name) if one in there), None)
-        if stored is not None:
+        for stored in [there[one] for one in variants(name) if one in there][:1]:
             found[name] = stored
             if shards.shape(stored) != tuple(value.shape):
                 wrong.append(

@@ -4,7 +4,7 @@ Each has ``update`` (one batch of rows; leading dimensions are flattened) and ``
 ``dtype`` (fp32, or fp64 where more is needed), whatever the dtype of the inputs, and on their device.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ class Gram:
 
     def __init__(self, in_features: int, dtype: torch.dtype = torch.float32):
         self._width, self._dtype = in_features, dtype
-        self._sum: Tensor | None = None  # 3 GB for 28,672 inputs: made where the first inputs are
+        self._sum: Any = None  # 3 GB for 28,672 inputs: made where the first inputs are
         self._divided = False
         self.tokens = 0
 

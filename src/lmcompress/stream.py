@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -32,14 +32,17 @@ class Statistic(Protocol):
     def update(self, x: Tensor) -> None: ...
 
 
+S = TypeVar("S", bound=Statistic)
+
+
 @dataclass(frozen=True)
 class _Call:
     """Arguments with which the model calls one block on one batch; the hidden states are the first of
     them.
     """
 
-    rest: tuple
-    keywords: dict
+    rest: tuple[Any, ...]
+    keywords: dict[str, Any]
 
 
 class BlockVisit:
@@ -76,10 +79,10 @@ class BlockVisit:
 
     def statistics(
         self,
-        make: Callable[[nn.Linear], Statistic],
+        make: Callable[[nn.Linear], S],
         names: list[str] | None = None,
         inputs: list[Tensor] | None = None,
-    ) -> dict[str, Statistic]:
+    ) -> dict[str, S]:
         """One statistic per Linear (name within the block) over the inputs it sees; padding tokens are left
         out.
 
@@ -102,8 +105,8 @@ class BlockVisit:
         called: list[str] = []  # in this batch
         stops = False
 
-        def hook(name: str) -> Callable:
-            def collect(_module: nn.Module, arguments: tuple) -> None:
+        def hook(name: str) -> Callable[..., Any]:
+            def collect(_module: nn.Module, arguments: tuple[Any, ...]) -> None:
                 take(arguments[0])
                 called.append(name)
                 if stops and len(set(called)) == len(layers):
@@ -149,7 +152,7 @@ class BlockVisit:
 def stream(
     model: nn.Module,
     batches: list[dict[str, Tensor]],
-    visit: Callable[[BlockVisit], dict],
+    visit: Callable[[BlockVisit], dict[str, Any]],
     *,
     propagate: bool = True,
     keep_dense: bool = False,
@@ -158,7 +161,7 @@ def stream(
     progress: bool = True,
     checkpoint: str | Path | BlockFiles | None = None,
     settings: object = None,
-) -> list[dict]:
+) -> list[dict[str, Any]]:
     """Walk the blocks in order; ``visit`` changes each in place and returns a JSON-able dict. Returns those
     dicts.
 
@@ -236,8 +239,8 @@ def answered(
             hidden = [output.cpu() for output in block.run(hidden)]
     answers = iter(hidden)
 
-    def answer(index: int, _original: Callable) -> Callable:
-        def forward(*arguments, **keywords):
+    def answer(index: int, _original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*arguments: Any, **keywords: Any) -> Any:
             first = arguments[0] if arguments else keywords["hidden_states"]
             output = next(answers).to(first) if index == len(found) - 1 else first
             return (output,) if returns_tuple else output
@@ -254,7 +257,7 @@ def _home(model: nn.Module) -> torch.device:
 
 
 @contextmanager
-def _placed(model: nn.Module, index: int, module: nn.Module, device: torch.device) -> Iterator[None]:
+def _placed(model: Any, index: int, module: nn.Module, device: torch.device) -> Iterator[None]:
     """The block on ``device`` for its turn: read from its shards, or moved from where the model is."""
     if is_streamed(model):
         with model.block_weights.placed(index, device):
@@ -269,12 +272,14 @@ def _placed(model: nn.Module, index: int, module: nn.Module, device: torch.devic
 class Reached(Exception):
     """Raised inside a model, where the rest of it need not run; carries the ``output`` that was wanted, if any."""
 
-    def __init__(self, output: object = None):
+    def __init__(self, output: Any = None):
         super().__init__()
         self.output = output
 
 
-def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor], list[list[_Call]], bool]:
+def _capture(
+    model: nn.Module, batches: list[dict[str, Any]], store: Any
+) -> tuple[list[Tensor], list[list[_Call]], bool]:
     """Inputs of the first block per batch, per block and batch the other arguments of its call, and whether
     a block returns a tuple.
     """
@@ -286,8 +291,8 @@ def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor]
     device = _home(model)
     returns_tuple: list[bool] = []
 
-    def short_circuit(index: int, original: Callable) -> Callable:
-        def forward(*arguments, **keywords):
+    def short_circuit(index: int, original: Callable[..., Any]) -> Callable[..., Any]:
+        def forward(*arguments: Any, **keywords: Any) -> Any:
             first, rest = (arguments[0], arguments[1:]) if arguments else (keywords.pop("hidden_states"), ())
             if not returns_tuple:
                 returns_tuple.append(isinstance(original(first, *rest, **keywords), tuple))
@@ -310,7 +315,9 @@ def _capture(model: nn.Module, batches: list[dict], store) -> tuple[list[Tensor]
 
 
 @contextmanager
-def replaced_forward(modules: list[nn.Module], wrap: Callable[[int, Callable], Callable]) -> Iterator[None]:
+def replaced_forward(
+    modules: list[nn.Module], wrap: Callable[[int, Callable[..., Any]], Callable[..., Any]]
+) -> Iterator[None]:
     """Inside, each module does what ``wrap(its number, its own forward)`` does."""
     for index, module in enumerate(modules):
         module.forward = wrap(index, module.forward)
@@ -322,7 +329,7 @@ def replaced_forward(modules: list[nn.Module], wrap: Callable[[int, Callable], C
 
 
 @contextmanager
-def _no_cache(model: nn.Module) -> Iterator[None]:
+def _no_cache(model: Any) -> Iterator[None]:
     """A key-value cache among the captured arguments would grow at every replay."""
     config = model.config
     before = getattr(config, "use_cache", None)
@@ -333,7 +340,7 @@ def _no_cache(model: nn.Module) -> Iterator[None]:
         config.use_cache = before
 
 
-def _to(value, device: torch.device):
+def _to(value: Any, device: torch.device) -> Any:
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, (tuple, list)):

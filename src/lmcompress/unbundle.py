@@ -10,6 +10,7 @@ of its own, from the tokens that the router sends to it. :func:`bundled` puts th
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,7 @@ class Expert(nn.Module):
 class Experts(nn.ModuleList):
     """The experts of a block, one by one; ``whole``: the module that they were taken from, without its weights."""
 
-    def __init__(self, whole: nn.Module):
+    def __init__(self, whole: Any):
         first = "gate_up_proj" if whole.has_gate else "up_proj"
         pairs = zip(_linears(whole, first), _linears(whole, "down_proj"), strict=True)
         super().__init__(Expert(*pair) for pair in pairs)
@@ -43,6 +44,7 @@ class Experts(nn.ModuleList):
         """hidden [tokens, D], the experts chosen for each token [tokens, k] and their weights -> [tokens, D]."""
         whole = self._whole[0]
         total = torch.zeros_like(hidden)
+        expert: Any
         for number, expert in enumerate(self):
             token, place = torch.where(index == number)
             if not len(token):
@@ -57,7 +59,11 @@ class Experts(nn.ModuleList):
         """The module that the experts were taken from, with their weights as they are now."""
         whole = self._whole[0]
         first = "gate_up_proj" if whole.has_gate else "up_proj"
-        for name, linears in ((first, [one.up for one in self]), ("down_proj", [one.down for one in self])):
+        experts: list[Any] = list(self)
+        for name, linears in (
+            (first, [one.up for one in experts]),
+            ("down_proj", [one.down for one in experts]),
+        ):
             stacked = torch.stack([one.weight.detach() for one in linears])
             stacked = stacked.transpose(1, 2).contiguous() if whole.is_transposed else stacked
             setattr(whole, name, nn.Parameter(stacked, requires_grad=False))
@@ -97,7 +103,7 @@ def as_linears(model: nn.Module) -> nn.Module:
     """
     for name, module in list(model.named_modules()):
         if is_bundle(module) and not getattr(module, "has_post_expert_norm", False):
-            made = Experts(module)
+            made: Any = Experts(module)
         elif type(module) is Conv1D:
             made = _linear(module.weight.detach().T.contiguous(), module.bias.detach())
             made.transposed = True
@@ -175,7 +181,8 @@ def split(tensors: Mapping[str, Tensor], made: Mapping[str, Origin]) -> dict[str
 
 def joined(tensors: Mapping[str, Tensor], made: Mapping[str, Origin]) -> dict[str, Tensor]:
     """The inverse of :func:`split`."""
-    found, parts = {}, {}
+    found: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
     for name, value in tensors.items():
         if (one := made.get(name)) is None:
             found[name] = value

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from lmcompress.errors import AssetError, ParameterError
 from lmcompress.readers import split_of
@@ -49,7 +51,7 @@ class TaskResult:
 
 def evaluate(
     model: nn.Module,
-    tokenizer,
+    tokenizer: PreTrainedTokenizerBase,
     tasks: dict[str, str | Path | None],
     *,
     limit: int | None = None,
@@ -93,7 +95,7 @@ def evaluate(
     return {name: _result(name, found["results"][name], found["samples"][name]) for name in tasks}
 
 
-def _in_memory(rows: list[dict]) -> dict:
+def _in_memory(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """What lm-eval's own task is given in place of a data set of the hub."""
     from datasets import Dataset
 
@@ -105,7 +107,7 @@ def _in_memory(rows: list[dict]) -> dict:
     }
 
 
-def _result(name: str, values: dict, samples: list[dict]) -> TaskResult:
+def _result(name: str, values: dict[str, Any], samples: list[dict[str, Any]]) -> TaskResult:
     samples = sorted(samples, key=lambda sample: sample["doc_id"])
     normalised = "acc_norm,none" in values
     return TaskResult(
@@ -124,7 +126,7 @@ def _longest(model: nn.Module) -> int:
     return int(getattr(model.config, "max_position_embeddings", None) or 2048)
 
 
-def _questions(name: str, folder: Path) -> list[dict]:
+def _questions(name: str, folder: Path) -> list[dict[str, Any]]:
     """Rows as the hub's copy has them, from the files of a folder."""
     rows = list(READERS[name](folder))
     if not rows:
@@ -132,7 +134,7 @@ def _questions(name: str, folder: Path) -> list[dict]:
     return rows
 
 
-def _piqa(folder: Path) -> Iterator[dict]:
+def _piqa(folder: Path) -> Iterator[dict[str, Any]]:
     """Goals with two solutions each (Bisk et al. 2020)."""
     file = folder / "valid.jsonl"
     labels, lines = _lines(folder / "valid-labels.lst"), _lines(file)
@@ -144,7 +146,7 @@ def _piqa(folder: Path) -> Iterator[dict]:
             yield {key: str(row[key]) for key in ("goal", "sol1", "sol2")} | {"label": _among(label, "01")}
 
 
-def _rte(folder: Path) -> Iterator[dict]:
+def _rte(folder: Path) -> Iterator[dict[str, Any]]:
     """Does the second sentence follow from the first? Label 0: it does (GLUE; Wang et al. 2018)."""
     file = folder / "dev.tsv"
     reader = csv.DictReader(_lines(file), delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -154,21 +156,21 @@ def _rte(folder: Path) -> Iterator[dict]:
             yield texts | {"label": _among(row["label"], "01")}
 
 
-def _boolq(row: dict) -> dict:
+def _boolq(row: dict[str, Any]) -> dict[str, Any]:
     """Yes or no, by a passage (Clark et al. 2019)."""
     if not isinstance(row["answer"], bool):
         raise ValueError(f"answer {row['answer']!r}")
     return {"passage": _text(row["passage"]), "question": _text(row["question"]), "label": int(row["answer"])}
 
 
-def _hellaswag(row: dict) -> dict:
+def _hellaswag(row: dict[str, Any]) -> dict[str, Any]:
     """How a scene goes on, four endings (Zellers et al. 2019)."""
     texts = {key: _text(row[key]) for key in ("activity_label", "ctx_a")} | {"ctx_b": str(row["ctx_b"])}
     endings = [_text(ending) for ending in row["endings"]]
     return texts | {"endings": endings, "label": str(_index(row["label"], endings))}
 
 
-def _winogrande(row: dict) -> dict:
+def _winogrande(row: dict[str, Any]) -> dict[str, Any]:
     """Which of two fills the gap (Sakaguchi et al. 2019)."""
     if row["sentence"].count("_") != 1:
         raise ValueError(f"{row['sentence']!r} has not one gap")
@@ -176,7 +178,7 @@ def _winogrande(row: dict) -> dict:
     return {key: _text(row[key]) for key in ("sentence", "option1", "option2", "answer")}
 
 
-def _choices(row: dict, question: str) -> dict:
+def _choices(row: dict[str, Any], question: str) -> dict[str, Any]:
     """A question with 3 to 5 choices (ARC, Clark et al. 2018; OpenBookQA, Mihaylov et al. 2018)."""
     if isinstance(row["question"], dict):  # as their authors publish them
         stem, listed = row["question"]["stem"], row["question"]["choices"]
@@ -189,10 +191,10 @@ def _choices(row: dict, question: str) -> dict:
     return {question: _text(stem), "choices": {"text": texts, "label": letters}, "answerKey": letters[right]}
 
 
-def _each(question: Callable[[dict], dict]) -> Callable[[Path], Iterator[dict]]:
+def _each(question: Callable[[dict[str, Any]], dict[str, Any]]) -> Callable[[Path], Iterator[dict[str, Any]]]:
     """A reader of the one ``.jsonl`` file of a folder that is for validation or test."""
 
-    def read(folder: Path) -> Iterator[dict]:
+    def read(folder: Path) -> Iterator[dict[str, Any]]:
         found = sorted(
             file for file in folder.glob("*.jsonl") if split_of(file.name) in ("validation", "test")
         )
@@ -208,7 +210,7 @@ def _each(question: Callable[[dict], dict]) -> Callable[[Path], Iterator[dict]]:
     return read
 
 
-READERS: dict[str, Callable[[Path], Iterator[dict]]] = {
+READERS: dict[str, Callable[[Path], Iterator[dict[str, Any]]]] = {
     "boolq": _each(_boolq),
     "rte": _rte,
     "hellaswag": _each(_hellaswag),
@@ -234,7 +236,7 @@ def _text(value: object) -> str:
     return value
 
 
-def _index(label: object, choices: list[str]) -> int:
+def _index(label: Any, choices: list[str]) -> int:
     if len(choices) < 2 or isinstance(label, bool) or int(label) not in range(len(choices)):
         raise ValueError(f"label {label!r} of {len(choices)} choices")
     return int(label)

@@ -7,8 +7,9 @@ This is the multiple-choice knapsack problem. HAWQ-V3 (Yao et al. 2021) solves i
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -131,7 +132,7 @@ def random_allocations(problem: Problem, budget: int, draws: int = 20, seed: int
 def _random(problem: Problem, budget: int, source: random.Random) -> Allocation:
     ladders = {layer: problem.by_cost(layer) for layer in problem.cost}
     step = dict.fromkeys(ladders, 0)
-    left = budget - sum(problem.cost[layer][ladder[0]] for layer, ladder in ladders.items())
+    left: float = budget - sum(problem.cost[layer][ladder[0]] for layer, ladder in ladders.items())
     movable = list(ladders)
     while movable:
         index = source.randrange(len(movable))
@@ -151,12 +152,13 @@ def permuted(problem: Problem, choice: dict[str, str], draws: int = 20, seed: in
 
     Bytes and the number of layers at each choice stay: what is left is whether the right layers got them.
     """
-    alike: dict[tuple, list[str]] = {}
+    alike: dict[tuple[Any, ...], list[str]] = {}
     for layer, offered in problem.cost.items():
         alike.setdefault(tuple(sorted(offered.items())), []).append(layer)
     found = []
     for draw in range(draws):
-        source, drawn = random.Random(f"{seed}/{draw}"), {}
+        source = random.Random(f"{seed}/{draw}")
+        drawn: dict[str, Any] = {}
         for layers in alike.values():
             order = [choice[layer] for layer in layers]
             source.shuffle(order)
@@ -175,7 +177,10 @@ def budget_for(average_bits: float, weights: int) -> int:
 
 
 def frontier(
-    problem: Problem, weights: int, averages: Sequence[float] = AVERAGES, solver=exact
+    problem: Problem,
+    weights: int,
+    averages: Sequence[float] = AVERAGES,
+    solver: Callable[..., Allocation] = exact,
 ) -> dict[float, Allocation]:
     """The allocation at each average number of bits a weight; ``weights``: how many weights all layers have.
 

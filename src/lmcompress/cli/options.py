@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 
 from lmcompress import parameters as typed
 from lmcompress.errors import ParameterError
 from lmcompress.files import carried
+from lmcompress.records import Experiment, Study
 
 
-def parameters(command: Callable) -> Callable:
+def parameters(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options ``-p``, ``--file`` and ``--profile`` for a command; it takes them as these names."""
     for option in reversed(
         (
@@ -46,7 +48,7 @@ class Amount(click.FloatRange):
     def __init__(self) -> None:
         super().__init__(0)
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = super().convert(value, param, ctx)
         return found if math.isfinite(found) else self.fail(f"{value} is no finite number.", param, ctx)
 
@@ -64,7 +66,7 @@ def notebook_name(given: str) -> str:
     raise ParameterError("notebook", given, there or "a checkout with the folder notebooks")
 
 
-def read_yaml(path: Path, what: str) -> dict:
+def read_yaml(path: Path, what: str) -> dict[str, Any]:
     """The mapping in a YAML file; ``what`` it is of goes into the refusal."""
     try:
         found = typed.read_yaml(path.read_text(encoding="utf-8"))
@@ -73,7 +75,9 @@ def read_yaml(path: Path, what: str) -> dict:
     return typed.named(found or {}, f"{path}, of {what}")
 
 
-def study(notebook: str, parameter: Sequence[tuple[str, str]], file: Path | None, profile: str | None):
+def study(
+    notebook: str, parameter: Sequence[tuple[str, str]], file: Path | None, profile: str | None
+) -> tuple[Study, dict[str, Any], list[Experiment]]:
     """``(study, given parameters, experiments)`` of a notebook: profile, then file, then single parameters.
 
     Raises :class:`ParameterError` for what cannot run, also where the parameters ask for no run at all.

@@ -4,15 +4,18 @@ import json
 import math
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from typing import Any
 
 import click
 import yaml
 
+from lmcompress import covered
 from lmcompress.cli import options
 from lmcompress.errors import ParameterError
 from lmcompress.parameters import Yaml
+from lmcompress.records import Record
 
 
 @click.group()
@@ -35,7 +38,12 @@ def records() -> None:
 @click.option("--limit", type=click.IntRange(1), help="At most so many.")
 @click.option("--json", "as_json", is_flag=True, help="One record a line, as JSON.")
 def list_records(
-    kind: str | None, page: str | None, parameter, here: bool, limit: int | None, as_json: bool
+    kind: str | None,
+    page: str | None,
+    parameter: Sequence[tuple[str, str]],
+    here: bool,
+    limit: int | None,
+    as_json: bool,
 ) -> None:
     """List all records, or those of a kind, with their results."""
     from lmcompress import plans
@@ -65,7 +73,7 @@ def list_records(
 _COLUMNS = "{:12}  {:14}  {:9}  {:>9}  {:44}  {}"
 
 
-def _line(record) -> str:
+def _line(record: Record) -> str:
     where, seconds = "here" if record.computed_here else "published", f"{record.provenance['seconds']:.1f} s"
     result = ", ".join(f"{name} {value:.4g}" for name, value in _numbers(record.result))
     parameters = ", ".join(f"{name} {value}" for name, value in record.parameters.items())
@@ -73,7 +81,7 @@ def _line(record) -> str:
     return _COLUMNS.format(record.key[:12], record.kind, where, seconds, short, parameters)
 
 
-def _numbers(result: dict, name: str = "") -> Iterator[tuple[str, float]]:
+def _numbers(result: dict[str, Any], name: str = "") -> Iterator[tuple[str, float]]:
     """What a result is judged by, then its other single numbers; ends of intervals and times are left out."""
     order = ("perplexity", "kl", "accuracy", "right", "increase", "loss")
     for key in sorted(result, key=lambda key: order.index(key) if key in order else len(order)):
@@ -131,16 +139,21 @@ def verify(kind: str | None, sample: int | None, seed: int, tolerance: float) ->
         raise SystemExit(1)
 
 
-def deviation(old: object, new: object) -> float:
+def deviation(old: Any, new: Any) -> float:
     """The largest of :func:`deviations`."""
     return max(deviations(old, new), default=0.0)
 
 
-def deviations(old: object, new: object) -> list[float]:
+def deviations(old: Any, new: Any) -> list[float]:
     """The relative deviation of every number and text of a result from that of another; infinite where they differ in
-    anything but a number. What is named seconds is a time and is left out.
+    anything but a number. What is named seconds is a time and is left out; so is a coverage that an older run did not
+    record.
     """
-    if isinstance(old, dict) and isinstance(new, dict) and old.keys() == new.keys():
+    if (
+        isinstance(old, dict)
+        and isinstance(new, dict)
+        and old.keys() == new.keys() - (covered.FIELDS - old.keys())
+    ):
         pairs = [(old[name], new[name]) for name in old if "seconds" not in name]
         return [one for pair in pairs for one in deviations(*pair)]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
@@ -174,7 +187,7 @@ def diff(first: str, second: str) -> None:
             print(f"{name}: {old.get(name)!r} -> {new.get(name)!r}")
 
 
-def _flat(record) -> dict:
+def _flat(record: Record) -> dict[str, Any]:
     """The record's leaves by dotted name."""
     found, waiting = {}, [("", asdict(record))]
     while waiting:

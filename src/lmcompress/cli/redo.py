@@ -4,9 +4,11 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import Any
 
 import click
 
+from lmcompress import covered
 from lmcompress.cli import options
 from lmcompress.errors import ParameterError
 from lmcompress.plan import duration
@@ -44,7 +46,7 @@ def redo(
     click.echo(text + (f" and up to {memory / 1000:.1f} GB" if memory else ""))
     if estimate:
         return
-    counts: Counter = Counter()
+    counts: Counter[str] = Counter()
     with tqdm(total=round(seconds, 1), unit="s", desc="redo", bar_format=_BAR) as bar:
         for old in found:
             new = records.obtain([old.again()], progress=False, force=True)[0]
@@ -61,7 +63,7 @@ def redo(
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}, {remaining} left"  # in units of the published seconds
 
 
-def _published(what: str, profile: str) -> list:
+def _published(what: str, profile: str) -> list[Any]:
     """The published records that ``what`` names. Raises :class:`ParameterError` where there are none."""
     from lmcompress import plans, records
 
@@ -94,7 +96,7 @@ def compared(
 ) -> Iterator[tuple[str, str, object, object]]:
     """``(name, verdict, published, here)`` for every value of two results; names are dotted, times are left out."""
     if isinstance(old, dict) and isinstance(new, dict):
-        for key in sorted(old.keys() | new.keys()):
+        for key in sorted(old.keys() | new.keys() - covered.FIELDS):
             if "seconds" in key:
                 continue
             both, full = (old.get(key), new.get(key)), f"{name}.{key}".lstrip(".")
@@ -109,12 +111,12 @@ def compared(
         yield name, _verdict(old, new, tolerance), old, new
 
 
-def _interval(about: dict) -> tuple[float, float] | None:
+def _interval(about: dict[str, Any]) -> tuple[float, float] | None:
     low, high = about.get("low"), about.get("high")
     return (low, high) if isinstance(low, float) and isinstance(high, float) else None
 
 
-def _verdict(old: object, new: object, tolerance: float, inside: tuple[float, float] | None = None) -> str:
+def _verdict(old: Any, new: Any, tolerance: float, inside: tuple[float, float] | None = None) -> str:
     if type(old) is type(new) and old == new:
         return "same"
     if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in (old, new)):

@@ -4,7 +4,9 @@ import html
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import yaml
@@ -19,7 +21,12 @@ from lmcompress.files import carried, project_root
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Default: build/runs/NOTEBOOK.ipynb.")
 @click.option("--check", is_flag=True, help="Only check the parameters, and print them all.")
 def run(
-    notebook: str, parameter, file: Path | None, profile: str | None, output: Path | None, check: bool
+    notebook: str,
+    parameter: Sequence[tuple[str, str]],
+    file: Path | None,
+    profile: str | None,
+    output: Path | None,
+    check: bool,
 ) -> None:
     """Execute a notebook with your parameters, and print what it found."""
     study, given, experiments = options.study(notebook, parameter, file, profile)
@@ -58,7 +65,7 @@ def run(
     print(output)
 
 
-def found(notebook: dict) -> list[str]:
+def found(notebook: dict[str, Any]) -> list[str]:
     """What this machine found, which stands after the parameters: the answer, and the verdicts in tables of claims, a
     line each: verdict, claim, evidence.
     """

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -34,6 +34,9 @@ from lmcompress.parameters import Average, Count, Flag, Group, Many, Sample, See
 from lmcompress.records import obtain
 from lmcompress.sensitivity.shrinkage import shrunk
 
+if TYPE_CHECKING:
+    from lmcompress.sensitivity.agreement import Scores
+
 predict = lazy("lmcompress.allocate.predict")
 quantize_model = lazy("lmcompress.quantize.model")
 rtn = lazy("lmcompress.quantize.rtn")
@@ -52,6 +55,8 @@ class Scored(OnModel):
     from.
     """
 
+    covers: ClassVar[bool] = True
+
     score: ScoreOrTruth
     per: Per
     widths: Some[Width]
@@ -61,13 +66,13 @@ class Scored(OnModel):
     seed: Seed
     test: Sample
 
-    def scores(self) -> sensitivity.Scores:
+    def scores(self) -> Scores:
         """The score's record (computed first if need be); one of :data:`TRUTHS` is that of the validation split."""
         same = self.model_dump(
             include={*OnModel.model_fields, "per", "widths", "group", "symmetric", "windows"}
         )
         if self.score in TRUTHS:
-            wanted = Divergence(**same) if self.score == DIVERGED else Truth(**same)
+            wanted: OnModel = Divergence(**same) if self.score == DIVERGED else Truth(**same)
         else:
             wanted = Score(**same, score=self.score, seed=self.seed)
         found = as_scores(obtain([wanted], progress=False)[0])
@@ -80,7 +85,7 @@ def _unscored(palette: Palette, widths: Sequence[int]) -> Problem:
     return Problem(_costs(palette, widths), nothing)
 
 
-def _budgeted(run):
+def _budgeted(run: Any) -> Any:
     """``run``. Raises :class:`ParameterError` for no budget at all, and for one below every width."""
     if not run.averages and not run.as_uniform:
         raise ParameterError("averages", run.averages, "a budget here or in as_uniform")
@@ -104,7 +109,7 @@ class Frontier(Scored):
     def _has_budgets(self) -> Self:
         return _budgeted(self)
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         scores, subject = self.scores(), self.subject()
         palette = Palette(subject.model, self.per, self.like)
         problem = problem_of(palette, subject, scores, self)
@@ -122,6 +127,8 @@ class Frontier(Scored):
 class RandomBand(OnModel):
     """Allocations drawn at random within each budget: the band that a score must leave to mean anything."""
 
+    covers: ClassVar[bool] = True
+
     per: Per
     widths: Some[Width]
     group: Group
@@ -137,7 +144,7 @@ class RandomBand(OnModel):
     def _has_budgets(self) -> Self:
         return _budgeted(self)
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         palette = Palette(subject.model, self.per, self.like)
         problem = _unscored(palette, self.widths)
@@ -160,7 +167,7 @@ class PermutedBand(Scored):
     draws: Count
     method: Literal["rtn"] = "rtn"
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         scores, subject = self.scores(), self.subject()
         palette = Palette(subject.model, self.per, self.like)
         problem = problem_of(palette, subject, scores, self)
@@ -178,6 +185,8 @@ class Evolutionary(OnModel):
     """Widths by evolutionary search within each budget, from the widest uniform ones that fit: the loss of the whole
     model on calibration windows decides (:func:`lmcompress.allocate.evolve.evolve`).
     """
+
+    covers: ClassVar[bool] = True
 
     per: Per
     widths: Some[Width]
@@ -197,7 +206,7 @@ class Evolutionary(OnModel):
     def _has_budgets(self) -> Self:
         return _budgeted(self)
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         palette = Palette(subject.model, self.per, self.like)
         read = sensitivity.windows_of(subject.texts("calibration", self.windows, self.seed))
@@ -247,7 +256,7 @@ class Clustered(Scored):
     cluster_seeds: Some[Seed] = (0,)
     method: Literal["rtn"] = "rtn"
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         scores, subject = self.scores().per_layer, self.subject()
         palette = Palette(subject.model, self.per, self.like)
         if self.clusters == "as_released":
@@ -269,7 +278,7 @@ def _budgets(palette: Palette, averages: Sequence[float], as_uniform: Sequence[i
     return bytes_of
 
 
-def problem_of(palette: Palette, subject: Subject, scores: sensitivity.Scores, of: Scored) -> Problem:
+def problem_of(palette: Palette, subject: Subject, scores: Scores, of: Scored) -> Problem:
     """Bytes and predicted losses of every width of every layer."""
     errors = predict.relative_errors(subject.model, rtn.quantizer(of.like), of.widths, of.per)
     return Problem(_costs(palette, of.widths), predict.loss_table(scores, of.widths, errors))
@@ -280,7 +289,7 @@ def widths_of(allocation: Allocation) -> dict[str, int]:
     return {layer: int(choice) for layer, choice in allocation.choice.items()}
 
 
-def calibration_of(run: OnModel, subject: Subject) -> Batches | None:
+def calibration_of(run: Any, subject: Subject) -> Batches | None:
     """What GPTQ reads in a run with ``method``; None for one that rounds to nearest. A run with a ``window`` of its own
     reads the retraining split, since that of calibration does not hold 128 windows of 2,048 tokens.
     """
@@ -291,7 +300,7 @@ def calibration_of(run: OnModel, subject: Subject) -> Batches | None:
     return subject.texts("calibration", run.windows, run.seed)
 
 
-def outcomes(subject: Subject, of: OnModel, choices: list[dict[str, int]], palette: Palette) -> dict:
+def outcomes(subject: Subject, of: Any, choices: list[dict[str, int]], palette: Palette) -> dict[str, Any]:
     """Quantize by each choice of a width a layer, measure on the test split, put the weights back."""
     test = subject.texts("test", of.test)
     dense = measure(subject.model, test)

@@ -11,7 +11,7 @@ import json
 import math
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lmcompress import assets
 from lmcompress.files import once, project_root
@@ -31,7 +31,7 @@ RATES = {"biases": 0.009, "full": 0.0001}
 
 
 @lru_cache(maxsize=1)
-def with_biases(name: str, dtype: str, texts: str, length: int, batch: int, steps: int):
+def with_biases(name: str, dtype: str, texts: str, length: int, batch: int, steps: int) -> Any:
     """``(model, tokenizer)``: the language model ``name`` with a bias on every Linear of its blocks.
 
     The biases begin at zero and are trained for the first half of ``steps`` on the retraining split of ``texts``
@@ -81,7 +81,7 @@ class BiasesMatter(Experiment):
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model"), (self.data, "data")]
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         dense, tokenizer = models.load(self.model, self.dtype)
         windows = data.windows(self.data, tokenizer, "test", self.length, self.test, 0)
         found = {"without": self._perplexity(dense, windows)}
@@ -98,5 +98,5 @@ class BiasesMatter(Experiment):
                 bias.copy_(value)
         return found | {"biases": sum(bias.numel() for bias in biases)}
 
-    def _perplexity(self, model, windows) -> float:
+    def _perplexity(self, model: Any, windows: Any) -> float:
         return math.exp(train.mean_loss(model, windows, self.batch))

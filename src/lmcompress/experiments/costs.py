@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.pruned import SubsetText
@@ -64,10 +64,10 @@ class ShareTrained(Experiment):
     def assets(self) -> list[tuple[str, str]]:
         return []
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         name, sizes = ARCHITECTURES[self.architecture]
         config = getattr(transformers, name)(**sizes)
-        found = {}
+        found: dict[str, Any] = {}
         for subset in self.subsets:
             try:
                 counted = subsets.count(config, subset, self.rank)
@@ -99,7 +99,7 @@ class StepCost(Experiment):
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model")]
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         model, _ = models.load(self.model, self.dtype)
         weights = {name: layer.weight.detach() for name, layer in models.block_linears(model).items()}
         masks = magnitude.per_matrix(weights, Unstructured(0.5))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -10,6 +10,9 @@ from lmcompress.errors import ParameterError
 from lmcompress.lazily import lazy
 from lmcompress.parameters import CorpusName, Count, Flag, Length, ModelName
 from lmcompress.records import Experiment
+
+if TYPE_CHECKING:
+    import torch
 
 data = lazy("lmcompress.data")
 evaluate = lazy("lmcompress.evaluate")
@@ -46,7 +49,7 @@ class DensePerplexity(Experiment):
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model"), (self.data, "data")]
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         model, tokenizer = models.load(self.model, self.dtype)
         ours = self.convention == "ours"
         bos = "none" if ours else "text"
@@ -84,7 +87,7 @@ class WeightGrid(Experiment):
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model")]
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         model, _ = models.load(self.model, "fp32", device="cpu")
         counts = torch.cat([self._distinct(linear.weight) for linear in models.block_linears(model).values()])
         return {"histogram": torch.bincount(counts, minlength=33).tolist()}

@@ -7,6 +7,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from lmcompress import assets
 from lmcompress.files import once, project_root
@@ -18,7 +19,7 @@ torch = lazy("torch")
 train = lazy("lmcompress.retrain.train")
 
 
-def classifier(name: str, texts: str, length: int, steps: int, lr: float = 1e-4, size: int = 16):
+def classifier(name: str, texts: str, length: int, steps: int, lr: float = 1e-4, size: int = 16) -> Any:
     """``(model, tokenizer)``: the encoder ``name`` with a new head, all of it trained on the retraining
     split.
 

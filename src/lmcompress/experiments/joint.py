@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lmcompress import covered
 from lmcompress.allocate.problem import Problem
@@ -13,6 +13,10 @@ from lmcompress.parameters import Average, Flag, Group, PatternText, Sample, See
 from lmcompress.prune.criteria import CRITERIA
 from lmcompress.prune.pattern import Unstructured, parse
 from lmcompress.quantize.formats import stored_bytes
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 models = lazy("lmcompress.models")
 nn = lazy("torch.nn")
@@ -28,6 +32,8 @@ DENSE = str(Unstructured(0))
 
 LOSS = "loss increase (nats)"
 
+Masks = dict[tuple[str, str], "torch.Tensor | None"]  # by Linear and pattern; None keeps all
+
 
 class Joint(OnModel):
     """Choose among pairs of ``patterns`` and ``widths`` for every Linear, within each of ``averages`` bits a
@@ -39,6 +45,8 @@ class Joint(OnModel):
     or all codes where that is smaller.
     """
 
+    covers: ClassVar[bool] = True
+
     patterns: Some[PatternText]
     widths: Some[Width]
     criterion: Literal["magnitude", "wanda"]
@@ -49,7 +57,7 @@ class Joint(OnModel):
     seed: Seed
     test: Sample
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         model, linears = subject.model, models.block_linears(subject.model)
         calibration, test = (
@@ -65,7 +73,8 @@ class Joint(OnModel):
         }
         problem = self._problem(linears, kept, fisher, made)
         numbers = sum(linear.weight.numel() for linear in linears.values())
-        dense, points = measure(model, test), []
+        dense = measure(model, test)
+        points: list[dict[str, Any]] = []
         for average in self.averages:
             budget = budget_for(average, numbers)
             if budget < problem.least_bytes:
@@ -97,7 +106,7 @@ class Joint(OnModel):
             (f"{pattern} at {bits} bits", pattern, bits) for pattern in self.patterns for bits in self.widths
         ]
 
-    def masks(self, model: nn.Module, calibration) -> dict[tuple[str, str], torch.Tensor | None]:
+    def masks(self, model: nn.Module, calibration: Any) -> Masks:
         """Bool masks by Linear and pattern; None for the pattern that drops nothing."""
         criterion = CRITERIA["magnitude-row" if self.criterion == "magnitude" else self.criterion]
         norms = pruning.input_norms(model, calibration) if criterion.by_data else {}
@@ -115,7 +124,13 @@ class Joint(OnModel):
         pruned = weight if kept is None else weight * kept
         return rtn.dequantize(rtn.quantize(pruned, self.like.at(bits)))
 
-    def _problem(self, linears: dict[str, nn.Linear], kept: dict, fisher: dict, made: dict) -> Problem:
+    def _problem(
+        self,
+        linears: dict[str, nn.Linear],
+        kept: Masks,
+        fisher: dict[str, torch.Tensor],
+        made: dict[tuple[str, str], torch.Tensor],
+    ) -> Problem:
         cost: dict[str, dict[str, int]] = {}
         loss: dict[str, dict[str, float]] = {}
         for name, linear in linears.items():
@@ -128,7 +143,12 @@ class Joint(OnModel):
                 loss[name][choice] = float((fisher[name] * step.square()).sum() / 2)
         return Problem(cost, loss)
 
-    def _sparsity(self, choice: dict[str, str], linears: dict[str, nn.Linear], kept: dict) -> float:
+    def _sparsity(
+        self,
+        choice: dict[str, str],
+        linears: dict[str, nn.Linear],
+        kept: dict[tuple[str, str], torch.Tensor | None],
+    ) -> float:
         """Share of the Linears' weights that the chosen patterns drop."""
         pattern_of = {name: pattern for name, pattern, _ in self.choices()}
         masks = [

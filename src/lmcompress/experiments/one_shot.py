@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from functools import lru_cache
-from typing import ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import model_validator
 
@@ -16,6 +16,12 @@ from lmcompress.parameters import CorpusName, Count, Flag, Length, ModelName, Pa
 from lmcompress.prune.criteria import CRITERIA, CriterionName
 from lmcompress.prune.pattern import Unstructured, parse
 from lmcompress.records import Experiment
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from lmcompress import evaluate, stream
 
 data = lazy("lmcompress.data")
 evaluate = lazy("lmcompress.evaluate")
@@ -62,14 +68,14 @@ class OnDense(Experiment):
         found = data.windows(self.data, tokenizer, "calibration", self.length, self.calibration, self.seed)
         return data.batches(found, BATCH)
 
-    def judged(self, model: nn.Module) -> dict:
+    def judged(self, model: nn.Module) -> dict[str, Any]:
         """Perplexity, its ratio to the dense one, KL and agreement with intervals, and the loss of every window."""
         dense = _reference(self.model, self.data, self.dtype, self.length, self.test)
         return _plain(evaluate.compare(model, dense, dense.windows, BATCH), dense)
 
 
 @lru_cache(maxsize=1)
-def _dense(model: str, dtype: str):
+def _dense(model: str, dtype: str) -> Any:
     return models.load(model, dtype)
 
 
@@ -79,8 +85,8 @@ def _reference(model: str, corpus: str, dtype: str, length: int, test: int | Non
     return evaluate.reference(dense, data.windows(corpus, tokenizer, "test", length, test), BATCH)
 
 
-def _plain(found: evaluate.Comparison, dense: evaluate.Reference) -> dict:
-    estimates = {
+def _plain(found: evaluate.Comparison, dense: evaluate.Reference) -> dict[str, Any]:
+    estimates: dict[str, Any] = {
         "perplexity": found.perplexity,
         "ratio": found.ratio,
         "kl": found.kl,
@@ -98,11 +104,13 @@ def _rounded(values: torch.Tensor) -> list[float]:
 class PrunedModel(OnDense):
     """Prune by one criterion to one pattern and judge. ``layer_errors``: measure those on the calibration windows."""
 
+    covers: ClassVar[bool] = True
+
     criterion: CriterionName
     pattern: PatternText
     layer_errors: Flag
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         model = self.fresh()
         looks = self.layer_errors or CRITERIA[self.criterion].by_data
         try:
@@ -153,9 +161,9 @@ class InputNorms(OnDense):
 
     share: Share
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         norms = _norms(self)
-        found: dict[str, dict[str, float]] = {"peak": {}, "energy": {}, "score": {}, "kept": {}}
+        found: dict[str, dict[str, float | None]] = {"peak": {}, "energy": {}, "score": {}, "kept": {}}
         for name, linear in models.block_linears(_dense(self.model, self.dtype)[0]).items():
             top = _largest(norms[name], self.share)
             squares, scores = norms[name].square(), wanda.scores(linear.weight, norms[name])
@@ -185,7 +193,7 @@ class FewColumns(OnDense):
             raise ParameterError("pattern", self.pattern, "one for the action 'spare', and none for 'drop'")
         return self
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         model, norms = self.fresh(), _norms(self)
         generator = torch.Generator().manual_seed(self.seed)
         masks = {}
@@ -203,7 +211,7 @@ class FewColumns(OnDense):
             return kept
         scores = weight.detach().abs().float()
         scores[:, chosen] += scores.max()
-        return mask.mask(scores, parse(self.pattern))
+        return mask.mask(scores, parse(str(self.pattern)))
 
 
 def _largest(values: torch.Tensor, share: float) -> torch.Tensor:
@@ -219,7 +227,7 @@ def _dense_norms(on: OnDense) -> dict[str, torch.Tensor]:
     """Norms of the input features of every Linear of the dense model, by full name."""
     found: dict[str, torch.Tensor] = {}
 
-    def visit(block: stream.BlockVisit) -> dict:
+    def visit(block: stream.BlockVisit) -> dict[str, Any]:
         seen = block.statistics(lambda linear: stats.ColumnNorms(linear.in_features))
         found.update({f"{block.name}.{name}": one.result() for name, one in seen.items()})
         return {}

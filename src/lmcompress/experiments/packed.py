@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -16,6 +16,9 @@ from lmcompress.experiments.subjects import Measured, Palette, measure, outcome
 from lmcompress.lazily import lazy
 from lmcompress.parameters import Average, FormatText, one_of
 from lmcompress.quantize.formats import WIDTHS, Bits, parse
+
+if TYPE_CHECKING:
+    from torch import nn
 
 models = lazy("lmcompress.models")
 nn = lazy("torch.nn")
@@ -45,7 +48,7 @@ class Packed(Scored):
         refuse_below_least((self.average,) if self.score != UNIFORM else (), self.widths)
         return self
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         model, test = subject.model, subject.texts("test", self.test)
         dense = measure(model, test)
@@ -69,14 +72,14 @@ class Packed(Scored):
             **covered.field(model, report.layers),
         }
 
-    def _formats(self, model: nn.Module, subject) -> dict[str, Bits]:
+    def _formats(self, model: nn.Module, subject: Any) -> dict[str, Bits]:
         palette = Palette(model, self.per, self.like)
         if self.score == UNIFORM:
             return palette.formats(dict.fromkeys(palette.layers, int(self.average)))
         problem = problem_of(palette, subject, self.scores(), self)
         return palette.formats(widths_of(exact(problem, budget_for(self.average, palette.numbers))))
 
-    def _outside(self, model: nn.Module) -> dict[str, Bits]:
+    def _outside(self, model: Any) -> dict[str, Bits]:
         """Formats of the token embedding and of a language head that does not share its matrix."""
         format = parse(self.embeddings)
         embedding, head = model.get_input_embeddings(), models.head(model)
@@ -91,7 +94,7 @@ def _same(before: Measured, after: Measured) -> bool:
     return torch.equal(before.losses, after.losses) and torch.equal(before.right, after.right)
 
 
-def _average_bits(layers: dict, model: nn.Module) -> float:
+def _average_bits(layers: dict[str, Any], model: nn.Module) -> float:
     inside = models.block_linears(model)
     numbers = sum(linear.weight.numel() for linear in inside.values())
     return 8 * sum(layers[name].bytes for name in inside) / numbers

@@ -1,7 +1,7 @@
 """Parameters that the PERP notebooks share, and how they become runs."""
 
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -61,12 +61,12 @@ class PerpStudy(Study):
     rate_steps: Whole = 0
     seeds: Some[Seed] = (0,)
 
-    def on(self) -> dict:
+    def on(self) -> dict[str, Any]:
         """The fields of ``OnPruned`` that do not depend on the run."""
         names = {"model", "dtype", "length", "batch", "calibration", "retraining", "validation"}
         return self.model_dump(include=names) | {"data": self.corpus}
 
-    def evaluated(self) -> dict:
+    def evaluated(self) -> dict[str, Any]:
         """The fields of ``Evaluated`` that do not depend on the run."""
         return self.on() | {"tests": self.tests, "test": self.test}
 
@@ -75,7 +75,7 @@ class PerpStudy(Study):
         ladder = sorted(self.rate_patterns, key=lambda text: parse(text).sparsity)
         return next((rung for rung in ladder if parse(rung).sparsity >= parse(pattern).sparsity), ladder[-1])
 
-    def retrain(self, criterion: str, pattern: str, subset: str, seed: int, **changes) -> Retrain:
+    def retrain(self, criterion: str, pattern: str, subset: str, seed: int, **changes: Any) -> Retrain:
         """One run; ``changes``: other fields of :class:`Retrain`."""
         about = {"criterion": criterion, "pattern": pattern, "subset": subset, "seed": seed}
         chosen = {
@@ -91,7 +91,9 @@ class PerpStudy(Study):
             changes.pop("steps", None)
         return Retrain(**self.evaluated() | about | chosen | changes)
 
-    def grid(self, grid: Grid, criteria, patterns, subsets) -> list[Retrain]:
+    def grid(
+        self, grid: Grid, criteria: Sequence[str], patterns: Sequence[str], subsets: Sequence[str]
+    ) -> list[Retrain]:
         """The runs of a grid, those that share a pruned model one after the other."""
         return [
             self.retrain(criterion, pattern, subset, seed)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from functools import lru_cache
-from typing import Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, model_validator
 
@@ -20,6 +20,12 @@ from lmcompress.prune.criteria import CRITERIA, CriterionName
 from lmcompress.records import Experiment
 from lmcompress.retrain.names import parse as parse_subset
 from lmcompress.tasks import TASKS, TaskName
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from lmcompress.prune import mask
 
 data = lazy("lmcompress.data")
 mask = lazy("lmcompress.prune.mask")
@@ -77,12 +83,12 @@ class OnPruned(Experiment):
         """
         return _dense(*self._dense_about())
 
-    def _dense_about(self) -> tuple:
+    def _dense_about(self) -> tuple[Any, ...]:
         """What the dense model depends on: on texts only where it is trained on them."""
         trained = (self.data, self.length, self.fine_tune_steps, self.dtype, self.batch)
         return self.task, self.model, *(trained if self.fine_tune_steps else ("", 0, 0, self.dtype, 0))
 
-    def texts(self, split: str, number: int, corpus: str | None = None):
+    def texts(self, split: str, number: int, corpus: str | None = None) -> Any:
         """Windows [N, T] of a language corpus, or batches of labelled texts."""
         tokenizer, name = self.dense()[1], corpus or self.data
         seed = self.seed if split in ("calibration", "retraining") else 0  # all runs are judged on the same
@@ -110,12 +116,12 @@ class OnPruned(Experiment):
 
 
 @lru_cache(maxsize=1)
-def _dense(task: str, *about) -> tuple[nn.Module, object]:
+def _dense(task: str, *about: Any) -> tuple[nn.Module, object]:
     return TASKS[task].functions.load(*about)
 
 
 @lru_cache(maxsize=8)  # tokenising a corpus takes as long as many training steps
-def _texts(task: str, *about):
+def _texts(task: str, *about: Any) -> Any:
     return TASKS[task].functions.texts(*about)
 
 
@@ -140,24 +146,26 @@ def _pruned(of: OnPruned) -> tuple[mask.Masks, dict[str, torch.Tensor]]:
 class Evaluated(OnPruned):
     """A run that ends with an evaluation on the test split of ``tests`` (corpora), ``test`` windows each."""
 
+    covers: ClassVar[bool] = True
+
     tests: Some[CorpusName]
     test: Sample
 
     def assets(self) -> list[tuple[str, str]]:
         return list(dict.fromkeys([*super().assets(), *((name, "data") for name in self.tests)]))
 
-    def evaluate(self, model: nn.Module) -> dict[str, dict]:
+    def evaluate(self, model: nn.Module) -> dict[str, dict[str, Any]]:
         """Per corpus what the task judges by (see :mod:`lmcompress.tasks`), beside the dense model."""
         return {name: self._judged(model, name) for name in self.tests}
 
-    def _judged(self, model: nn.Module, corpus: str) -> dict:
+    def _judged(self, model: nn.Module, corpus: str) -> dict[str, Any]:
         dense = _reference(self._dense_about(), corpus, self.length, self.test, self.batch)
         texts = self.texts("test", self.test, corpus)
         return TASKS[self.task].functions.judge(model, dense, texts, self.batch)
 
 
 @lru_cache(maxsize=2)
-def _reference(about: tuple, corpus: str, length: int, number: int, batch: int):
+def _reference(about: tuple[Any, ...], corpus: str, length: int, number: int, batch: int) -> Any:
     """What the dense model says about the test texts of ``corpus`` (they do not depend on a seed)."""
     model, tokenizer = _dense(*about)
     texts = _texts(about[0], corpus, tokenizer, "test", length, batch, number, 0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.allocated import Clustered, Frontier, RandomBand, calibration_of
@@ -11,12 +12,18 @@ from lmcompress.experiments.one_shot import PrunedModel
 from lmcompress.experiments.pruned import OnPruned
 from lmcompress.experiments.reconstructed import Reconstruct, reconstructed
 from lmcompress.experiments.retrained import Retrain
-from lmcompress.experiments.subjects import OnModel, Palette
+from lmcompress.experiments.subjects import Palette
 from lmcompress.experiments.uniform import UniformFormat
 from lmcompress.lazily import lazy
 from lmcompress.prune.criteria import CRITERIA
 from lmcompress.records import Record
 from lmcompress.retrain.names import parse as parse_subset
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lmcompress.prune import mask
+    from lmcompress.quantize import rtn
 
 mask = lazy("lmcompress.prune.mask")
 models = lazy("lmcompress.models")
@@ -75,7 +82,7 @@ def rebuild(record: Record, point: int | None = None) -> Rebuilt:
     return _joint(run, found) if isinstance(run, Joint) else _allocated(run, found)
 
 
-def _point(points: list[dict], number: int | None) -> dict:
+def _point(points: list[dict[str, Any]], number: int | None) -> dict[str, Any]:
     told = "; ".join(
         f"{index}: {one['bits']:.2f} bits a weight" if one.get("choice") else f"{index}: no allocation"
         for index, one in enumerate(points)
@@ -101,7 +108,7 @@ def _pruned(run: PrunedModel) -> Rebuilt:
     return Rebuilt(model, models.load(run.model, run.dtype)[1], report.masks)
 
 
-def _allocated(run: OnModel, point: dict) -> Rebuilt:
+def _allocated(run: Any, point: dict[str, Any]) -> Rebuilt:
     subject = run.subject()
     palette = Palette(subject.model, run.per, run.like)
     formats = palette.formats(dict(zip(palette.layers, point["choice"], strict=True)))
@@ -116,7 +123,7 @@ def _allocated(run: OnModel, point: dict) -> Rebuilt:
     return Rebuilt(subject.model, subject.tokenizer, quantized=report.quantized)
 
 
-def _joint(run: Joint, point: dict) -> Rebuilt:
+def _joint(run: Joint, point: dict[str, Any]) -> Rebuilt:
     subject = run.subject()
     kept = run.masks(subject.model, subject.texts("calibration", run.windows, run.seed))
     pairs = {name: (pattern, bits) for name, pattern, bits in run.choices()}

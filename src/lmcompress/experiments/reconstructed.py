@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Literal, Self
+from collections.abc import Sequence
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
@@ -48,7 +49,7 @@ class Reconstruct(Evaluated):
         about |= {"subset": self.subset, "granularity": self.granularity, "steps": self.steps}
         return ChooseReconstructionRate(**same | about)
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         lr = self.lr or _rate(self.subset, self.rate_run())
         model, report = reconstructed(self, self.subset, self.granularity, self.targets, self.steps, lr)
         return {
@@ -76,10 +77,10 @@ class ChooseReconstructionRate(OnPruned):
         require_inside(self.subset, self.granularity)
         return self
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         validation = self.texts("validation", self.validation)
 
-        def tried(rates) -> list[dict]:
+        def tried(rates: Sequence[float]) -> list[dict[str, Any]]:
             trials = []
             for lr in rates:
                 model, report = reconstructed(self, self.subset, self.granularity, "sparse", self.steps, lr)
@@ -91,7 +92,7 @@ class ChooseReconstructionRate(OnPruned):
         return chosen(tried, learning_rate.grid(self.subset))
 
 
-def reconstructed(of: OnPruned, subset: str, granularity: str, targets: str, steps: int, lr: float):
+def reconstructed(of: OnPruned, subset: str, granularity: str, targets: str, steps: int, lr: float) -> Any:
     """``(model, reports per block)`` of a fresh reconstruction, masks checked."""
     masks, weights = of.pruned_weights()
     model = copy.deepcopy(of.dense()[0])

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from lmcompress.experiments.scored import calibration
 from lmcompress.experiments.subjects import OnModel, measure, outcome
 from lmcompress.lazily import lazy
 from lmcompress.parameters import Count, Sample, Seed, Some, Width
 from lmcompress.tasks import TASKS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 cca = lazy("lmcompress.sensitivity.cca")
 data = lazy("lmcompress.data")
@@ -31,7 +35,7 @@ class CmpqFlaws(OnModel):
     padding: Count
     seed: Seed
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         model, pad = subject.model, subject.tokenizer.pad_token_id or 0
         by_count = {}
@@ -64,7 +68,7 @@ class CmpqChecks(OnModel):
     null_draws: Count
     seed: Seed
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         batches = calibration(subject, self.windows, self.seed, enough=True)
         options = {
@@ -95,7 +99,7 @@ class RandomHead(OnModel):
     texts: Count
     seeds: Some[Seed]
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         scores, base = [], []
         for seed in self.seeds:
             torch.manual_seed(seed)
@@ -117,7 +121,7 @@ class ReleasedDraws(OnModel):
     draws: Count
     seed: Seed
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         batches = subject.texts("calibration", self.windows, self.seed)
         found = taylor.tdmpq_as_released(subject.model, batches, seed=self.seed, draws=self.draws)
@@ -137,7 +141,7 @@ class DottedName(OnModel):
     bits: Width
     test: Sample
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         model, test = subject.model, subject.texts("test", self.test)
         linears, dense = models.block_linears(model), measure(model, test)

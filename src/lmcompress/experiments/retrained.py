@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
@@ -19,6 +20,12 @@ from lmcompress.prune import pattern
 from lmcompress.prune.criteria import CRITERIA
 from lmcompress.prune.pattern import Pattern
 from lmcompress.records import Experiment, obtain
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lmcompress.prune import mask
+    from lmcompress.retrain import train
 
 adapters = lazy("lmcompress.retrain.adapters")
 iterative = lazy("lmcompress.retrain.iterative")
@@ -46,14 +53,14 @@ class ChooseRate(OnPruned):
     subset: SubsetText
     steps: Count
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         windows, validation = (
             self.texts("retraining", self.retraining),
             self.texts("validation", self.validation),
         )
         options = {"steps": self.steps, "batch_size": self.batch, "seed": self.seed, "progress": False}
 
-        def tried(rates) -> list[dict]:
+        def tried(rates: Sequence[float]) -> list[dict[str, Any]]:
             return list(
                 learning_rate.choose_lr(
                     self.pruned, self.subset, windows, validation, rates=rates, **options
@@ -63,7 +70,9 @@ class ChooseRate(OnPruned):
         return chosen(tried, learning_rate.grid(self.subset))
 
 
-def chosen(tried, rates: tuple[float, ...]) -> dict:
+def chosen(
+    tried: Callable[[Sequence[float]], list[dict[str, Any]]], rates: tuple[float, ...]
+) -> dict[str, Any]:
     """``lr`` of least loss among ``tried(rates)``, extended at the ends, and all ``trials`` by rate.
 
     ``tried``: rates -> list of ``{"lr", "loss", "diverged"}``.
@@ -114,7 +123,7 @@ class Retrain(Evaluated):
         """The learning rate; where it is to be chosen, that run is made first if it has not been."""
         return self.lr or _rate(self.subset, self.rate_run())
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         lr, windows = self.rate(), self.texts("retraining", self.retraining)
         model, masks, reports = self.trained(lr, windows)
         mask.check(model, masks)
@@ -133,9 +142,9 @@ class Retrain(Evaluated):
             **covered.field(model, masks),
         }
 
-    def trained(self, lr: float, windows) -> tuple[nn.Module, mask.Masks, list[train.TrainReport]]:
+    def trained(self, lr: float, windows: Any) -> tuple[nn.Module, mask.Masks, list[train.TrainReport]]:
         """A fresh model, pruned, retrained on ``windows`` and merged; its masks; a report of each round."""
-        options = {
+        options: dict[str, Any] = {
             "lr": lr,
             "steps": self.steps,
             "batch_size": self.batch,
@@ -181,7 +190,7 @@ class ZeroShot(Retrain):
     def assets(self) -> list[tuple[str, str]]:
         return [*super().assets(), *((name, "data") for name in self.tasks.values() if name)]
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         lr, windows = self.rate(), self.texts("retraining", self.retraining)
         model, masks, _ = self.trained(lr, windows)
         folders = {task: resolve(name, "data").path if name else None for task, name in self.tasks.items()}
@@ -207,7 +216,7 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _thinned(values: list[float]) -> list[float]:
+def _thinned(values: list[float]) -> list[float | None]:
     """At most :data:`POINTS` means of consecutive values, None for what is not finite."""
     size = -(-len(values) // POINTS) if values else 1
     means = [sum(values[at : at + size]) / len(values[at : at + size]) for at in range(0, len(values), size)]

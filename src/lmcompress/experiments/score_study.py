@@ -3,6 +3,7 @@ for.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.scored import TRUTHS, Per, Score, Truth
@@ -39,11 +40,11 @@ class SubjectStudy(Study):
     text_count: Sample = 32
     fine_tune_steps: Count = 60
 
-    def subjects(self) -> list[tuple[dict, int]]:
+    def subjects(self) -> list[tuple[dict[str, Any], int]]:
         """For each model: the fields of :class:`OnModel`, and how many windows or texts are used."""
         found = []
         if self.classifier:
-            on = {"model": self.classifier, "data": self.texts, "task": "classification"}
+            on: dict[str, Any] = {"model": self.classifier, "data": self.texts, "task": "classification"}
             found.append(({**on, "length": self.text_length, "steps": self.fine_tune_steps}, self.text_count))
         if self.language:
             on = {"model": self.language, "data": self.corpus, "task": "language", "length": self.length}
@@ -93,7 +94,7 @@ class ScoreStudy(SubjectStudy):
             FineTuned(**on, test=count) for on, count in self.subjects() if on["task"] == "classification"
         ]
 
-    def formats(self, on: dict) -> dict:
+    def formats(self, on: dict[str, Any]) -> dict[str, Any]:
         """Layers, widths and formats for one model."""
         language = on["task"] == "language"
         per = self.language_per if language else self.classifier_per

@@ -9,8 +9,9 @@ import importlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+from lmcompress import covered
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.subjects import Batches, OnModel, Subject
 from lmcompress.lazily import lazy
@@ -18,6 +19,11 @@ from lmcompress.parameters import Count, Flag, Group, Sample, Seed, Some, Width,
 from lmcompress.records import Record
 from lmcompress.sensitivity.agreement import Scores
 from lmcompress.tasks import TASKS
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lmcompress.sensitivity import losses as model_losses
 
 model_losses = lazy("lmcompress.sensitivity.losses")
 cca = lazy("lmcompress.sensitivity.cca")
@@ -41,13 +47,15 @@ class Truth(OnModel):
     width.
     """
 
+    covers: ClassVar[bool] = True
+
     per: Per
     widths: Some[Width]
     group: Group
     symmetric: Flag
     windows: Sample
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         # A GPU waits for the launches of smaller batches.
         batch = 4 * TASKS[self.task].batch if subject.model.device.type == "cuda" else 0
@@ -65,7 +73,7 @@ class Truth(OnModel):
             layer: {bits: _parts(values) for bits, values in tried.items()}
             for layer, tried in found.detail["losses"].items()
         }
-        return {"base": base, "losses": losses, "seconds": found.seconds}
+        return {"base": base, "losses": losses, "seconds": found.seconds} | _reached(subject)
 
     def loss(self, _model: nn.Module, _batches: Batches) -> model_losses.Loss:
         """What is measured of every window."""
@@ -111,7 +119,9 @@ class Scoring:
     options: dict[str, object] = field(default_factory=dict)
     draws: bool = False
 
-    def __call__(self, model: nn.Module, batches: Batches, quantizer, widths, per: str, seed: int):
+    def __call__(
+        self, model: nn.Module, batches: Batches, quantizer: Any, widths: Any, per: str, seed: int
+    ) -> Any:
         """The :class:`~lmcompress.sensitivity.scores.Scores` of every layer."""
         module, _, name = self.function.partition(".")
         function = getattr(importlib.import_module(f"lmcompress.sensitivity.{module}"), name)
@@ -164,6 +174,8 @@ ScoreOrTruth = Annotated[str, one_of((*SCORES, *TRUTHS))]
 class Score(OnModel):
     """One score of every layer, on windows of the calibration split drawn by ``seed``."""
 
+    covers: ClassVar[bool] = True
+
     score: ScoreName
     per: Per
     widths: Some[Width]
@@ -172,7 +184,7 @@ class Score(OnModel):
     windows: Count
     seed: Seed
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         batches = calibration(
             subject, self.windows, self.seed, enough=SCORES[self.score].function == "cca.cmpq"
@@ -190,7 +202,12 @@ class Score(OnModel):
             for key in ("per_width", "similarity", "per_pattern")
             if key in found.detail
         }
-        return {"per_layer": found.per_layer, "seconds": found.seconds, **kept}
+        return {"per_layer": found.per_layer, "seconds": found.seconds, **kept} | _reached(subject)
+
+
+def _reached(subject: Subject) -> dict[str, object]:
+    """Every Linear in the blocks is scored, alone or with its block: what is left is said."""
+    return covered.field(subject.model, models.block_linears(subject.model))
 
 
 def calibration(subject: Subject, windows: int, seed: int, enough: bool) -> Batches:
@@ -212,7 +229,9 @@ def as_scores(record: Record) -> Scores:
     """A record of :class:`Score` or :class:`Truth` as the library's own type."""
     result = record.result
     if "losses" not in result:
-        detail = {key: result[key] for key in ("per_width", "similarity", "per_pattern") if key in result}
+        detail: dict[str, Any] = {
+            key: result[key] for key in ("per_width", "similarity", "per_pattern") if key in result
+        }
         return Scores(result["per_layer"], result["seconds"], detail)
     base = sum(result["base"]) / len(result["base"])
     table = {

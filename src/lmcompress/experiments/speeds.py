@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.subjects import measure
@@ -10,6 +10,9 @@ from lmcompress.lazily import lazy
 from lmcompress.parameters import CorpusName, Count, Flag, Length, ModelName, Sample, Whole, one_of
 from lmcompress.prune.pattern import NofM
 from lmcompress.records import Experiment
+
+if TYPE_CHECKING:
+    from torch import nn
 
 cost = lazy("lmcompress.cost")
 data = lazy("lmcompress.data")
@@ -76,7 +79,7 @@ class Timed(Experiment):
     compilation: Whole = 0
     group: Literal[32, 64, 128] = 64
 
-    def speed_of(self, model: nn.Module) -> dict:
+    def speed_of(self, model: Any) -> dict[str, Any]:
         """Put the kernel into ``model`` and time it; the result of the run."""
         numbers = sum(value.numel() for value in model.parameters())
         try:
@@ -122,7 +125,7 @@ class Speed(Timed):
     def assets(self) -> list[tuple[str, str]]:
         return [(self.model, "model"), (self.data, "data")]
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         model, tokenizer = models.load(self.model, dtype="bf16")
         found = self.speed_of(model)
         if found["refused"] is not None:
@@ -139,7 +142,7 @@ class ShapeSpeed(Timed):
     def assets(self) -> list[tuple[str, str]]:
         return []
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         config = transformers.LlamaConfig(
             **SHAPES[self.shape], max_position_embeddings=self.prompt + self.new_tokens
         )

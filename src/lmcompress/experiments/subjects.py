@@ -8,7 +8,7 @@ arithmetic is fp32.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import model_validator
 
@@ -19,6 +19,10 @@ from lmcompress.parameters import CorpusName, Length, ModelName, Sample, Whole
 from lmcompress.quantize.formats import Bits, stored_bytes
 from lmcompress.records import Experiment
 from lmcompress.tasks import TASKS, TaskName
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
 
 data = lazy("lmcompress.data")
 model_losses = lazy("lmcompress.sensitivity.losses")
@@ -35,8 +39,8 @@ Batches = list[dict[str, "torch.Tensor"]]
 class Subject:
     """A model (fp32 arithmetic, values of half precision) and what its texts are read with."""
 
-    model: nn.Module
-    tokenizer: object
+    model: Any
+    tokenizer: Any
     data: str
     task: str
     length: int
@@ -85,7 +89,8 @@ class OnModel(Experiment):
     @property
     def like(self) -> Bits:
         """Groups and symmetry of the formats, of a run that has the fields ``group`` and ``symmetric``."""
-        return Bits(8, self.group, self.symmetric)
+        own: Any = self
+        return Bits(8, own.group, own.symmetric)
 
     def subject(self) -> Subject:
         """The model, loaded; a classifier is fine-tuned first where that was not done on this machine."""
@@ -103,7 +108,7 @@ class FineTuned(OnModel):
     task: TaskName = "classification"
     test: Sample
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         found = measure(subject.model, subject.texts("test", self.test))
         return {**level(found), "classes": len(data.classes(self.data)), "texts": len(found.losses)}

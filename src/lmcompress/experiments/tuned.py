@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import Field, model_validator
 
+from lmcompress import covered
 from lmcompress.assets import resolve
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.pruned import Evaluated, SubsetText
 from lmcompress.experiments.retrained import chosen
 from lmcompress.lazily import lazy
 from lmcompress.parameters import Count, Many, QuestionsName, Rank, Rate, TaskName, Whole
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from lmcompress.prune import mask
 
 adapters = lazy("lmcompress.retrain.adapters")
 mask = lazy("lmcompress.prune.mask")
@@ -32,7 +39,7 @@ RATES: dict[str, tuple[float, ...]] = {
 """Rates that are tried first; the search goes on by factors of three as long as the best lies at an end."""
 
 
-def schedule(subset: str, steps: int) -> dict:
+def schedule(subset: str, steps: int) -> dict[str, Any]:
     """``steps`` and first ``rates`` of a :class:`Tuned` run. Raises :class:`ParameterError` for a subset without
     :data:`RATES`.
     """
@@ -74,10 +81,11 @@ class Tuned(Evaluated):
     def assets(self) -> list[tuple[str, str]]:
         return [*super().assets(), *((name, "data") for name in self.tasks.values() if name)]
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         counted = subsets.count(self.dense()[0], self.subset, self.rank)
         if self.subset == "nothing":
-            (model, masks), found = self.pruned(), {"lr": None, "trials": [], "at_edge": False}
+            model, masks = self.pruned()
+            found: dict[str, Any] = {"lr": None, "trials": [], "at_edge": False}
         else:
             model, masks, found = self._best()
         mask.check(model, masks)
@@ -90,15 +98,16 @@ class Tuned(Evaluated):
             "merged": not adapters.adapted_layers(model),
             "tests": tests,
             "tasks": self._asked(model) if self.tasks else {},
+            **covered.field(model, masks),
         }
 
-    def _best(self) -> tuple[nn.Module, mask.Masks, dict]:
+    def _best(self) -> tuple[nn.Module, mask.Masks, dict[str, Any]]:
         """The model of least validation loss, its masks, and what was tried."""
         windows = self.texts("retraining", self.retraining)
         validation = self.texts("validation", self.validation)
-        kept: list = [None, None, None]  # least loss so far, and the model and masks that have it
+        kept: list[Any] = [None, None, None]  # least loss so far, and the model and masks that have it
 
-        def tried(rates) -> list[dict]:
+        def tried(rates: Sequence[float]) -> list[dict[str, Any]]:
             trials = []
             for lr in rates:
                 model, masks = self.pruned()
@@ -117,13 +126,13 @@ class Tuned(Evaluated):
         found = chosen(tried, self.rates)
         return kept[1], kept[2], found
 
-    def _asked(self, model: nn.Module) -> dict[str, dict]:
+    def _asked(self, model: nn.Module) -> dict[str, dict[str, Any]]:
         folders = {task: resolve(name, "data").path if name else None for task, name in self.tasks.items()}
         found = zeroshot.evaluate(model, self.dense()[1], folders, limit=self.questions, batch_size=QUESTIONS)
         return {task: asdict(one) for task, one in found.items()}
 
 
-def tuned(on: dict, subset: str, steps: int, **about: object) -> Tuned:
+def tuned(on: dict[str, Any], subset: str, steps: int, **about: object) -> Tuned:
     """The run that retrains ``subset`` for ``steps`` steps, its rates by :func:`schedule`; ``on`` and ``about``: the
     other fields. Raises :class:`ParameterError` as that does.
     """

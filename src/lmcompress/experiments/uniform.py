@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from lmcompress.experiments.allocated import outcomes
 from lmcompress.experiments.scored import Per
@@ -18,6 +18,8 @@ rtn = lazy("lmcompress.quantize.rtn")
 class UniformFormat(OnModel):
     """The same format in all layers: what mixed widths have to beat."""
 
+    covers: ClassVar[bool] = True
+
     method: Literal["rtn", "gptq"]
     widths: Some[Width]
     group: Group
@@ -27,7 +29,7 @@ class UniformFormat(OnModel):
     test: Sample
     per: Per = "block"
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject = self.subject()
         palette = Palette(subject.model, self.per, self.like)
         choices = [dict.fromkeys(palette.layers, width) for width in self.widths]
@@ -43,7 +45,7 @@ class OriginGrid(OnModel):
 
     test: Sample
 
-    def run(self) -> dict:
+    def run(self) -> dict[str, Any]:
         subject, rows = self.subject(), {}
         for format in (Bits(4, 32, False), Bits(4, 128, False)):
             errors = predict.relative_errors(subject.model, rtn.quantizer(format), (4,), "block")

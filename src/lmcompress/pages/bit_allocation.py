@@ -4,6 +4,7 @@ beat.
 
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import pandas as pd
 
@@ -77,26 +78,32 @@ class Study(SubjectStudy):
     test: Sample = 96
     test_windows: Sample = 8
 
-    def experiments(self) -> list:
-        found: list = []
+    def experiments(self) -> list[Any]:
+        found: list[Any] = []
         for on, count in self.subjects():
             found += self._of_one(on, count)
         return found
 
-    def _of_one(self, on: dict, count: int) -> list:
+    def _of_one(self, on: dict[str, Any], count: int) -> list[Any]:
         language = on["task"] == "language"
         per = self.language_per if language else self.classifier_per
         names = self.language_scores if language else self.classifier_scores
         formats = {"group": self.group, "symmetric": self.symmetric}
-        common = {**on, "per": per, "test": self.test_windows if language else self.test, **formats}
-        windows, widths = {"windows": count}, self.language_widths if language else self.widths
-        budgets = {"averages": self.averages, "as_uniform": self.as_uniform}
-        found: list = [
+        common: dict[str, Any] = {
+            **on,
+            "per": per,
+            "test": self.test_windows if language else self.test,
+            **formats,
+        }
+        windows: dict[str, Any] = {"windows": count}
+        widths = self.language_widths if language else self.widths
+        budgets: dict[str, Any] = {"averages": self.averages, "as_uniform": self.as_uniform}
+        found: list[Any] = [
             UniformFormat(**common | {"group": "row"}, **windows, method="rtn", widths=widths, seed=0)
         ]
         found.append(UniformFormat(**common, **windows, method="rtn", widths=widths, seed=0))
         for seed in self.seeds:
-            scored = {**common, **windows, "widths": widths, "seed": seed}
+            scored: dict[str, Any] = {**common, **windows, "widths": widths, "seed": seed}
             for name in names:
                 if seed not in seeds_of(name, self.seeds):
                     continue
@@ -159,12 +166,12 @@ class Study(SubjectStudy):
             found.append(OriginGrid(**on, test=2))
         return found
 
-    def _clusters(self, scored: dict) -> list[Clustered]:
+    def _clusters(self, scored: dict[str, Any]) -> list[Clustered]:
         found = []
         for name in self.clustered:
             for widths in self.cluster_widths:
                 scored_so = {**scored, "score": name, "cluster_widths": widths}
-                found += [Clustered(**scored_so, clusters=method) for method in METHODS]
+                found += [Clustered(**scored_so | {"clusters": method}) for method in METHODS]
             scored_so = {**scored, "score": name, "cluster_widths": self.cluster_widths[0]}
             found.append(Clustered(**scored_so, clusters="as_released", cluster_seeds=(0, 1, 2, 3)))
         return found
@@ -192,7 +199,7 @@ def frontier_of(records: Sequence[Record], task: str = "language modelling") -> 
     return frontier_figure(rows, task, "the paper's scores")
 
 
-def other_frontiers(records: Sequence[Record]) -> list:
+def other_frontiers(records: Sequence[Record]) -> list[Any]:
     """Figures of the other scores, six at a time beside the measured optimum and uniform widths."""
     points = points_table(records)
     found = []
@@ -243,7 +250,7 @@ def sentences(records: Sequence[Record]) -> Html:
     return says(verdict(records))
 
 
-def pieces(records: Sequence[Record]) -> list:
+def pieces(records: Sequence[Record]) -> list[Any]:
     """Sentences, frontier figures and tables of a few runs: for what one machine computed."""
     tasks = points_table(records)["task"].unique()
     found = [sentences(records), dense(records), *(frontier_of(records, task) for task in tasks)]

@@ -3,6 +3,7 @@ makes of it.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -46,7 +47,7 @@ class Study(ScoreStudy):
         for on, count in self.subjects():
             if on["task"] == "classification":
                 found.append(CmpqFlaws(**on, counts=self.counts, padding=self.padding, seed=0))
-                checks = {"held_out": self.held_out, "null_draws": self.null_draws, "seed": 0}
+                checks: dict[str, Any] = {"held_out": self.held_out, "null_draws": self.null_draws, "seed": 0}
                 found.append(CmpqChecks(**on, windows=count, **checks))
         return found
 
@@ -162,19 +163,19 @@ def sentences(records: Sequence[Record]) -> Html:
     return says(verdict(records, ranks(records)))
 
 
-def rank_tables(records: Sequence[Record]) -> list:
+def rank_tables(records: Sequence[Record]) -> list[Any]:
     """The agreement of each score with the truth, a table a task."""
     return agreement_tables(records, ranks(records))
 
 
-def flaws(records: Sequence[Record]) -> list:
+def flaws(records: Sequence[Record]) -> list[Any]:
     """What the released code's choices do, as tables."""
     checks = "Is there anything in these correlations? Input and output of each block of the classifier"
     released = "The released code on the classifier: one vector a text"
     return figures.tables({released: flaw_table(records), checks: check_table(records)})
 
 
-def pieces(records: Sequence[Record]) -> list:
+def pieces(records: Sequence[Record]) -> list[Any]:
     """Sentences, figures and tables of a few runs: for what one machine computed."""
     depth = [depth_figure(records), nulls(records)] if depth_nulls(records) else []
     return [

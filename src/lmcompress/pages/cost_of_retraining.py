@@ -1,6 +1,7 @@
 """What retraining costs: parameters, memory, tokens per second; and what a larger budget buys."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from lmcompress.experiments.costs import ARCHITECTURES, COUNTED, Architecture, ShareTrained, StepCost
 from lmcompress.experiments.perp_study import PerpStudy, with_rates
@@ -30,7 +31,9 @@ class Study(PerpStudy):
 
     def experiments(self) -> list[Experiment]:
         same = self.model_dump(include={"model", "dtype", "length", "batch"})
-        found: list = [ShareTrained(architecture=name, subsets=self.counted) for name in self.architectures]
+        found: list[Any] = [
+            ShareTrained(architecture=name, subsets=self.counted) for name in self.architectures
+        ]
         found += [StepCost(**same, subset=subset, steps=self.timed_steps) for subset in self.subsets]
         runs = [
             self.retrain("magnitude", self.pattern, subset, seed, steps=steps)
@@ -65,7 +68,7 @@ def answer(records: Sequence[Record]) -> Answer:
     """What a step with the norms and with masked adapters takes beside one of full retraining. Raises ``LookupError``
     where the runs are missing.
     """
-    costs = (
+    costs: Any = (
         cost_tables.costs(timed(records)).drop_duplicates("subset").set_index("subset")
         if timed(records)
         else {}
@@ -99,8 +102,8 @@ def shares_table(records: Sequence[Record]) -> Html:
 costs_table = figures.tabled(cost_tables.costs, "A step of retraining")
 
 
-def small(records: Sequence[Record]) -> list:
+def small(records: Sequence[Record]) -> list[Any]:
     """Figures and tables of a few runs: for what one machine computed."""
     runs = language(records)
-    found: list = [perp_figures.speed(timed(records)), costs_table(timed(records))]
+    found: list[Any] = [perp_figures.speed(timed(records)), costs_table(timed(records))]
     return found + ([perp_figures.budgets(runs)] if runs else [])

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -38,7 +38,7 @@ class Study(BaseStudy):
         if self.length not in self.lengths:
             raise ParameterError("length", self.length, self.lengths)
         about = {"model": self.model, "data": self.data, "spans": self.spans, "span": self.span}
-        one = {**about, "dtype": self.dtype, "length": self.length}
+        one: dict[str, Any] = {**about, "dtype": self.dtype, "length": self.length}
         other = {"bf16": "fp32", "fp32": "bf16"}[self.dtype]
         return [
             *(DensePerplexity(**one | {"length": length}) for length in self.lengths),
@@ -198,6 +198,6 @@ def conventions(records: Sequence[Record]) -> Html:
 grid_table = figures.tabled(grid_counts, "Distinct values among 32 consecutive weights of a row")
 
 
-def small(records: Sequence[Record]) -> list:
+def small(records: Sequence[Record]) -> list[Any]:
     """Figures and tables of a few runs: for what one machine computed."""
     return [make(records) for make in (perplexities_table, spread, lengths, conventions, grid_table)]

@@ -1,6 +1,7 @@
 """Prune at once or a bit at a time, with the same number of retraining steps in all."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from lmcompress.experiments.perp_study import PerpStudy, with_rates
 from lmcompress.experiments.pruned import SubsetText
@@ -76,7 +77,7 @@ rounds_table = perp_figures.tabled(
 )
 
 
-def small(records: Sequence[Record]) -> list:
+def small(records: Sequence[Record]) -> list[Any]:
     """The figure and sentences of a few runs: for what one machine computed."""
     found = language(records)
     return [

@@ -1,6 +1,7 @@
 """What every learning rate gains on the corpus that is retrained on, and what it costs on other texts."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -8,6 +9,7 @@ from pydantic import Field
 
 from lmcompress.experiments.perp_study import PerpStudy
 from lmcompress.experiments.pruned import SubsetText
+from lmcompress.numbers import exp
 from lmcompress.parameters import PatternText, Rate, Some
 from lmcompress.plans import published
 from lmcompress.prune.criteria import CriterionName
@@ -22,7 +24,6 @@ from lmcompress.report.perp_tables import (
     against_full,
     corpora,
     corpus_of,
-    exp,
     of_task,
     ordered,
     without_pruning,
@@ -107,14 +108,14 @@ def chosen_table(records: Sequence[Record], corpus: str = "wikitext-2-raw") -> H
     return perp_figures.table(beside_chosen(records, chosen, corpus), caption)
 
 
-def small(records: Sequence[Record]) -> list:
+def small(records: Sequence[Record]) -> list[Any]:
     """Sentences and table of a few runs: for what one machine computed."""
     return [sentences(records), rates_table(records)]
 
 
 def best_rates(records: Sequence[Record]) -> pd.DataFrame:
     """:func:`best` of every corpus in one table for readers, beside the model that was pruned and not retrained."""
-    columns = {}
+    columns: dict[Any, dict[str, str]] = {}
     for corpus in corpora(records):
         for _, row in best(records, corpus).iterrows():
             text = f"{row['perplexity']:,.1f} at {row[RATE]:g}"

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ from lmcompress.experiments.biased import BiasesMatter
 from lmcompress.experiments.perp_study import PerpStudy
 from lmcompress.experiments.pruned import SubsetText
 from lmcompress.experiments.tuned import Tuned, tuned
+from lmcompress.numbers import exp
 from lmcompress.parameters import (
     CorpusName,
     Count,
@@ -31,7 +33,6 @@ from lmcompress.report.figures import Figure
 from lmcompress.report.html import FAILS, HOLDS, PART, Html
 from lmcompress.report.opening import Answer
 from lmcompress.report.perp_evidence import Evidence, difference, state
-from lmcompress.report.perp_tables import exp
 from lmcompress.report.verdicts import Judged, interval, judge_all
 from lmcompress.report.words import estimate
 
@@ -190,7 +191,7 @@ def ratios(records: Sequence[Record]) -> pd.DataFrame:
         for subset in WORDS:
             for pruning, losses in evidence.losses(subset, corpus).items():
                 for case in difference("", losses, full.get(pruning, {}), 0.95, exp):
-                    row = {"setting": name, "retrained": subset, "pattern": pruning[1]}
+                    row: dict[str, Any] = {"setting": name, "retrained": subset, "pattern": pruning[1]}
                     row |= {"times full": case.value, "low": case.low, "high": case.high}
                     rows += [row] if pruning[0] == "magnitude" else []
     return pd.DataFrame(rows, columns=["setting", "retrained", "pattern", "times full", "low", "high"])
@@ -233,7 +234,7 @@ def levels(records: Sequence[Record]) -> pd.DataFrame:
     """Perplexity with its interval of every state of every setting, on the corpus that was retrained on and others."""
     rows = []
     for name, runs in by_setting(records).items():
-        by_state: dict[tuple, list[Record]] = {}
+        by_state: dict[tuple[Any, ...], list[Record]] = {}
         for record in runs:
             about = record.parameters
             by_state.setdefault((about["criterion"], about["pattern"], state(about)), []).append(record)
@@ -262,7 +263,7 @@ def levels(records: Sequence[Record]) -> pd.DataFrame:
 levels_table = figures.tabled(levels, "Perplexity of every state, with 95 % intervals over windows and seeds")
 
 
-def small(records: Sequence[Record]) -> list:
+def small(records: Sequence[Record]) -> list[Any]:
     """The tables of a few runs: for what one machine computed."""
     return [
         verdict_table(records),

@@ -3,6 +3,7 @@ code does.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -40,7 +41,7 @@ class Study(ScoreStudy):
 
 def sparsity_table(records: Sequence[Record]) -> pd.DataFrame:
     """Loss increase of every layer at every sparsity; the first seed of each score."""
-    found = {}
+    found: dict[tuple[str, str], Record] = {}
     for record in of_kind(records, "score"):
         about = record.parameters
         if "per_pattern" in record.result:
@@ -138,7 +139,7 @@ def sentences(records: Sequence[Record]) -> Html:
     return says(verdict(records, agreement(records)))
 
 
-def rank_tables(records: Sequence[Record]) -> list:
+def rank_tables(records: Sequence[Record]) -> list[Any]:
     """The agreement of each score with the truth, a table a task."""
     return agreement_tables(records, agreement(records))
 
@@ -159,14 +160,14 @@ def increases(records: Sequence[Record], task: str = "language modelling") -> fi
     )
 
 
-def flaws(records: Sequence[Record]) -> list:
+def flaws(records: Sequence[Record]) -> list[Any]:
     """The released score's sign and heads, as tables."""
     sign = "The released score beside ours (told from 0: p below 0.05)"
     heads = "The released score of classifiers without a trained head"
     return figures.tables({sign: sign_table(records), heads: head_table(records)})
 
 
-def pieces(records: Sequence[Record]) -> list:
+def pieces(records: Sequence[Record]) -> list[Any]:
     """Sentences, figures and tables of a few runs: for what one machine computed."""
     tasks = sparsity_table(records)["task"].unique()
     drawn = [increases(records, task) for task in tasks]

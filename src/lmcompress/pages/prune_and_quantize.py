@@ -2,15 +2,15 @@
 together.
 """
 
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import pandas as pd
 
 from lmcompress.experiments.joint import DENSE, LOSS, Joint
 from lmcompress.experiments.score_study import SubjectStudy
 from lmcompress.parameters import Average, Flag, Group, ModelOrNone, PatternText, Sample, Seed, Some, Width
-from lmcompress.records import Record
+from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.html import Html
 from lmcompress.report.opening import Answer
@@ -35,14 +35,14 @@ class Study(SubjectStudy):
     test: Sample = 128
     test_windows: Sample = 8
 
-    def experiments(self) -> list[Joint]:
+    def experiments(self) -> list[Experiment]:
         sets = [
             (self.patterns, self.widths),
             ((DENSE,), self.widths),
             (self.patterns, (self.prune_only_width,)),
         ]
         sets += [((pattern,), self.widths) for pattern in self.patterns if pattern != DENSE]
-        found = []
+        found: list[Experiment] = []
         for on, count in self.subjects():
             for patterns, widths in sets:
                 for seed in self.seeds:
@@ -141,7 +141,7 @@ def _beside(joint: pd.DataFrame, other: pd.DataFrame) -> str:
     return f"I{'; '.join(parts)[1:]} ({'; '.join(ends)})."
 
 
-def _budgets(budgets) -> str:
+def _budgets(budgets: Iterable[float]) -> str:
     return ", ".join(f"{budget:g}" for budget in budgets) + " bits"
 
 
@@ -208,7 +208,7 @@ def sentences(records: Sequence[Record]) -> Html:
     return says(verdict(records))
 
 
-def pieces(records: Sequence[Record]) -> list:
+def pieces(records: Sequence[Record]) -> list[Any]:
     """Sentences, figures and tables of a few runs: for what one machine computed."""
     tasks = points_table(records)["task"].unique()
     return [sentences(records), *(make(records, task) for task in tasks for make in (curve, budgets_table))]

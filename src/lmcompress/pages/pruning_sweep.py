@@ -1,7 +1,7 @@
 """Pruning without retraining: which criterion keeps the model alive, and why."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from lmcompress.errors import ParameterError
 from lmcompress.experiments.one_shot import FewColumns, InputNorms, PrunedModel
@@ -50,7 +50,7 @@ def answer(records: Sequence[Record]) -> Answer:
     )
 
 
-def small(records: Sequence[Record]) -> list:
+def small(records: Sequence[Record]) -> list[Any]:
     """Figures and tables of a few runs: for what one machine computed."""
     runs = pruning_tables.complete(records)
     if not runs:
@@ -123,6 +123,6 @@ class Study(BaseStudy):
             found.append(FewColumns(**some, action="drop", pattern=None))
         return list(dict.fromkeys(found))
 
-    def _pruned(self, on: dict, criterion: str, pattern: str) -> PrunedModel:
+    def _pruned(self, on: dict[str, Any], criterion: str, pattern: str) -> PrunedModel:
         errors = pattern in self.errors_at
         return PrunedModel(**on, criterion=criterion, pattern=pattern, layer_errors=errors)

@@ -3,10 +3,11 @@ are.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 
-from lmcompress.experiments.packed import Packed
+from lmcompress.experiments.packed import UNIFORM, Packed
 from lmcompress.experiments.score_study import SubjectStudy
 from lmcompress.experiments.scored import Per, ScoreOrTruth
 from lmcompress.experiments.speeds import Kernel, ShapeName, ShapeSpeed, Speed, Timed
@@ -15,7 +16,7 @@ from lmcompress.records import Experiment, Record
 from lmcompress.report import figures, speed_tables
 from lmcompress.report.html import Html
 from lmcompress.report.opening import Answer, claimed
-from lmcompress.report.size_tables import UNIFORM, mixed, size_table
+from lmcompress.report.size_tables import mixed, size_table
 from lmcompress.report.words import estimate, of_kind, says, started
 
 LITTLE = 0.05  # nats; what the claim on compression allows, too
@@ -54,7 +55,7 @@ class Study(SubjectStudy):
         found: list[Experiment] = []
         for on, count in self.subjects():
             language = on["task"] == "language"
-            common = {
+            common: dict[str, Any] = {
                 **on,
                 "per": self.language_per if language else self.classifier_per,
                 "widths": self.language_widths if language else self.widths,
@@ -73,17 +74,26 @@ class Study(SubjectStudy):
                 for score, average in ((self.score, self.average), *self.packings):
                     found.append(Packed(**common, score=score, average=average, embeddings=embeddings))
                 if self.gptq:
-                    mixed = {"score": self.score, "average": self.average, "embeddings": embeddings}
+                    mixed: dict[str, Any] = {
+                        "score": self.score,
+                        "average": self.average,
+                        "embeddings": embeddings,
+                    }
                     found.append(Packed(**common, **mixed, method="gptq"))
         return [*found, *self._speeds()]
 
     def _speeds(self) -> list[Timed]:
-        on = {"model": self.language, "data": self.corpus, "length": self.length, "test": self.test_windows}
+        on: dict[str, Any] = {
+            "model": self.language,
+            "data": self.corpus,
+            "length": self.length,
+            "test": self.test_windows,
+        }
         times = {"prompt": self.prompt, "new_tokens": self.new_tokens, "compile": self.compile}
         found: list[Timed] = []
         for compilation in range(self.compilations):
             for kernel in self.kernels:
-                how = {"kernel": kernel, "compilation": compilation} | times
+                how: dict[str, Any] = {"kernel": kernel, "compilation": compilation} | times
                 if self.language:
                     found += [Speed(**on, **how, batch=batch) for batch in self.speed_batches]
                 for shape in self.shapes:
@@ -191,7 +201,7 @@ def files_figure(records: Sequence[Record]) -> figures.Figure:
     )
 
 
-def files(records: Sequence[Record]) -> list:
+def files(records: Sequence[Record]) -> list[Any]:
     """A table of the files of each model."""
     sizes = size_table(records)
     return [_files(task, rows) for task, rows in sizes.groupby("task", sort=False)]
@@ -212,14 +222,14 @@ def saved(records: Sequence[Record]) -> list[Record]:
     return of_kind(records, "packed")
 
 
-def speeds(records: Sequence[Record]) -> list:
+def speeds(records: Sequence[Record]) -> list[Any]:
     """Table and figure of the timed kernels."""
     return speed_tables.pieces(speed_tables.speed_table(records))
 
 
-def pieces(records: Sequence[Record]) -> list:
+def pieces(records: Sequence[Record]) -> list[Any]:
     """Sentences, tables and figures of a few runs: for what one machine computed."""
-    found: list = [sentences(records)]
+    found: list[Any] = [sentences(records)]
     if saved(records):
         found += [*files(records), files_figure(records)]
     if timed(records):
@@ -228,7 +238,7 @@ def pieces(records: Sequence[Record]) -> list:
     return [*found, figures.not_run(what, "a CUDA GPU with torchao: `-p kernels [bf16,int8,int4,2:4]`")]
 
 
-def _files(task: str, rows: pd.DataFrame):
+def _files(task: str, rows: pd.DataFrame) -> Any:
     rows = rows.sort_values("file MB", ascending=False, kind="stable")
     shown = rows[["blocks", "embeddings", "bits a block weight", "file MB", "times smaller than FP16"]].round(
         2

@@ -1,7 +1,7 @@
 """Reconstruction block by block: how far it comes, at which granularity, beside retraining."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -49,7 +49,7 @@ class Study(PerpStudy):
     more: Many[ReconstructionGrid] = ()
 
     def experiments(self) -> list[Experiment]:
-        runs: list = []
+        runs: list[Any] = []
         for grid in (ReconstructionGrid(), *self.more):
             for criterion in grid.criteria or self.criteria:
                 for pattern in grid.patterns or self.patterns:
@@ -58,7 +58,9 @@ class Study(PerpStudy):
                         runs += self._reconstructions(grid, criterion, pattern, seed)
         return with_rates(runs)
 
-    def _reconstructions(self, grid: ReconstructionGrid, criterion, pattern, seed) -> list[Reconstruct]:
+    def _reconstructions(
+        self, grid: ReconstructionGrid, criterion: str, pattern: str, seed: int
+    ) -> list[Reconstruct]:
         about = {"criterion": criterion, "pattern": pattern, "seed": seed, "steps": self.block_steps}
         return [
             Reconstruct(
@@ -109,7 +111,7 @@ def answer(records: Sequence[Record]) -> Answer:
     return claimed(sentence, "perp", "reconstruction", records)
 
 
-def small(records: Sequence[Record]) -> list:
+def small(records: Sequence[Record]) -> list[Any]:
     """Figures and tables of a few runs: for what one machine computed."""
     runs = evaluated(records)
     return [perp_figures.methods(runs), levels_table(runs), perp_figures.block_errors(records)]

@@ -3,6 +3,7 @@ criterion.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from numpy import log
@@ -125,11 +126,11 @@ def answer(records: Sequence[Record]) -> Answer:
     )
 
 
-def small(records: Sequence[Record]) -> list:
+def small(records: Sequence[Record]) -> list[Any]:
     """The figures of a few runs: for what one machine computed."""
     runs = of_task(records, "language")
     labelled = of_task(records, "classification")
-    found: list = [figures.table(closeness(runs), "How close each subset comes to full retraining")]
+    found: list[Any] = [figures.table(closeness(runs), "How close each subset comes to full retraining")]
     found += [perp_figures.perplexity(runs, corpus) for corpus in corpora(runs)]
     return found + ([perp_figures.accuracy(labelled, corpora(labelled)[0])] if labelled else [])
 
@@ -138,7 +139,8 @@ def closeness(records: Sequence[Record]) -> pd.DataFrame:
     """One row a subset, closest first: on each corpus its perplexity over that of full retraining, least to largest
     of all settings, and in how many settings it is as good (the 95 % interval reaches 1 or lies below).
     """
-    columns, distance = {}, {}
+    columns: dict[str, dict[str, str]] = {}
+    distance: dict[str, float] = {}
     for corpus in corpora(records):
         close = against_full(records, corpus)
         close = close[close["subset"] != "nothing"] if len(close) else close
@@ -149,7 +151,7 @@ def closeness(records: Sequence[Record]) -> pd.DataFrame:
             row[f"as good, {corpus}"] = f"{(rows['low'] <= 1).sum()} of {len(rows)}"
             distance.setdefault(subset, float(log(rows["times full"]).mean()))
     trained = {record.parameters["subset"]: record.result["percent"] for record in records}
-    closest_first = sorted(distance, key=distance.get)
+    closest_first = sorted(distance, key=distance.__getitem__)
     return pd.DataFrame(
         [{"retrained": subset, "trained %": trained[subset]} | columns[subset] for subset in closest_first]
     )

@@ -1,6 +1,7 @@
 """Masks as bits: eight weights a byte, in memory as on disk. Masks of OPT-30B take 3.5 GiB instead of 28."""
 
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +19,13 @@ def pack(mask: Tensor) -> Tensor:
     return packed
 
 
-def unpacked(mask: Tensor | None, columns: int) -> Tensor | None:
+def unpacked(mask: Tensor | None, columns: int) -> Any:
     """The bool mask [out, columns] that :func:`pack` was given; a bool mask or None as it is."""
     if mask is None or mask.dtype == torch.bool:
         return mask
     if mask.device.type == "cpu":
-        bits = np.unpackbits(mask.numpy(), axis=1, count=columns, bitorder="little")
-        return torch.from_numpy(bits.view(bool))
+        whole = np.unpackbits(mask.numpy(), axis=1, count=columns, bitorder="little")
+        return torch.from_numpy(whole.view(bool))
     places = torch.arange(8, dtype=torch.uint8, device=mask.device)
     bits = (mask.unsqueeze(-1) >> places) & 1
     return bits.reshape(len(mask), -1)[:, :columns].bool()

@@ -50,8 +50,8 @@ def quantize(
     ``scales`` and ``zeros`` [1, out], or [b, out] where every column has its own; ``kept``: weights that are not zero.
     """
     errors = torch.empty_like(columns)
-    wide = [value.to(columns.dtype).contiguous() for value in (scales, zeros)]
-    _launch(columns, kept, factor, errors, codes, *wide, top=2**bits - 1)
+    scales, zeros = (value.to(columns.dtype).contiguous() for value in (scales, zeros))
+    _launch(columns, kept, factor, errors, codes, scales, zeros, top=2**bits - 1)
     return errors
 
 

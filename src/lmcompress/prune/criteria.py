@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from lmcompress.parameters import one_of
 
@@ -41,16 +41,16 @@ class Criterion:
         """Whether its result depends on the seed, of the draw or of the calibration inputs."""
         return self.by_data or self.draws
 
-    def __call__(self, *given, **options):
+    def __call__(self, *given: Any, **options: Any) -> Any:
         """The result of the function."""
         module, _, name = self.function.partition(".")
         return getattr(importlib.import_module(f"lmcompress.prune.{module}"), name)(*given, **options)
 
-    def of_weights(self, weights: dict, pattern, seed: int) -> dict:
+    def of_weights(self, weights: dict[str, Any], pattern: Any, seed: int) -> dict[str, Any]:
         """Masks of layers by their weights alone."""
         return self(weights, pattern, seed) if self.draws else self(weights, pattern)
 
-    def of_layer(self, name: str, weight, norms, pattern, seed: int = 0):
+    def of_layer(self, name: str, weight: Any, norms: Any, pattern: Any, seed: int = 0) -> Any:
         """Mask of one layer by its weights, or by them and the norms of its inputs."""
         if self.needs == "norms":
             return self(weight, norms.to(weight.device), pattern)

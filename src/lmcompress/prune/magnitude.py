@@ -4,6 +4,7 @@ All take ``weights``, a dict from layer name to weight [out, in], and return mas
 """
 
 import zlib
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -39,7 +40,8 @@ def over_model(weights: dict[str, Tensor], pattern: Pattern) -> Masks:
     if not count:
         return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
     kept = selection.keep_of(
-        [lambda weight=weight: selection.ordered(weight.detach().abs()) for weight in weights.values()], count
+        [partial(lambda weight: selection.ordered(weight.detach().abs()), one) for one in weights.values()],
+        count,
     )
     return dict(zip(weights, kept, strict=True))
 

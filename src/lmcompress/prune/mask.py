@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -209,7 +210,7 @@ class Saved(Mapping[str, Tensor]):
 
 def _weight(model: nn.Module, name: str, kept: Tensor) -> Tensor:
     try:
-        weight = model.get_submodule(name).weight
+        weight: Any = model.get_submodule(name).weight
     except AttributeError as error:
         raise ParameterError("masks", name, "the full name of a Linear of the model") from error
     if kept.dtype != torch.bool or kept.shape != weight.shape:

@@ -3,6 +3,7 @@
 import time
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -122,14 +123,14 @@ def prune_model(
         found = {name: _decided(linear, chosen[name]) for name, linear in targets.items()}
         return PruneReport(criterion, pattern, chosen, found, time.perf_counter() - started, *reached)
 
-    folder = None if checkpoint is None else Path(checkpoint)
+    folder: Any = None if checkpoint is None else Path(checkpoint)
     if folder is not None:
         given = {"layers": layers, "propagate": propagate, "seed": seed, "output_errors": output_errors}
         about = {"criterion": criterion, "pattern": str(pattern), **given}
         claim(folder / "prune.json", about, "checkpoint", "a new folder: this one belongs to another pruning")
     home = {name: "cpu" if is_streamed(model) else linear.weight.device for name, linear in targets.items()}
 
-    def visit(block: BlockVisit) -> dict:
+    def visit(block: BlockVisit) -> dict[str, Any]:
         inside = {f"{block.name}.{name}": linear for name, linear in linears(block.module).items()}
         inside = {name: linear for name, linear in inside.items() if name in targets}
         names = [name.removeprefix(f"{block.name}.") for name in inside]
@@ -140,7 +141,7 @@ def prune_model(
         results, masks = {}, {}
         for name, (full, linear) in zip(names, inside.items(), strict=True):
             require_finite(linear.weight, full, "weight")
-            kept = chosen.get(full)
+            kept: Any = chosen.get(full)
             if kept is None and not chosen_by.by_data:
                 kept = chosen_by.of_weights({full: linear.weight}, pattern, seed)[full]
             inputs = seen.pop(name, None)
@@ -158,7 +159,7 @@ def prune_model(
             chosen.update(masks)
         return results
 
-    found = stream(
+    done: list[dict[str, Any]] = stream(
         model,
         batches,
         visit,
@@ -168,14 +169,14 @@ def prune_model(
         progress=progress,
         checkpoint=checkpoint,
     )
-    for index, block in enumerate(found if not is_streamed(model) else ()):
+    for index, block in enumerate(done if not is_streamed(model) else ()):
         if not chosen.keys() >= block.keys():  # a block that an earlier call has finished
             saved = mask.load(_mask_path(folder, index))
             chosen.update({name: kept.to(home[name]) for name, kept in saved.items()})
-    results = {name: result for block in found for name, result in block.items()}
+    results = {name: result for block in done for name, result in block.items()}
     reports = {name: LayerReport(**results[name]) for name in targets}
     if is_streamed(model):
-        masks = mask.Saved(_mask_path(folder, index) for index in range(len(found)))
+        masks: Masks = mask.Saved(_mask_path(folder, index) for index in range(len(done)))
     else:
         masks = chosen.in_order(targets)
     return PruneReport(criterion, pattern, masks, reports, time.perf_counter() - started, *reached)
@@ -186,8 +187,8 @@ class _Inputs:
 
     def __init__(self, in_features: int, with_gram: bool):
         self.norms = ColumnNorms(in_features)
-        self.gram = Gram(in_features) if with_gram else None
-        self._factor = None
+        self.gram: Any = Gram(in_features) if with_gram else None
+        self._factor: tuple[Tensor, float, Tensor] | None = None
 
     def update(self, x: Tensor) -> None:
         self.norms.update(x)
@@ -216,7 +217,7 @@ def _prune_layer(
     criterion: Criterion,
     pattern: Pattern,
     inputs: _Inputs,
-    kept: Tensor | None,
+    kept: Any,
     output_error: bool,
 ) -> tuple[Tensor, LayerReport]:
     """Mask and report of one Linear, pruned in place; ``kept`` is the mask where it needed no data."""

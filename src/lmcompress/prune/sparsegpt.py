@@ -55,7 +55,7 @@ def prune(
     require_finite(weight, layer, "weight")
     if factor is None:
         require_finite(gram, layer, "Gram matrix of the inputs")
-    factor, damping, dead = factor or inverse_factor(gram, layer)
+    upper, damping, dead = factor or inverse_factor(gram, layer)
     columns = weight.detach().to(gram).T.contiguous()  # [in, out]: a column of the weight is a row in memory
     columns[dead] = 0
     kept = torch.ones_like(columns, dtype=torch.bool)
@@ -64,8 +64,8 @@ def prune(
     for start in range(0, len(columns), block):
         stop = min(start + block, len(columns))
         inside = slice(start, stop)
-        errors = _prune_block(columns[inside], kept[inside], factor[inside, inside], pattern)
-        columns[stop:].addmm_(factor[inside, stop:].T, errors, alpha=-1)
+        errors = _prune_block(columns[inside], kept[inside], upper[inside, inside], pattern)
+        columns[stop:].addmm_(upper[inside, stop:].T, errors, alpha=-1)
     pruned = columns.masked_fill_(~kept, 0).T.contiguous()
     return Pruned(pruned.to(weight.dtype), kept.T.contiguous(), damping, int(dead.sum()))
 

@@ -11,8 +11,9 @@ Source: the package compressed-tensors (Apache-2.0), ``compressors/pack_quantize
 against it in the tests.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ PACKED, BYTES, MIXED = "pack-quantized", "int-quantized", "mixed-precision"  # a
 _PARTS = ("weight_packed", "weight_scale", "weight_shape", "weight_zero_point")
 
 
-def check(format: Bits, shape: tuple[int, int], layer: str) -> None:
+def check(format: Bits, shape: Sequence[int], layer: str) -> None:
     """Raise :class:`ParameterError` for a format of a weight [out, in] that compressed-tensors cannot hold."""
     if format.bits not in WIDTHS:
         raise ParameterError("bits", f"{format} for {layer}", f"a width among {WIDTHS} in this storage")
@@ -59,7 +60,7 @@ def unpack(packed: Tensor, bits: int, columns: int) -> Tensor:
     return torch.stack(parts, dim=-1).reshape(len(packed), -1)[:, :columns].contiguous()
 
 
-def stored_bytes(format: Bits, shape: tuple[int, int]) -> int:
+def stored_bytes(format: Bits, shape: Sequence[int]) -> int:
     """Bytes of a weight [out, in] in this storage, where the codes of an affine format take a byte each."""
     return (format if format.symmetric else format.at(8)).bytes_for(shape)
 
@@ -81,6 +82,7 @@ def tensors(name: str, value: Quantized) -> dict[str, Tensor]:
             "weight_packed": pack(value.codes, value.format.bits),
             "weight_shape": torch.tensor(value.shape),
         }
+    assert value.scales is not None, "16 bits have no scales and are not packed"
     found["weight_scale"] = value.scales.to(half(value.dtype))
     return {f"{name}.{part}": tensor for part, tensor in found.items()}
 
@@ -106,7 +108,7 @@ def _signed(codes: Tensor, format: Bits) -> Tensor:
     return (codes.short() - format.zero).to(torch.int8)
 
 
-def config(formats: Mapping[str, Bits], linears: Mapping[str, nn.Linear]) -> dict:
+def config(formats: Mapping[str, Bits], linears: Mapping[str, nn.Linear]) -> dict[str, Any]:
     """``quantization_config`` of a model with these ``linears`` (all of it, by full name) in these ``formats``."""
     groups: dict[Bits, list[str]] = {}
     for name, format in formats.items():
@@ -131,7 +133,7 @@ def _kind(format: Bits) -> str:
     return PACKED if format.symmetric else BYTES
 
 
-def _arguments(format: Bits) -> dict:
+def _arguments(format: Bits) -> dict[str, Any]:
     by_group = isinstance(format.group, int)
     found = {
         "num_bits": format.bits,
@@ -172,7 +174,7 @@ def block_files(
 
     def decode(name: str, block: nn.Module, stored: dict[str, Tensor]) -> None:
         for layer in inside(name):
-            weight = block.get_submodule(layer.removeprefix(f"{name}.")).weight
+            weight: Any = block.get_submodule(layer.removeprefix(f"{name}.")).weight
             value = read(layer, stored, formats[layer], weight.dtype)
             stored[f"{layer}.weight"] = dequantize(value)
             for part in _PARTS:

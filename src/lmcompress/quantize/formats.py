@@ -5,7 +5,9 @@ zero point as wide as a code. Nothing is padded but the last byte of each of the
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeGuard
 
 from lmcompress.errors import ParameterError
 from lmcompress.quantize.codebooks import CODEBOOKS
@@ -39,7 +41,7 @@ class Bits:
     symmetric: bool = True
     codebook: str | None = None
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not _whole(self.bits) or self.bits not in WIDTHS:
             raise ParameterError("bits", self.bits, WIDTHS)
         if self.group not in ("row", "tensor") and not (_whole(self.group) and 1 <= self.group <= MOST):
@@ -71,24 +73,24 @@ class Bits:
 
     def __str__(self) -> str:
         name = f"-{self.codebook}" if self.codebook else ""
-        group = {"row": "", "tensor": "-tensor"}.get(self.group, f"-g{self.group}")
+        group = {"row": "", "tensor": "-tensor"}.get(str(self.group), f"-g{self.group}")
         return f"{self.bits}bit{group}{'' if self.symmetric else '-asym'}{name}"
 
-    def scales_shape(self, shape: tuple[int, int]) -> tuple[int, int]:
+    def scales_shape(self, shape: Sequence[int]) -> tuple[int, int]:
         """Shape [rows, groups in a row] of the scales of a weight [out, in]; (0, 0) at 16 bits."""
         rows, columns = _checked(shape)
         if self.bits == 16:
             return 0, 0
         if self.group == "tensor":
             return 1, 1
-        return rows, 1 if self.group == "row" else -(-columns // self.group)
+        return rows, 1 if isinstance(self.group, str) else -(-columns // self.group)
 
-    def bytes_for(self, shape: tuple[int, int]) -> int:
+    def bytes_for(self, shape: Sequence[int]) -> int:
         """Bytes of a weight [out, in] stored whole: packed codes, scales and zero points."""
         rows, columns = _checked(shape)
         return packed_bytes(rows * columns, self.bits) + self._overhead(shape)
 
-    def _overhead(self, shape: tuple[int, int]) -> int:
+    def _overhead(self, shape: Sequence[int]) -> int:
         rows, groups = self.scales_shape(shape)
         zeros = 0 if self.symmetric else packed_bytes(rows * groups, self.bits)
         return 2 * rows * groups + zeros
@@ -115,7 +117,7 @@ def packed_bytes(count: int, bits: int) -> int:
     return -(-count * bits // 8)
 
 
-def layout(shape: tuple[int, int], format: Bits, kept: int | None = None) -> tuple[str, int]:
+def layout(shape: Sequence[int], format: Bits, kept: int | None = None) -> tuple[str, int]:
     """``(layout, bytes)`` in which a weight [out, in] with ``kept`` unpruned weights takes the least room.
 
     ``"sparse"``: one mask bit a weight and the codes of the kept weights. ``"dense"``: every code, and no
@@ -131,16 +133,16 @@ def layout(shape: tuple[int, int], format: Bits, kept: int | None = None) -> tup
     return ("sparse", sparse) if sparse < dense else ("dense", dense)
 
 
-def stored_bytes(shape: tuple[int, int], format: Bits, kept: int | None = None) -> int:
+def stored_bytes(shape: Sequence[int], format: Bits, kept: int | None = None) -> int:
     """Bytes that ``pack.save`` writes for a weight [out, in] with ``kept`` (None = all) unpruned weights."""
     return layout(shape, format, kept)[1]
 
 
-def _whole(value: object) -> bool:
+def _whole(value: object) -> TypeGuard[int]:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _checked(shape: tuple[int, int]) -> tuple[int, int]:
+def _checked(shape: Sequence[int]) -> tuple[int, int]:
     if len(shape) != 2 or not all(size >= 1 for size in shape):
         raise ParameterError("shape", tuple(shape), "two sizes [out, in] of at least 1")
     return int(shape[0]), int(shape[1])

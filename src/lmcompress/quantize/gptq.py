@@ -69,7 +69,7 @@ def quantize(
     if act_order:
         order = gram.diagonal().argsort(descending=True)
         gram = gram[order[:, None], order]
-    factor, damping, dead = factor or inverse_factor(gram, layer, overwrite=act_order)
+    upper, damping, dead = factor or inverse_factor(gram, layer, overwrite=act_order)
     columns = weight.detach().to(gram).T[order].contiguous()  # [in, out]: a column is a row in memory
     held = None if kept is None else kept.to(gram.device).T[order].contiguous()
     scales, zeros = grid(weight.detach().to(gram), format, layer=layer)
@@ -87,14 +87,14 @@ def quantize(
         shape = (len(own), columns.shape[1])
         errors = _round_block(
             columns[inside],
-            factor[inside, inside],
+            upper[inside, inside],
             scales[:, own].T.expand(shape),
             zeros[:, own].T.expand(shape),
             codes[inside],
             format.bits,
             None if held is None else held[inside],
         )
-        columns[stop:].addmm_(factor[inside, stop:].T, errors, alpha=-1)
+        columns[stop:].addmm_(upper[inside, stop:].T, errors, alpha=-1)
 
     found = torch.empty_like(codes)
     found[order] = codes

@@ -20,6 +20,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +37,11 @@ GROUPS = (32, 64, 128)  # inputs that share a scale in the int4 kernels of both 
 # The same for every kernel and for the model as it is. Without coordinate descent torch writes an int8 weight out as
 # bf16 before every product of a single token. What the descent finds differs from one compilation to the next: nothing
 # is taken from an earlier one, so that two compilations are two draws.
-COMPILED = {"coordinate_descent_tuning": True, "fx_graph_cache": False, "autotune_local_cache": False}
+COMPILED: dict[str, Any] = {
+    "coordinate_descent_tuning": True,
+    "fx_graph_cache": False,
+    "autotune_local_cache": False,
+}
 FEWEST = 3  # repetitions, however long they take
 
 
@@ -88,7 +93,7 @@ def use_kernel(model: nn.Module, kernel: str, *, group: int = 64) -> None:
                 raise ParameterError("group", group, f"a divisor of the {layer.in_features} inputs of {name}")
         if some.is_cuda and some.dtype != torch.bfloat16:
             raise ParameterError("dtype", some.dtype, "bfloat16, the only one of the int4 kernel on a GPU")
-        options: dict = {"group_size": group}
+        options: dict[str, Any] = {"group_size": group}
         if some.is_cuda:
             where, what = "torchao.quantization", "Int4WeightOnlyConfig"
             options["int4_packing_format"] = "tile_packed_to_4d"
@@ -139,7 +144,8 @@ def generate_speed(
     generate(model, tokens, 2, cache)  # a cache takes its memory when it is first filled
     decode = compiled(model, cache, batch) if compile else None
     generate(model, tokens, new_tokens, cache, decode)
-    runs, end = [], time.perf_counter() + seconds
+    runs: list[Generated] = []
+    end = time.perf_counter() + seconds
     with cost.measured(model.device) as spent:
         while len(runs) < min(repeats, FEWEST) or (len(runs) < repeats and time.perf_counter() < end):
             runs.append(generate(model, tokens, new_tokens, cache, decode))
@@ -233,7 +239,7 @@ def compiled(model: PreTrainedModel, cache: StaticCache, batch: int) -> Step:
     return replay
 
 
-def _step(run: Callable, model: PreTrainedModel, cache: StaticCache) -> Step:
+def _step(run: Callable[..., Any], model: PreTrainedModel, cache: StaticCache) -> Step:
     """``run`` (``model``, or it compiled) on ``cache``, and the likeliest next token."""
     keyword = "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
@@ -259,7 +265,7 @@ def _held(value: Tensor) -> int:
     return sum(_held(getattr(value, name)) for name in value.__tensor_flatten__()[0])
 
 
-def _from_torchao(kernel: str, module: str, name: str, options: dict) -> object:
+def _from_torchao(kernel: str, module: str, name: str, options: dict[str, Any]) -> object:
     """A torchao configuration; its names and arguments change between releases, so that each step may fail."""
     try:
         torchao = importlib.import_module("torchao")

@@ -1,9 +1,10 @@
 """Quantize a whole model in place: every named layer to its own format, by rounding or by GPTQ."""
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +73,7 @@ class QuantizeReport:
 @torch.no_grad()
 def quantize_model(
     model: nn.Module,
-    allocation: dict[str, Bits | str],
+    allocation: Mapping[str, Bits | str],
     method: str = "rtn",
     batches: list[dict[str, Tensor]] | None = None,
     *,
@@ -139,11 +140,13 @@ def quantize_model(
     home = {name: "cpu" if on_disk else module.weight.device for name, module in targets.items()}
     quantized: dict[str, Quantized] = {}
     layers: dict[str, LayerReport] = {}
-    factors: dict[Gram, tuple] = {}  # of the block that is worked on; query, key and value share theirs
+    factors: dict[
+        Gram, tuple[Any, ...]
+    ] = {}  # of the block that is worked on; query, key and value share theirs
 
-    def compress(name: str, module: nn.Module, inputs: Gram | None) -> None:
+    def compress(name: str, module: Any, inputs: Any) -> None:
         original, format, kept = module.weight.clone(), formats[name], masks.get(name)
-        gram = None if inputs is None else inputs.result()
+        gram: Any = None if inputs is None else inputs.result()
         by = "rtn" if inputs is None else method
         begun = time.perf_counter()
         if by == "gptq":
@@ -177,7 +180,7 @@ def quantize_model(
         if name not in streamed:
             compress(name, module, None)
 
-    def visit(block: BlockVisit) -> dict:
+    def visit(block: BlockVisit) -> dict[str, Any]:
         inside = {
             name: layer for name, layer in linears(block.module, block.name).items() if name in streamed
         }
@@ -240,7 +243,7 @@ def round_rest(model: nn.Module, names: Collection[str]) -> None:
             value.copy_(to_half(value, name))
 
 
-def _targets(model: nn.Module, formats: dict[str, Bits]) -> dict[str, nn.Module]:
+def _targets(model: nn.Module, formats: dict[str, Bits]) -> dict[str, Any]:
     """Layers of the allocation; refuses what is not there, not a matrix, or a second name of one."""
     if not formats:
         raise ParameterError("allocation", {}, "a format for at least one layer")
@@ -255,7 +258,8 @@ def _targets(model: nn.Module, formats: dict[str, Bits]) -> dict[str, nn.Module]
     return {name: modules[name] for name in formats}
 
 
-def _moved(quantized: Quantized, device: torch.device) -> Quantized:
-    parts = (quantized.codes, quantized.scales, quantized.zeros)
-    codes, scales, zeros = (None if part is None else part.to(device) for part in parts)
-    return Quantized(codes, scales, zeros, quantized.format, quantized.dtype)
+def _moved(quantized: Quantized, device: str | torch.device) -> Quantized:
+    scales, zeros = (
+        part if part is None else part.to(device) for part in (quantized.scales, quantized.zeros)
+    )
+    return replace(quantized, codes=quantized.codes.to(device), scales=scales, zeros=zeros)

@@ -13,6 +13,7 @@ rest, class and dtype of the model.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -99,7 +100,7 @@ def save(
     """
     masks = masks or {}
     mask.check(model, masks)
-    weights = {name: model.get_submodule(name).weight for name in {**quantized, **masks}}
+    weights: dict[str, Any] = {name: model.get_submodule(name).weight for name in {**quantized, **masks}}
     added = {
         name: rtn.quantize(weights[name], Bits(16), layer=name) for name in masks if name not in quantized
     }
@@ -107,12 +108,13 @@ def save(
     others = rest(model, quantized)
     _require_exact(model, quantized, others)
 
-    tensors, layers = {}, {}
+    tensors: dict[str, Tensor] = {}
+    layers: dict[str, Any] = {}
     for name, value in quantized.items():
         parts, layers[name] = _pack_layer(value, masks.get(name))
         tensors |= {f"{name}.{part}": tensor for part, tensor in parts.items()}
-    for name, value in others.items():
-        stored = to_half(value, name) if value.is_floating_point() else value.detach()
+    for name, other in others.items():
+        stored = to_half(other, name) if other.is_floating_point() else other.detach()
         tensors[name] = stored.cpu().contiguous()
     about = {
         "class": type(model).__name__,
@@ -156,7 +158,7 @@ def load(
     return model.to(device or default_device()).eval(), tokenizer, masks
 
 
-def _filled(folder: Path, about: dict, tensors: dict[str, Tensor]) -> tuple[PreTrainedModel, Masks]:
+def _filled(folder: Path, about: dict[str, Any], tensors: dict[str, Tensor]) -> tuple[Any, Masks]:
     """The model that the map ``about`` and the ``tensors`` of a folder are of, and its masks."""
     kind, file = getattr(transformers, about["class"]), folder / WEIGHTS
     if not (isinstance(kind, type) and issubclass(kind, PreTrainedModel)):
@@ -167,7 +169,7 @@ def _filled(folder: Path, about: dict, tensors: dict[str, Tensor]) -> tuple[PreT
         devices=[]
     ):  # a new model draws random weights: leave the caller's generator alone
         model = kind._from_config(config, dtype=dtype)
-    masks: Masks = {}
+    masks: dict[str, Tensor] = {}
     for name, layer in about["layers"].items():
         parts = {part: tensors.pop(f"{name}.{part}", None) for part in ("codes", "scales", "zeros", "mask")}
         if sum(part.nbytes for part in parts.values() if part is not None) != layer["bytes"]:
@@ -179,14 +181,14 @@ def _filled(folder: Path, about: dict, tensors: dict[str, Tensor]) -> tuple[PreT
     known = rest(model, about["layers"])
     if missing := known.keys() - tensors.keys():
         raise AssetError(f"{file}: missing tensors: {some(missing)}")
-    for name, value in tensors.items():
+    for name, tensor in tensors.items():
         if name not in known:  # a bias that quantization or retraining gave to a Linear that had none
             owner, _, attribute = name.rpartition(".")
-            setattr(model.get_submodule(owner), attribute, nn.Parameter(value.to(dtype)))
-        elif known[name].shape == value.shape:
-            known[name].copy_(value)
+            setattr(model.get_submodule(owner), attribute, nn.Parameter(tensor.to(dtype)))
+        elif known[name].shape == tensor.shape:
+            known[name].copy_(tensor)
         else:
-            raise AssetError(f"{file}: {name} is {list(value.shape)}, not {list(known[name].shape)}")
+            raise AssetError(f"{file}: {name} is {list(tensor.shape)}, not {list(known[name].shape)}")
     return model, masks
 
 
@@ -208,7 +210,7 @@ def compression(folder: str | Path) -> Compression:
     return Compression(size(folder), 2 * numbers, 4 * numbers)
 
 
-def _map(folder: Path) -> dict:
+def _map(folder: Path) -> dict[str, Any]:
     if not (folder / MAP).is_file():
         raise ParameterError("folder", str(folder), "a folder written by lmcompress.quantize.pack.save")
     return read_json(folder / MAP)
@@ -221,20 +223,20 @@ def _require_exact(
     if len(dtypes) > 1:
         raise ParameterError("model", sorted(dtypes), "parameters of one dtype")
     for name, value in quantized.items():
-        weight = model.get_submodule(name).weight
+        weight: Any = model.get_submodule(name).weight
         if not torch.equal(weight, dequantize(value).to(weight.device)):
             raise ParameterError("quantized", name, "codes that read as the weight that the model now has")
-    for name, value in others.items():
-        if value.is_floating_point() and not torch.equal(to_half(value, name).to(value.dtype), value):
+    for name, other in others.items():
+        if other.is_floating_point() and not torch.equal(to_half(other, name).to(other.dtype), other):
             raise ParameterError("model", name, "values of half precision: call round_rest(model, quantized)")
 
 
-def _pack_layer(value: Quantized, kept: Tensor | None) -> tuple[dict[str, Tensor], dict]:
+def _pack_layer(value: Quantized, kept: Tensor | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors of one layer by part, and its entry in the map."""
     format, codes = value.format, value.codes.cpu()
     how, expected = layout(value.shape, format, None if kept is None else int(kept.sum()))
     parts = {}
-    if how == "sparse":
+    if kept is not None and how == "sparse":
         parts["mask"] = torch.from_numpy(np.packbits(kept.cpu().numpy()))
         codes = codes[kept.cpu()]
     parts["codes"] = (
@@ -250,7 +252,7 @@ def _pack_layer(value: Quantized, kept: Tensor | None) -> tuple[dict[str, Tensor
 
 
 def _unpack_layer(
-    parts: dict[str, Tensor | None], layer: dict, dtype: torch.dtype
+    parts: dict[str, Any], layer: dict[str, Any], dtype: torch.dtype
 ) -> tuple[Quantized, Tensor | None]:
     """The inverse: codes of one layer and, in the sparse layout, its mask."""
     format, shape = parse(layer["format"]), tuple(layer["shape"])

@@ -5,7 +5,7 @@ it is stored, before any weight is rounded: what is evaluated is what is stored.
 values, so that a pruned weight stays exactly zero.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,7 @@ class Quantized:
     dtype: torch.dtype
 
     @property
-    def shape(self) -> tuple[int, int]:
+    def shape(self) -> tuple[int, ...]:
         return tuple(self.codes.shape)
 
 
@@ -73,7 +73,7 @@ def dequantize(quantized: Quantized) -> Tensor:
     dtype.
     """
     codes, format = quantized.codes, quantized.format
-    if format.bits == 16:
+    if quantized.scales is None:
         return codes.to(quantized.dtype)
     if format.values:
         table = torch.tensor(format.values, device=codes.device)
@@ -142,7 +142,7 @@ def grid(values: Tensor, format: Bits, *, layer: str = "weight") -> tuple[Tensor
     return scales, zeros.to(torch.uint8)
 
 
-def spread(groups: Tensor, format: Bits, shape: tuple[int, int]) -> Tensor:
+def spread(groups: Tensor, format: Bits, shape: Sequence[int]) -> Tensor:
     """What a group has, [rows, groups], for each of its weights: a view or tensor that broadcasts to [out,
     in].
     """
@@ -173,7 +173,7 @@ def _grouped(values: Tensor, format: Bits) -> Tensor:
     """``values`` [out, in] as [rows, groups, weights of a group]; a short last group is filled with zeros."""
     if format.group == "tensor":
         return values.reshape(1, 1, -1)
-    if format.group == "row":
+    if isinstance(format.group, str):
         return values.unsqueeze(1)
     rest = -values.shape[1] % format.group
     return functional.pad(values, (0, rest)).reshape(len(values), -1, format.group)

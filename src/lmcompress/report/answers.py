@@ -10,13 +10,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from lmcompress.numbers import exp
 from lmcompress.plans import published
 from lmcompress.records import Record
 from lmcompress.report import figures, frontier
 from lmcompress.report.agreement import agreement
 from lmcompress.report.figures import Figure
 from lmcompress.report.perp_evidence import Evidence, judged
-from lmcompress.report.perp_tables import Losses, exp
+from lmcompress.report.perp_tables import Losses
 from lmcompress.report.verdicts import Judged, interval, tally
 from lmcompress.report.words import estimate
 
@@ -161,9 +162,9 @@ def three_bits(records: Sequence[Record]) -> Answer:
     scores = [n for n in scored if not frontier.is_truth(n) and not n.endswith(", GPTQ")]
     if frontier.UNIFORM not in at.index or not scores:
         raise LookupError("uniform 3 bits and a score at its bytes")
-    names = [frontier.UNIFORM, at.loc[scores, "loss increase (nats)"].idxmin()]
+    names = [frontier.UNIFORM, at.loc[scores, frontier.INCREASE].idxmin()]
     plain, chosen = (
-        estimate(*(exp(at.loc[name, column]) for column in ("loss increase (nats)", "low", "high")))
+        estimate(exp(at.loc[name, frontier.INCREASE]), exp(at.loc[name, "low"]), exp(at.loc[name, "high"]))
         for name in names
     )
     sentence = (

@@ -84,8 +84,10 @@ def sensitivity() -> Figure:
         axes.plot(near, curve, "-.", color=HELP, label=f"second order: {second:+.3f}")
         axes.plot(w, loss(w), "o", color=KEEP, markersize=8)
         axes.plot(rounded, loss(rounded), "D", color=KEEP, markersize=7)
-        axes.text(w, loss(w) - 0.05, "trained", ha="center", fontsize=9)
-        axes.text(rounded - 0.012, loss(rounded) - 0.06, f"rounded:\n{truth:+.3f}", ha="right", fontsize=9)
+        axes.text(w, float(loss(w)) - 0.05, "trained", ha="center", fontsize=9)
+        axes.text(
+            rounded - 0.012, float(loss(rounded)) - 0.06, f"rounded:\n{truth:+.3f}", ha="right", fontsize=9
+        )
         axes.set(xlabel="one weight", ylabel="loss", ylim=(-0.1, 0.5))
         axes.legend(loc="upper center", fontsize=9)
 

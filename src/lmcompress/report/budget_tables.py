@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -50,7 +51,7 @@ def budgets(records: Sequence[Record]) -> pd.DataFrame:
     """Perplexity by steps and subset, with passes over the retraining texts and the rate that was chosen: of the one
     setting and pruning that were retrained with several numbers of steps.
     """
-    several: dict[tuple, list[Record]] = {}
+    several: dict[tuple[Any, ...], list[Record]] = {}
     for record in language(records):
         about = record.parameters
         if about["steps"] and (about["criterion"], about["seed"]) == ("magnitude", 0):

@@ -12,11 +12,13 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, ScalarFormatter
 
@@ -62,7 +64,7 @@ GREY = "#7b7f86"  # can be read on white and on black
 INK = "#010203"  # drawn in this, written out as currentColor
 WIDTH, HEIGHT = 5.6, 2.7  # inches; narrow, so that text is still readable at the width of a phone
 WIDE = 7.2  # of several panels side by side, which scroll there
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "font.family": "DejaVu Sans",
     "font.size": 9.5,
@@ -84,7 +86,7 @@ STYLE = {
 }
 
 PLAIN = FuncFormatter(lambda value, _: f"{value:,.6g}")  # 1,000 and not 10^3
-Draw = Callable[[Axes, pd.DataFrame, list], None]  # draws some rows; the list names all series
+Draw = Callable[[Axes, pd.DataFrame, list[Any]], None]  # draws some rows; the list names all series
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,9 @@ def draw_panels(data: pd.DataFrame, draw: Draw, layout: Layout, title: str, alt:
     """Have ``draw`` fill one panel for each value of ``layout.panels``, and return the SVG."""
     names = levels(data[layout.series]) if layout.series else [None]
     if len(names) > 2 * len(PALETTE):
-        raise ParameterError(layout.series, f"{len(names)} series", f"at most {2 * len(PALETTE)}; use panels")
+        raise ParameterError(
+            str(layout.series), f"{len(names)} series", f"at most {2 * len(PALETTE)}; use panels"
+        )
     shown = levels(data[layout.panels]) if layout.panels else [None]
     across = len(shown) if len(shown) < 4 else 2
     down = -(-len(shown) // across)
@@ -150,7 +154,7 @@ def drawing(draw: Callable[[Canvas], None], height: float, title: str, alt: str,
         return _svg(canvas, title, alt)
 
 
-def levels(column: pd.Series) -> list:
+def levels(column: pd.Series) -> list[Any]:
     """The values of a column in order: a categorical's categories, numbers by size, others as they come."""
     if isinstance(column.dtype, pd.CategoricalDtype):
         return list(column.cat.categories)
@@ -158,7 +162,7 @@ def levels(column: pd.Series) -> list:
     return sorted(found) if pd.api.types.is_numeric_dtype(column) else found
 
 
-def slot(names: list, index: int) -> int:
+def slot(names: list[Any], index: int) -> int:
     """The place in the palette of the series at this index: its method's own, else the first that none of them has."""
     own = [METHODS.get(name) if isinstance(name, str) else None for name in names]
     own = [one if own.index(one) == at else None for at, one in enumerate(own)]  # two families in one figure
@@ -166,14 +170,14 @@ def slot(names: list, index: int) -> int:
     return [next(free) if one is None else one for one in own][index]
 
 
-def style(index: int) -> dict:
+def style(index: int) -> dict[str, Any]:
     """How the series at this place in the palette is drawn: the second eight dashed, with hollow markers."""
     again, place = divmod(index, len(PALETTE))
     line = {"linestyle": "--", "fillstyle": "none"} if again else {"linestyle": "-"}
     return line | {"color": PALETTE[place], "marker": MARKERS[place], "capsize": 2.5}
 
 
-def bar_style(index: int) -> dict:
+def bar_style(index: int) -> dict[str, Any]:
     """The same for bars: the second eight are hollow."""
     again, place = divmod(index, len(PALETTE))
     return {"color": "none" if again else PALETTE[place], "edgecolor": PALETTE[place]}
@@ -184,7 +188,9 @@ def method_colour(name: str) -> str:
     return PALETTE[METHODS[name] % len(PALETTE)] if name in METHODS else GREY
 
 
-def split(rows: pd.DataFrame, series: str | None, names: list) -> Iterator[tuple[int, str, pd.DataFrame]]:
+def split(
+    rows: pd.DataFrame, series: str | None, names: list[Any]
+) -> Iterator[tuple[int, str, pd.DataFrame]]:
     """``(index, label, rows)`` of each series that has rows."""
     for index, name in enumerate(names):
         part = rows if name is None else rows[rows[series] == name]
@@ -207,14 +213,14 @@ def positions(part: pd.Series, whole: pd.Series, always: bool = False) -> pd.Ser
     return part.map(place).astype(float)
 
 
-def name_positions(axis, whole: pd.Series, always: bool = False) -> None:
+def name_positions(axis: Axis, whole: pd.Series, always: bool = False) -> None:
     """Write the values at their places, where :func:`positions` put them by order."""
     if always or not pd.api.types.is_numeric_dtype(whole):
         found = levels(whole)
         axis.set_ticks(range(len(found)), [number(level) for level in found])
 
 
-def _write_numbers(axis, across: int) -> None:
+def _write_numbers(axis: Any, across: int) -> None:
     """Plain numbers; on a logarithmic axis with few powers of ten also those between them."""
     if axis.get_scale() == "log":
         low, high = sorted(axis.get_view_interval())
@@ -231,14 +237,14 @@ def _write_numbers(axis, across: int) -> None:
 
 
 def _legend(canvas: Canvas) -> None:
-    handles = {}
+    handles: dict[str, Any] = {}
     for axes in canvas.axes:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
     if handles:
         order = sorted(handles, key=lambda label: isinstance(handles[label], matplotlib.lines.Line2D))
         columns = max(1, min(len(handles), int(canvas.get_figwidth() * 13 / (max(map(len, handles)) + 5))))
-        options = {"loc": "outside upper left", "ncols": columns, "fontsize": 9}
+        options: dict[str, Any] = {"loc": "outside upper left", "ncols": columns, "fontsize": 9}
         canvas.legend([handles[label] for label in order], order, **options)
         canvas.set_figheight(canvas.get_figheight() + 0.19 * -(-len(order) // columns))
 
@@ -255,7 +261,7 @@ def _svg(canvas: Canvas, title: str, alt: str) -> str:
     )  # would rule the whole page
     body = re.sub(r'<g id="[^"]*">', "<g>", body)  # the same in every figure, hence not unique in a page
     body = body.replace(INK, "currentColor").replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif")
-    box = re.search(r'viewBox="[^"]*"', text)[0]
+    box = re.findall(r'viewBox="[^"]*"', text)[0]
     wide = canvas.get_figwidth()
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" {box} role="img"'

@@ -211,7 +211,7 @@ def in_order(names: Sequence[str]) -> list[str]:
 
 def block_of(name: str) -> int:
     """Number of the block that a layer is, or is in."""
-    return int(re.search(r"\.(\d+)\b", name)[1])
+    return int(re.findall(r"\.(\d+)\b", name)[0])
 
 
 def of_blocks(score: Record, truth: Record) -> Record:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ MEASURES = ("CMPQ", "CMPQ, SVCCA", "CMPQ, PWCCA", "CMPQ, CKA")
 
 def depth_nulls(records: Sequence[Record]) -> list[tuple[str, str, DepthNull]]:
     """(task, score, its depth-only null) of every CMPQ record that holds its similarities; first seeds."""
-    found = {}
+    found: dict[Any, tuple[str, str, DepthNull]] = {}
     for record in of_kind(records, "score"):
         about = record.parameters
         if about["score"] in MEASURES and "similarity" in record.result:
@@ -55,7 +56,7 @@ def null_table(records: Sequence[Record]) -> pd.DataFrame:
 
 def increases(truth: Record, bits: int) -> np.ndarray:
     """Measured loss increase [layers in order of depth, windows] (nats) of a record of kind ``truth``."""
-    losses = np.float32([tried[str(bits)] for tried in by_depth(truth.result["losses"]).values()])
+    losses = np.array([tried[str(bits)] for tried in by_depth(truth.result["losses"]).values()], np.float32)
     return losses.astype(float) - np.float32(truth.result["base"]).astype(float)
 
 

@@ -6,6 +6,7 @@ Every number in one is computed here, by the formulas of its page, with NumPy al
 
 from collections.abc import Callable
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,9 @@ def cells(
     """A matrix as a grid of cells; ``text``: format of their numbers, "" for none. What is not filled is hollow."""
     rows, columns = values.shape
     for i, j in product(range(rows), range(columns)):
-        look = {"facecolor": colour, "alpha": 0.45} if filled[i, j] else {"facecolor": "none", "alpha": 0.5}
+        look: dict[str, Any] = (
+            {"facecolor": colour, "alpha": 0.45} if filled[i, j] else {"facecolor": "none", "alpha": 0.5}
+        )
         axes.add_patch(Rectangle((j + 0.04, i + 0.04), 0.92, 0.92, edgecolor=INK, linewidth=0.8, **look))
         if text:
             axes.text(j + 0.5, i + 0.5, format(values[i, j], text), ha="center", va="center", fontsize=9)
@@ -63,7 +66,10 @@ def perplexity() -> Figure:
         kept = tokens // length * length
         for at in range(tokens):
             first, tail = at % length == 0, at >= kept
-            look = {"facecolor": "none" if first or tail else KEEP, "linestyle": ":" if tail else "-"}
+            look: dict[str, Any] = {
+                "facecolor": "none" if first or tail else KEEP,
+                "linestyle": ":" if tail else "-",
+            }
             x = at + 0.35 * (at // length)
             below.add_patch(Rectangle((x, 0), 0.9, 0.9, edgecolor=INK, linewidth=0.9, **look))
         below.set(xlim=(-0.2, tokens + 1.2), ylim=(-0.1, 1), aspect="equal")
@@ -135,11 +141,15 @@ def sparsegpt() -> Figure:
         offset = np.stack([x - w[0], y - w[1]])
         height = np.einsum("iab,ij,jab->ab", offset, hessian, offset)
         levels = (0.02, error(helped), error(alone), 0.5)
-        lines = axes.contour(x, y, height, levels, colors=INK, alpha=0.55, linewidths=0.9)
+        lines: Any = axes.contour(x, y, height, levels, colors=INK, alpha=0.55, linewidths=0.9)
         axes.clabel(lines, lines.levels[1:], fmt=lambda value: f"{value:.2f}", fontsize=8)
         axes.axvline(0, color=INK, linewidth=1.2)
-        axes.annotate("", alone, w, arrowprops={"arrowstyle": "->", "color": LOSE, "linewidth": 1.8})
-        axes.annotate("", helped, w, arrowprops={"arrowstyle": "->", "color": solver, "linewidth": 1.8})
+        axes.annotate(
+            "", tuple(alone), tuple(w), arrowprops={"arrowstyle": "->", "color": LOSE, "linewidth": 1.8}
+        )
+        axes.annotate(
+            "", tuple(helped), tuple(w), arrowprops={"arrowstyle": "->", "color": solver, "linewidth": 1.8}
+        )
         for point, colour, words in (
             (w, KEEP, "dense"),
             (alone, LOSE, f"removed alone: error {error(alone):.2f}"),
@@ -210,7 +220,11 @@ def perp() -> Figure:
         for at, (name, subset) in enumerate(boxes):
             y = -at
             tall = 0.4 if subset else 0.75
-            look = {"facecolor": colours[subset or "everything"], "alpha": 0.55, "edgecolor": INK}
+            look: dict[str, Any] = {
+                "facecolor": colours[subset or "everything"],
+                "alpha": 0.55,
+                "edgecolor": INK,
+            }
             left.add_patch(Rectangle((0, y - tall / 2), 1.6, tall, **look))
             left.text(0.8, y, name, ha="center", va="center", fontsize=8.5)
             if not subset:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from html import escape
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pandas as pd
 
@@ -102,7 +103,7 @@ def points() -> pd.DataFrame:
     return pd.DataFrame(found, columns=[*FACETS, *MEASURES, "record", "bars"])
 
 
-def _run(kind: str, parameters: dict) -> str:
+def _run(kind: str, parameters: dict[str, Any]) -> str:
     return kind + json.dumps(parameters, sort_keys=True)
 
 
@@ -118,7 +119,7 @@ def pages_of() -> dict[str, str]:
     return found
 
 
-def _points(record: Record) -> Iterator[dict]:
+def _points(record: Record) -> Iterator[dict[str, Any]]:
     """What the rows of a record have besides its parameters."""
     result, on = record.result, record.parameters.get("data")
     shares = {"trainable (%)": result.get("percent")}
@@ -153,7 +154,7 @@ def _points(record: Record) -> Iterator[dict]:
         yield {"measured on": on, **values, **shares, "bars": _bars(record)}
 
 
-def _size(point: dict) -> dict:
+def _size(point: dict[str, Any]) -> dict[str, Any]:
     """Of one allocation: its size and what it costs."""
     return {
         "budget": f"{round(2 * point['bits']) / 2:g} bits",
@@ -164,14 +165,14 @@ def _size(point: dict) -> dict:
     }
 
 
-def _bits(record: Record, choice: list | dict | None) -> tuple[str, dict] | None:
+def _bits(record: Record, choice: Any) -> Any:
     if isinstance(choice, dict):  # "70% at 2 bits", a layer
         bits = {layer: float(text.rpartition(" at ")[2].split()[0]) for layer, text in choice.items()}
         return "bits of each layer", bits
     return choice and ("bits of each layer", dict(enumerate(choice)))
 
 
-def _bars(record: Record) -> tuple[str, dict] | None:
+def _bars(record: Record) -> tuple[str, dict[str, Any]] | None:
     """What a record knows of single layers."""
     result = record.result
     if layers := result.get("per_layer"):
@@ -208,7 +209,7 @@ def of_book(pages: str, link: str) -> Html:
     shown = shown.dropna(subset=[y, x, colour])[[x, colour, *(name for name in MEASURES if name not in (x,))]]
     shown = shown.dropna(axis=1, how="all").groupby([colour, x], as_index=False).median(numeric_only=True)
     about = ", ".join(f"{name} {view[name]}" for name in FACETS if name in view)
-    words = {"title": f"{y} over {x}", "caption": f"Medians over draws; {about}."}
+    words: dict[str, Any] = {"title": f"{y} over {x}", "caption": f"Medians over draws; {about}."}
     low, high = shown.loc[shown[y].idxmin()], shown.loc[shown[y].idxmax()]
     alt = f"Lowest for {low[colour]} at {low[x]}, {low[y]:.4g}; highest for {high[colour]} at {high[x]}, {high[y]:.4g}."
     log = bool(shown[y].min() > 0)
@@ -249,7 +250,7 @@ def piece(
     ]
     levels = [level for column in columns for level in column.get("levels", ())]
     looks = {level: canvas.METHODS[level] for level in levels if level in canvas.METHODS}
-    data: dict = {"columns": columns, "views": views, "link": link, "name": name}
+    data: dict[str, Any] = {"columns": columns, "views": views, "link": link, "name": name}
     data |= {"palette": canvas.PALETTE, "looks": looks}
     if "record" in frame:
         known = {record.key: record for record in frame["record"]}
@@ -267,7 +268,7 @@ def piece(
         data["pairs"] = [json.loads(one) for one in pairs]
     if "bars" in frame:
         names: dict[str, int] = {}
-        data["bars"] = [_packed(*one, names) if isinstance(one, tuple) else None for one in frame["bars"]]
+        data["bars"] = [_packed(one, names) if isinstance(one, tuple) else None for one in frame["bars"]]
         data["layers"] = [json.loads(one) for one in names]
     text = json.dumps(data, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
     return Html(
@@ -276,12 +277,13 @@ def piece(
     )
 
 
-def _packed(label: str, layers: dict, names: dict[str, int]) -> list:
+def _packed(bars: tuple[str, dict[str, Any]], names: dict[str, int]) -> list[Any]:
+    label, layers = bars
     place = names.setdefault(json.dumps(list(map(str, layers))), len(names))
     return [label, place, [_short(value, 3) for value in layers.values()]]
 
 
-def _levels(frame: pd.DataFrame, name: str) -> dict:
+def _levels(frame: pd.DataFrame, name: str) -> dict[str, Any]:
     """A column of few values: these, in order, and the place of each row's among them; -1 for none."""
     texts = [
         None if pd.isna(one) else f"{one:g}" if isinstance(one, float) else str(one) for one in frame[name]
@@ -290,7 +292,7 @@ def _levels(frame: pd.DataFrame, name: str) -> dict:
     return {"name": name, "levels": levels, "codes": [levels.index(text) if text else -1 for text in texts]}
 
 
-def _order(text: str) -> tuple:
+def _order(text: str) -> tuple[Any, ...]:
     """Texts by the first number in them, if they begin with one."""
     number = text.split("%")[0].split(" ")[0]
     try:
@@ -299,7 +301,7 @@ def _order(text: str) -> tuple:
         return 1, 0.0, text
 
 
-def _numbers(column: pd.Series, name: str) -> dict:
+def _numbers(column: pd.Series, name: str) -> dict[str, Any]:
     values = pd.to_numeric(column)
     return {"name": name, "numbers": [None if pd.isna(one) else _short(one, 5) for one in values]}
 

@@ -1,6 +1,7 @@
 """How much of each family of models every method reaches, of ``results/benchmarks/families.json``."""
 
 import re
+from typing import Any
 
 import pandas as pd
 
@@ -19,7 +20,7 @@ def rows() -> pd.DataFrame:
     return found
 
 
-def _row(row: dict) -> dict:
+def _row(row: dict[str, Any]) -> dict[str, Any]:
     kinds = dict.fromkeys(re.sub(r"^.*?\.\d+\.", "", name) for name in row["left"])
     shares = {
         head: 100 * row[name] if isinstance(row[name], float) else "no: " + row[name]

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from html import escape
 from itertools import cycle
-from typing import TypedDict, Unpack
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import pandas as pd
@@ -126,7 +126,7 @@ def lines(
     ``x`` may be text (in its order) or numbers.
     """
 
-    def draw(axes: Axes, rows: pd.DataFrame, names: list) -> None:
+    def draw(axes: Axes, rows: pd.DataFrame, names: list[Any]) -> None:
         for index, name, part in split(rows, series, names):
             at, error = positions(part[x], data[x]), spread(part, y, ends)
             axes.errorbar(at, part[y], yerr=error, label=name, **style(slot(names, index)))
@@ -156,12 +156,12 @@ def scatter(
     ``ends``. ``diagonal``: what to call the line on which x and y are equal; it is drawn if it has a name.
     """
 
-    def draw(axes: Axes, rows: pd.DataFrame, names: list) -> None:
+    def draw(axes: Axes, rows: pd.DataFrame, names: list[Any]) -> None:
         for index, name, part in split(rows, series, names):
             look = style(slot(names, index)) | {"linestyle": "none"}
             axes.errorbar(part[x], part[y], yerr=spread(part, y, ends), label=name, **look)
         if diagonal:
-            dashed = {"color": INK, "linewidth": 1.1, "linestyle": (0, (4, 3)), "zorder": 1}
+            dashed: dict[str, Any] = {"color": INK, "linewidth": 1.1, "linestyle": (0, (4, 3)), "zorder": 1}
             both = max(rows[x].min(), rows[y].min()), min(rows[x].max(), rows[y].max())
             axes.plot(both, both, label=diagonal, **dashed)
 
@@ -183,11 +183,11 @@ def bars(
 ) -> Figure:
     """Horizontal bars, so that long names stay readable; the first category is on top."""
 
-    def draw(axes: Axes, rows: pd.DataFrame, names: list) -> None:
+    def draw(axes: Axes, rows: pd.DataFrame, names: list[Any]) -> None:
         thickness = 0.8 / len(names)
         for index, name, part in split(rows, series, names):
             at = positions(part[category], data[category], always=True) - 0.4 + thickness * (index + 0.5)
-            bar = {"height": thickness * 0.92, "label": name} | bar_style(slot(names, index))
+            bar: dict[str, Any] = {"height": thickness * 0.92, "label": name} | bar_style(slot(names, index))
             if series is None and any(one in METHODS for one in part[category]):
                 bar["color"] = bar["edgecolor"] = [method_colour(one) for one in part[category]]
             axes.barh(at, part[value], xerr=spread(part, value, ends), ecolor=INK, **bar)

@@ -1,5 +1,7 @@
 """What a figure shows, in words made of its numbers: for those who do not see it."""
 
+from collections.abc import Callable
+
 import pandas as pd
 
 from lmcompress.report.html import number
@@ -49,7 +51,7 @@ def of_points(data: pd.DataFrame, x: str, y: str, series: str | None, panels: st
     return _each_panel(data, panels, lambda rows: _each_series(rows, series, told), f"{y} against {x}")
 
 
-def _each_series(rows: pd.DataFrame, series: str | None, told) -> str:
+def _each_series(rows: pd.DataFrame, series: str | None, told: Callable[[pd.DataFrame], str]) -> str:
     if series is None:
         return told(rows)
     names = list(rows[series].dropna().unique())
@@ -57,7 +59,9 @@ def _each_series(rows: pd.DataFrame, series: str | None, told) -> str:
     return "; ".join(f"{name}: {text}" for name, text in parts if text)
 
 
-def _each_panel(data: pd.DataFrame, panels: str | None, told, what: str) -> str:
+def _each_panel(
+    data: pd.DataFrame, panels: str | None, told: Callable[[pd.DataFrame], str], what: str
+) -> str:
     if panels is None:
         return f"{what}: {told(data)}."
     parts = [(number(name), told(data[data[panels] == name])) for name in data[panels].dropna().unique()]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -154,8 +155,8 @@ def equal_loss(points: pd.DataFrame, at: float, level: float = 0.95) -> pd.DataF
     rows = []
     for how, group in budgets.groupby("how", sort=False):
         mean = group.groupby("budget")[["bits", INCREASE, "low", "high"]].mean()
-        middle = mean[INCREASE]
-        ends = widened(middle, mean["low"], mean["high"], level)
+        middle: Any = mean[INCREASE]
+        ends: Any = widened(middle, mean["low"], mean["high"], level)
         value, low, high = (bits_at(mean["bits"], losses, at) for losses in (middle, *ends))
         if not 0 < value < math.inf:
             continue
@@ -235,7 +236,7 @@ def gptq_table(records: Sequence[Record]) -> pd.DataFrame:
     return rows[["task", "budget", "how", "bits", INCREASE, "low", "high"]]
 
 
-def truths(records: Sequence[Record]) -> list:
+def truths(records: Sequence[Record]) -> list[Any]:
     """:func:`truths_table` for readers."""
     caption = (
         "What measured costs promise (nats; a divergence promises a divergence) and what their widths cost at the "
@@ -261,7 +262,7 @@ def truths_verdict(rows: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def calibrations(records: Sequence[Record]) -> list:
+def calibrations(records: Sequence[Record]) -> list[Any]:
     """:func:`gptq_table` for readers."""
     return [
         figures.table(gptq_table(records), "Uniform widths: GPTQ by its calibration, and rounding to nearest")
@@ -278,7 +279,7 @@ def allocators_table(records: Sequence[Record]) -> pd.DataFrame:
         if record.kind in ("frontier", "evolutionary"):
             about, point = record.parameters, record.result["points"][0]
             score, layers = about.get("score"), len(point["choice"])
-            tries = len(about["widths"]) if score in TRUTHS else TRIES.get(score, 0)
+            tries = len(about["widths"]) if score in TRUTHS else TRIES.get(str(score), 0)
             name = _name(record) + more_windows(record, fewest)
             read[name] = point.get("forwards") or about["windows"] * (1 + layers * tries)
     points = points_table(records)
@@ -304,7 +305,7 @@ def allocators_verdict(rows: pd.DataFrame) -> list[str]:
     return sentences
 
 
-def allocators(records: Sequence[Record]) -> list:
+def allocators(records: Sequence[Record]) -> list[Any]:
     """Sentence and table of :func:`allocators_table`."""
     rows = allocators_table(records)
     caption = "Ways to choose widths at equal bytes, and how many texts each had to read"

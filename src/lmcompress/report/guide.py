@@ -10,13 +10,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from lmcompress.numbers import mean
+from lmcompress.numbers import exp, mean
 from lmcompress.plans import published
 from lmcompress.quantize.formats import Bits, stored_bytes
 from lmcompress.records import Record
 from lmcompress.report import answers, frontier
 from lmcompress.report.html import Html, table
-from lmcompress.report.perp_tables import exp, interval
+from lmcompress.report.perp_tables import interval
 from lmcompress.report.rate_tables import _losses, best
 from lmcompress.report.speed_tables import speed_table, verdict
 from lmcompress.report.words import estimate

@@ -9,6 +9,7 @@ import numbers
 import re
 from collections.abc import Callable, Iterable, Sequence
 from html import escape
+from typing import Any
 
 import pandas as pd
 
@@ -54,7 +55,7 @@ def number(value: object) -> str:
     if isinstance(value, numbers.Integral):
         return f"{int(value):,}"
     if isinstance(value, numbers.Real):
-        return f"{value:,.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:,.4g}"
+        return f"{value:,.0f}" if 1e4 <= abs(float(value)) < 1e9 else f"{value:,.4g}"
     return str(value)
 
 
@@ -122,7 +123,8 @@ class _Interval(str):
 
 
 def _with_intervals(frame: pd.DataFrame) -> pd.DataFrame:
-    names, columns, at = [str(name) for name in frame.columns], {}, 0
+    names, at = [str(name) for name in frame.columns], 0
+    columns: dict[int, pd.Series] = {}
     while at < len(names):
         name, values = names[at], frame.iloc[:, at]
         if re.search(r"\blow$", name) and names[at + 1 : at + 2] == [name.removesuffix("low") + "high"]:
@@ -161,7 +163,7 @@ def details(summary: str, content: str) -> Html:
     )
 
 
-def folded(summary: str, pieces: Iterable) -> Html:
+def folded(summary: str, pieces: Iterable[Any]) -> Html:
     """Pieces of a page, folded away under a line of text."""
     return details(summary, "".join(piece._repr_html_() for piece in pieces))
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from lmcompress import plans
 from lmcompress import records as store
@@ -83,7 +83,9 @@ class Page:
             return not_run(f"the published runs of this page ({missing})", self._needs())
         return Html(said)
 
-    def show(self, number: str, make: Callable, of: Callable = list, **options: object) -> Cited | Html:
+    def show(
+        self, number: str, make: Callable[..., Any], of: Callable[..., Any] = list, **options: object
+    ) -> Cited | Html:
         """Figure or table ``number`` of the published runs, which can be cited; nothing where there are no runs at all.
 
         make: called with the runs and ``options``, gives the figure or table.
@@ -99,7 +101,7 @@ class Page:
         except LookupError as missing:
             return not_run(f"Figure {number} ({missing})", self._needs())
 
-    def pieces(self, number: str, make: Callable[..., list], of: Callable = list) -> Html:
+    def pieces(self, number: str, make: Callable[..., list[Any]], of: Callable[..., Any] = list) -> Html:
         """Several figures and tables, numbered from ``number`` on; sentences between them stay as they are.
 
         make: called with the runs that ``of`` picks, gives the pieces.
@@ -111,7 +113,8 @@ class Page:
             return Html("")
         if not runs:
             return not_run(f"Figure {number}", self._needs())
-        shown, at = [], int(place)
+        shown: list[Any] = []
+        at = int(place)
         for piece in make(runs):
             if isinstance(piece, Html) and "<caption>" not in piece:
                 shown.append(piece)
@@ -125,7 +128,7 @@ class Page:
         return provenance(self.published) if self.published else Html("")
 
     def here(
-        self, records: Sequence[Record], answer: Answers, make: Callable[[Sequence[Record]], list]
+        self, records: Sequence[Record], answer: Answers, make: Callable[[Sequence[Record]], list[Any]]
     ) -> Html:
         """What the runs of this machine say, folded away under whether they agree with the published ones.
 
@@ -161,7 +164,9 @@ class Page:
             [f"{len(self.published)} published runs took {duration(seconds)} on {devices}"] if seconds else []
         )
         known = [one for one in store.all_records() if "NVIDIA" not in one.provenance["device"]]
-        expected = [estimate(one, known).seconds for one in plans.study_class(self.notebook)().experiments()]
+        expected: list[Any] = [
+            estimate(one, known).seconds for one in plans.study_class(self.notebook)().experiments()
+        ]
         if expected and None not in expected:
             parts.append(f"the parameters below take about {duration(sum(expected))} on a CPU")
         said = f'<p class="lm-time"><em>Time:</em> {escape("; ".join(parts) or "no run tells")}.</p>'
@@ -181,7 +186,7 @@ def runs_of(number: str) -> list[Record]:
     found = sorted(carried("notebooks").glob(f"{number.partition('.')[0]}_*.md"))
     Page.figures = {}
     try:
-        variables: dict = {}
+        variables: dict[str, Any] = {}
         for tags, code in CELL.findall(found[0].read_text(encoding="utf-8")) if found else ():
             if "parameters" in tags:
                 break

@@ -8,13 +8,15 @@ is judged.
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from lmcompress.files import benchmark
+from lmcompress.numbers import exp
 from lmcompress.prune.pattern import parse
 from lmcompress.records import Record
-from lmcompress.report.perp_tables import Losses, corpora, exp
+from lmcompress.report.perp_tables import Losses, corpora
 from lmcompress.report.verdicts import Case, Judged, interval, judge_all
 from lmcompress.report.words import remembered
 
@@ -36,7 +38,7 @@ class Evidence:
         ]
 
     @staticmethod
-    def _pruning(about: dict) -> tuple[str, str]:
+    def _pruning(about: dict[str, Any]) -> tuple[str, str]:
         return about["criterion"], about["pattern"]
 
     def losses(self, subset: str, corpus: str, rank: int = 16) -> dict[tuple[str, str], Losses]:
@@ -64,7 +66,14 @@ class Evidence:
         names = "contender recovered near_full ranks biases lower merged reconstructed granularity zero_shot one_shot"
         return {name: getattr(self, name) for name in (*names.split(), "memory", "minutes", "share")}
 
-    def _ratios(self, level: Level, first: dict, second: dict, corpus: str, pair: Callable) -> list[Case]:
+    def _ratios(
+        self,
+        level: Level,
+        first: dict[tuple[str, str], Losses],
+        second: dict[tuple[str, str], Losses],
+        corpus: str,
+        pair: Callable[..., Any],
+    ) -> list[Case]:
         """Perplexity of ``first`` over ``second`` in every setting of ``first`` and the one of ``second`` that ``pair``
         names for it.
         """
@@ -139,7 +148,7 @@ class Evidence:
 
     def biases(self, level: Level) -> list[Case]:
         """Accuracy of classifiers with biases minus that with all parameters, text by text."""
-        hits: dict[tuple, dict[str, Losses]] = defaultdict(lambda: defaultdict(dict))
+        hits: dict[tuple[Any, ...], dict[str, Losses]] = defaultdict(lambda: defaultdict(dict))
         for record in self.tuned:
             about = record.parameters
             if about["task"] == "classification" and parse(about["pattern"]).sparsity > 0:
@@ -192,14 +201,14 @@ class Evidence:
                     continue
                 seeds = sorted(set.intersection(*map(set, by_granularity.values())))
                 mean = {name: np.mean([one[seed] for seed in seeds]) for name, one in by_granularity.items()}
-                worst, best = (by_granularity[pick(mean, key=mean.get)] for pick in (max, min))
+                worst, best = (by_granularity[pick(mean, key=mean.__getitem__)] for pick in (max, min))
                 shared = {seed: worst[seed] for seed in seeds}
                 cases += difference(f"{pruning[1]} by {pruning[0]}, {corpus}", shared, best, level, exp)
         return cases
 
     def one_shot(self, level: Level) -> list[Case]:
         """Perplexity of several rounds over that of one, at equal steps and rates."""
-        found: dict[tuple, dict[int, Losses]] = defaultdict(lambda: defaultdict(dict))
+        found: dict[tuple[Any, ...], dict[int, Losses]] = defaultdict(lambda: defaultdict(dict))
         for record in self.retrained:
             about = record.parameters
             for corpus in self.corpora():
@@ -247,7 +256,7 @@ class Evidence:
             if row["checkpointing"] == "all blocks":
                 peaks[row["model"], row["run"] == "counted"][row["method"]] = row["peak GiB"]
         return [
-            Case(f"{model}, {subset}{', counted' if counted else ''}", *[own[subset] / own["full"]] * 3, None)
+            _exact(f"{model}, {subset}{', counted' if counted else ''}", own[subset] / own["full"])
             for (model, counted), own in peaks.items()
             for subset in ("biases+norms", "masklora")
             if own.keys() >= {"full", subset}
@@ -261,7 +270,7 @@ class Evidence:
             if row["model"] == "OPT-30B" and retrained:
                 key = row["device"], row["method"]
                 taken[key] = min(row["minutes"], taken.get(key, np.inf))
-        return [Case(f"{method}, {device}", *[value] * 3, None) for (device, method), value in taken.items()]
+        return [_exact(f"{method}, {device}", value) for (device, method), value in taken.items()]
 
     def share(self, _level: Level) -> list[Case]:
         """Percent of the parameters of the paper's models."""
@@ -272,11 +281,16 @@ class Evidence:
                     if found := record.result["subsets"].get(subset):
                         percent = found["percent"]
                         name = f"{record.parameters['architecture']}, {subset}"
-                        cases.append(Case(name, percent, percent, percent, None))
+                        cases.append(_exact(name, percent))
         return cases
 
 
-def state(about: dict) -> str:
+def _exact(setting: str, value: float) -> Case:
+    """A case that nothing is drawn for."""
+    return Case(setting, value, value, value, None)
+
+
+def state(about: dict[str, Any]) -> str:
     """What a record's model is: dense, pruned, or what was retrained."""
     if about["subset"] != "nothing":
         return about["subset"]

@@ -1,7 +1,7 @@
 """Figures that the PERP pages draw twice: of the runs computed on the spot and of the published ones."""
 
 from collections.abc import Callable, Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 import pandas as pd
 
@@ -22,7 +22,7 @@ def convention(records: Sequence[Record], corpus: str) -> str:
     if not found:
         return INTERVAL
     about, test = found[0].parameters, found[0].result["tests"][corpus]
-    by_setting: dict[tuple, set[int]] = {}
+    by_setting: dict[tuple[Any, ...], set[int]] = {}
     for record in found:
         if record.kind == perp_tables.RETRAIN:
             by_setting.setdefault(perp_tables.setting(record), set()).add(record.parameters["seed"])
@@ -48,7 +48,7 @@ def drawn(
         reach = frame.groupby("retrained", observed=True)[PATTERN].nunique()
         if reach.max() > FEW:  # what was run at few patterns only is in `every_subset`
             frame = frame[frame["retrained"].isin(reach[reach > FEW].index)]
-        options = {"panels": panels, "log": "y" if log else "", "reference": reference}
+        options: dict[str, Any] = {"panels": panels, "log": "y" if log else "", "reference": reference}
         return figures.lines(frame, PATTERN, value, "retrained", **options, **texts)
     return figures.bars(frame, "retrained", value, panels=panels, log=log, **texts)
 

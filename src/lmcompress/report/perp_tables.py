@@ -33,7 +33,8 @@ def interval(
     """
     means = _redrawn(values).mean(1) / (1 if over is None else _redrawn(over).mean(1))
     mean = float(values.mean() / (1 if over is None else over.mean()))
-    return transform(mean), *map(transform, np.quantile(means, [0.025, 0.975]).tolist())
+    low, high = np.quantile(means, [0.025, 0.975]).tolist()
+    return transform(mean), transform(low), transform(high)
 
 
 def ratio(own: Losses, other: Losses) -> tuple[float, float, float]:
@@ -209,9 +210,9 @@ def accuracies(records: Sequence[Record], corpus: str) -> pd.DataFrame:
 
 def compared(records: Sequence[Record]) -> list[Record]:
     """The runs whose setting was run with more than one number of rounds: only these can be compared."""
-    rounds: dict[tuple, set[int]] = {}
+    rounds: dict[tuple[Any, ...], set[int]] = {}
 
-    def about(record: Record) -> tuple:
+    def about(record: Record) -> tuple[Any, ...]:
         return tuple(record.parameters[name] for name in ("criterion", "pattern", "subset", "steps"))
 
     for record in records:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ def sweep(records: Sequence[Record]) -> pd.DataFrame:
     rows = []
     for (criterion, pattern), runs in _groups(records).items():
         done = [run for run in runs if "failed" not in run.result]
-        row = {"criterion": criterion, "pattern": pattern, "kind": _kind(pattern)}
+        row: dict[str, Any] = {"criterion": criterion, "pattern": pattern, "kind": _kind(pattern)}
         row["sparsity (%)"] = 100 * parse(pattern).sparsity
         if done:
             low, high = bootstrap(_nll(done))
@@ -234,7 +235,7 @@ def _dense_nll(runs: list[Record]) -> np.ndarray:
     return np.array(runs[0].result["dense_nll"])
 
 
-def _values(run: Record) -> dict:
+def _values(run: Record) -> dict[str, Any]:
     perplexity = run.result["perplexity"]
     return {"perplexity": perplexity["value"], "low": perplexity["low"], "high": perplexity["high"]}
 

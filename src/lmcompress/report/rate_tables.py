@@ -1,12 +1,14 @@
 """What every learning rate gives, and the best of them."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from lmcompress.numbers import exp
 from lmcompress.records import Record
-from lmcompress.report.perp_tables import UNKNOWN, exp, interval, named, ordered, ratio
+from lmcompress.report.perp_tables import UNKNOWN, interval, named, ordered, ratio
 
 RATE = "learning rate"
 SETTING = ["criterion", "pattern", "subset"]
@@ -55,11 +57,13 @@ def best(records: Sequence[Record], corpus: str) -> pd.DataFrame:
     finite loss is no candidate, nor is one with fewer seeds than others of its setting; a subset that was tried at
     fewer rates than elsewhere is left out, since its best may be among the others.
     """
-    losses, tried, chosen = _losses(records, corpus), _tried(records), {}
+    losses: dict[Any, Any] = _losses(records, corpus)
+    tried: dict[Any, set[float]] = _tried(records)
+    chosen: dict[Any, tuple[float, float]] = {}
     most: dict[str, int] = {}
     for (*_, subset), rates in tried.items():
         most[subset] = max(most.get(subset, 0), len(rates))
-    seeds: dict[tuple, int] = {}
+    seeds: dict[tuple[Any, ...], int] = {}
     for (*setting, _), runs in losses.items():
         seeds[tuple(setting)] = max(seeds.get(tuple(setting), 0), len(runs))
     for (*setting, rate), runs in losses.items():
@@ -71,7 +75,7 @@ def best(records: Sequence[Record], corpus: str) -> pd.DataFrame:
             chosen[at] = mean, rate
     rows = []
     for at, (mean, rate) in chosen.items():
-        row = dict(zip(SETTING, at, strict=True)) | {RATE: rate, "perplexity": exp(mean)}
+        row: dict[str, Any] = dict(zip(SETTING, at, strict=True)) | {RATE: rate, "perplexity": exp(mean)}
         beside = (*at[:-1], "full")
         known = at != beside and beside in chosen
         over = ratio(losses[*at, rate], losses[*beside, chosen[beside][1]]) if known else UNKNOWN

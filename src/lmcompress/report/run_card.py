@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 from lmcompress import covered
 from lmcompress.errors import ParameterError
@@ -29,7 +30,7 @@ class Cited:
         return self.text
 
 
-def cited(number: str, piece: object, records: Sequence[Record]) -> Cited:
+def cited(number: str, piece: Any, records: Sequence[Record]) -> Cited:
     """A figure or table as ``Figure NUMBER`` (or ``Table NUMBER``), with an address of its own and its run below it.
 
     number: page and place, such as ``20.1``: what ``lmcompress redo`` takes.
@@ -72,6 +73,7 @@ def provenance(records: Sequence[Record], command: str = "") -> Html:
             f"{name} sha256 {digest[:12]}" for record in plain for name, digest in record["assets"].items()
         ),
         "parameters": [_pairs(shared)],
+        "covered": _distinct(map(covered.recorded, records)),
     }
     kinds = Counter(record["kind"] for record in plain)
     if command or len(plain) > ATTACHED:
@@ -95,7 +97,7 @@ def provenance(records: Sequence[Record], command: str = "") -> Html:
     return Html("".join(partial) + (note("Older version.", words) if older and not command else "") + run)
 
 
-def _attachments(plain: list[dict], shared: dict) -> str:
+def _attachments(plain: list[dict[str, Any]], shared: dict[str, Any]) -> str:
     """The records to take along: a table of links, or one file."""
     if len(plain) > ATTACHED:
         content = "".join(json.dumps(record, ensure_ascii=False, sort_keys=True) + "\n" for record in plain)
@@ -109,7 +111,7 @@ def _code(text: str) -> str:
     return f'<code style="white-space:pre-wrap">{escape(text)}</code>'
 
 
-def _command(record: dict, count: int) -> str:
+def _command(record: dict[str, Any], count: int) -> str:
     """The command that computes the record again; of several records one line stands for all."""
     command = str(record["provenance"].get("command") or "")
     return command if count == 1 else command.replace(record["key"][:12], "RECORD")
@@ -121,7 +123,7 @@ def _attached(name: str, kind: str, content: bytes, words: str | None = None) ->
     return f'<a download="{escape(name)}" href="{address}">{escape(words or name)}</a>'
 
 
-def _record_row(record: dict, shared: dict) -> list[tuple[str, str]]:
+def _record_row(record: dict[str, Any], shared: dict[str, Any]) -> list[tuple[str, str]]:
     short = record["key"][:12]
     text = json.dumps(record, indent=1, ensure_ascii=False, sort_keys=True)
     name = _attached(f"{record['kind']}-{short}.json", "json", text.encode(), short)
@@ -130,7 +132,7 @@ def _record_row(record: dict, shared: dict) -> list[tuple[str, str]]:
     return [(f"{escape(record['kind'])}<br>{name}", ""), (escape(_pairs(own)), ""), (seconds, " class=n")]
 
 
-def _pairs(mapping: dict | None) -> str:
+def _pairs(mapping: dict[str, Any] | None) -> str:
     return ", ".join(f"{name} {value}" for name, value in (mapping or {}).items())
 
 

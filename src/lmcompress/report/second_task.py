@@ -6,6 +6,7 @@ called by their texts.
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pandas as pd
 
@@ -116,7 +117,7 @@ def size_of_the_truth(costs: pd.DataFrame, bits: int) -> str:
     return f"One Linear at {bits} bits changes the loss {', '.join(parts)} (thousandths of a nat)."
 
 
-def scores(first: Sequence[Record], second: Sequence[Record], bits: int = 3) -> list:
+def scores(first: Sequence[Record], second: Sequence[Record], bits: int = 3) -> list[Any]:
     """Sentences, a figure and a table for the page on scores."""
     agreement = _joined(lambda found: agreement_table(found, bits), first, second)
     costs = _joined(truth_by_width, first, second)
@@ -191,7 +192,7 @@ def _nats(row: pd.Series) -> str:
     return f"{row['loss increase (nats)']:+.3f} nats, {row['low']:+.3f} to {row['high']:+.3f}"
 
 
-def allocation(first: Sequence[Record], second: Sequence[Record]) -> list:
+def allocation(first: Sequence[Record], second: Sequence[Record]) -> list[Any]:
     """Sentences, a frontier and tables for the page on bits per layer; what no run is there for is left out."""
     points = _joined(frontier.points_table, first, second)
     mine, texts = points[points["texts"] == _texts(second)], _texts(second)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -64,7 +64,8 @@ class Rule(Parameters):
         if self.at_most is not None:
             kept, broken = case.high <= self.at_most, case.low > self.at_most
         else:
-            kept, broken = case.low >= self.at_least, case.high < self.at_least
+            least: Any = self.at_least
+            kept, broken = case.low >= least, case.high < least
         return "as claimed" if kept else "against" if broken else "open"
 
     def verdict(self, cases: Sequence[Case]) -> str:
@@ -126,7 +127,7 @@ class Judged:
         counts = ", ".join(
             f"{words.count(word)} {word}" for word in ("as claimed", "against", "open") if word in words
         )
-        few = sorted({case.seeds for case in self.cases if (case.seeds or SEEDS) < SEEDS})
+        few = sorted({drawn for case in self.cases if (drawn := case.seeds or SEEDS) < SEEDS})
         seeds = f"; {' or '.join(map(str, few))} seed a case: says nothing of other seeds" if few else ""
         limits = f". {self.claim.limits}" if self.claim.limits else ""
         rule = f"rule: {self.claim.rule}, {counts} of {len(words)}"
@@ -233,7 +234,9 @@ def interval(
     or more, Student's t over the seeds. The wider end of the two counts on either side. ``transform`` (increasing) is
     applied to the value and both ends.
     """
-    share = (lambda part, whole: part) if over is None else (lambda part, whole: part / whole)
+    share: Callable[..., Any] = (
+        (lambda part, whole: part) if over is None else (lambda part, whole: part / whole)
+    )
     whole = values if over is None else over
     drawn = _drawn(values.shape[1])
     means = values.mean(0)[drawn].mean(1)

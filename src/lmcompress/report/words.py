@@ -4,12 +4,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from functools import wraps
+from html import escape
+from typing import Any
 
 import pandas as pd
 
 from lmcompress.numbers import exp
 from lmcompress.records import Record
-from lmcompress.report.html import Html, escape, not_run
+from lmcompress.report.html import Html, not_run
 from lmcompress.report.run_card import provenance
 from lmcompress.tasks import TASKS
 
@@ -24,7 +26,7 @@ def perplexity(loss: float | None) -> float | None:
     return None if loss is None else exp(loss)
 
 
-def by_depth(table: dict[str, float]) -> dict[str, float]:
+def by_depth(table: dict[str, Any]) -> dict[str, Any]:
     """A table of layers in their order in the model: block 2 before block 10.
 
     Records are written with sorted names, in which ``layers.10`` stands before ``layers.2``. Linears of one
@@ -61,9 +63,9 @@ def main_task(tasks: Sequence[str]) -> str:
     return readable("language") if readable("language") in list(tasks) else next(iter(tasks))
 
 
-def remembered(make: Callable) -> Callable:
+def remembered(make: Callable[..., Any]) -> Callable[..., Any]:
     """``make(records, ...)``, which takes seconds, computed once for the same record objects and arguments."""
-    known: dict[tuple, tuple] = {}
+    known: dict[tuple[Any, ...], tuple[Any, ...]] = {}
 
     @wraps(make)
     def found(records: Sequence[Record], *arguments: object, **options: object) -> object:
@@ -85,10 +87,10 @@ def says(sentences: Sequence[str]) -> Html:
 
 def page(
     records: Sequence[Record],
-    make: Callable[[Sequence[Record]], list],
+    make: Callable[[Sequence[Record]], list[Any]],
     what: str,
     needs: str = "one GPU for some minutes: `make full`, or the profile `full` of this notebook",
-) -> list:
+) -> list[Any]:
     """What a notebook shows of ``records``: the pieces that ``make`` returns and the run block; or ``what`` was
     not run, and what that ``needs``.
     """

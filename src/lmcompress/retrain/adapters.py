@@ -19,7 +19,8 @@ elementwise optimizer keeps them equal for ever and BA stays of rank one; ``scal
 breaks that symmetry.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -84,13 +85,13 @@ class RebuiltWeight(torch.autograd.Function):
     """:func:`effective_weight`, differentiable with respect to ``a`` and ``b``."""
 
     @staticmethod
-    def forward(ctx, weight, a, b, mask, scale):
+    def forward(ctx: Any, weight: Tensor, a: Tensor, b: Tensor, mask: Tensor | None, scale: float) -> Tensor:
         ctx.save_for_backward(weight, a, b, mask)
         ctx.scale = scale
         return effective_weight(weight, a, b, mask, scale)
 
     @staticmethod
-    def backward(ctx, product):
+    def backward(ctx: Any, product: Tensor) -> tuple[Tensor | None, ...]:
         weight, a, b, mask = ctx.saved_tensors
         da, db = low_rank_gradients(product.clone(), weight, a, b, mask, ctx.scale)
         return None, da, db, None, None
@@ -105,13 +106,22 @@ class RebuiltLinear(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, a, b, mask, scale):
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        a: Tensor,
+        b: Tensor,
+        mask: Tensor | None,
+        scale: float,
+    ) -> Tensor:
         ctx.save_for_backward(x, weight, a, b, mask)
         ctx.scale = scale
         return F.linear(x, effective_weight(weight, a, b, mask, scale), bias)
 
     @staticmethod
-    def backward(ctx, dy):
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b, mask = ctx.saved_tensors
         dx = da = db = dbias = None
         rows = dy.reshape(-1, dy.shape[-1])
@@ -135,7 +145,15 @@ class AdaptedLinear(nn.Linear):
     before. The mask is kept as bits where the kernels of ``fused.py`` serve: eight weights a byte.
     """
 
-    def __init__(self, linear: nn.Linear, kind: str, rank: int, alpha: float, mask: Tensor | None, generator):
+    def __init__(
+        self,
+        linear: nn.Linear,
+        kind: str,
+        rank: int,
+        alpha: float,
+        mask: Tensor | None,
+        generator: torch.Generator,
+    ) -> None:
         nn.Module.__init__(self)  # not Linear's: it would allocate a second weight
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
@@ -145,9 +163,10 @@ class AdaptedLinear(nn.Linear):
         self.kind, self.scale = kind, None if kind in SCALING else alpha / rank
         if mask is not None and mask.dtype == torch.bool and fused.usable(self.weight, rank):
             mask = pack(mask)
+        self.kept: Tensor | None
         self.register_buffer("kept", mask, persistent=False)
         a, b = _start(kind, rank, self.in_features, self.out_features, generator)
-        to = {
+        to: Any = {
             "device": linear.weight.device,
             "dtype": torch.promote_types(linear.weight.dtype, torch.float32),
         }
@@ -177,14 +196,14 @@ class AdaptedLinear(nn.Linear):
     def merged(self) -> nn.Linear:
         """The plain Linear that this layer becomes; the shared weight is overwritten, zeros stay zeros."""
         weight = effective_weight(self.weight, self.a, self.b, self.kept, self.scale)
-        if self.kept is not None:
-            weight.masked_fill_(~self.mask, 0)  # also turns the -0 of a masking by product into 0
+        if (mask := self.mask) is not None:
+            weight.masked_fill_(~mask, 0)  # also turns the -0 of a masking by product into 0
         self.weight.copy_(weight)
         return self.bare()
 
     def bare(self) -> nn.Linear:
         """The plain Linear with the weight and bias as they are, without the adapter."""
-        plain = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
+        plain: Any = nn.Linear(self.in_features, self.out_features, bias=False, device="meta")
         plain.weight, plain.bias, plain.transposed = self.weight, self.bias, self.transposed
         return plain.train(self.training)
 
@@ -212,7 +231,7 @@ def attach(
     kind: str,
     rank: int = 16,
     alpha: float = 32.0,
-    masks: dict[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     layers: Iterable[str] | None = None,
     seed: int = 0,
 ) -> dict[str, nn.Parameter]:
@@ -230,7 +249,7 @@ def attach(
         raise ParameterError("rank", rank, "a whole number of at least 1")
     masks = masks or {}
     names = list(block_linears(model)) if layers is None else list(layers)
-    found = {name: model.get_submodule(name) for name in names}
+    found: dict[str, Any] = {name: model.get_submodule(name) for name in names}
     for name, layer in found.items():
         _refuse(name, layer, kind, masks.get(name))
     generator = torch.Generator().manual_seed(seed)
@@ -238,8 +257,9 @@ def attach(
     for name, layer in found.items():
         mask = None
         if name in masks:
-            shared = isinstance(masks, Packed) and fused.usable(layer.weight, rank)
-            mask = (masks.bits(name) if shared else masks[name]).to(layer.weight.device)
+            kernels = fused.usable(layer.weight, rank)
+            mask = masks.bits(name) if kernels and isinstance(masks, Packed) else masks[name]
+            mask = mask.to(layer.weight.device)
         adapted = AdaptedLinear(layer, kind, rank, alpha, mask, generator).train(layer.training)
         adapted.weight.requires_grad_(False)
         model.set_submodule(name, adapted)

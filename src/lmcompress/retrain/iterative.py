@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
 from lmcompress.retrain import adapters
 from lmcompress.retrain.batches import Batch
-from lmcompress.retrain.subsets import Subset, parse
+from lmcompress.retrain.names import Subset, parse
 from lmcompress.retrain.train import TrainReport, train
 
 Target = TypeVar("Target")
@@ -34,7 +34,7 @@ def prune_and_retrain(
     steps: int,
     seed: int = 0,
     folder: str | Path | None = None,
-    **options: object,
+    **options: Any,
 ) -> tuple[dict[str, Tensor], list[TrainReport]]:
     """For each of ``targets`` prune the model in place, retrain ``spec`` and merge, with ``steps`` in total.
 

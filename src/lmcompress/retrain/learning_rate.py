@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
 from lmcompress.retrain import adapters
 from lmcompress.retrain.batches import Batch
-from lmcompress.retrain.subsets import Subset, parse
+from lmcompress.retrain.names import Subset, parse
 from lmcompress.retrain.train import mean_loss, train
 
 _SMALL = (3e-4, 1e-3, 3e-3)
@@ -33,7 +34,7 @@ class LearningRate:
     """
 
     lr: float | None
-    trials: tuple[dict, ...]
+    trials: tuple[dict[str, Any], ...]
     at_edge: bool
 
 
@@ -57,7 +58,7 @@ def choose_lr(
     steps: int,
     rates: Sequence[float] | None = None,
     batch_size: int = 8,
-    **options: object,
+    **options: Any,
 ) -> LearningRate:
     """Train a fresh model for ``steps`` at every rate and compare the mean loss on ``validation`` after
     merging.
@@ -70,7 +71,7 @@ def choose_lr(
     rates = tuple(sorted(grid(spec) if rates is None else rates))
     if not rates:
         raise ParameterError("rates", rates, "at least one learning rate")
-    trials = []
+    trials: list[dict[str, Any]] = []
     for lr in rates:
         model, masks = make_model()
         report = train(model, windows, spec, masks, lr=lr, steps=steps, batch_size=batch_size, **options)

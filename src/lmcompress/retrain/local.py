@@ -4,8 +4,9 @@ Used by :mod:`lmcompress.retrain.reconstruct`.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -61,15 +62,21 @@ class Outputs:
     block is still dense.
     """
 
-    def __init__(self, block: BlockVisit, point: nn.Module | None, source: list[Tensor], store):
+    def __init__(
+        self,
+        block: BlockVisit,
+        point: nn.Module | None,
+        source: list[Tensor] | None,
+        store: str | torch.device,
+    ) -> None:
         self.block, self.point = block, point
-        self.targets = [self._output(batch, hidden).to(store) for batch, hidden in enumerate(source)]
+        self.targets = [self._output(batch, hidden).to(store) for batch, hidden in enumerate(source or ())]
 
     def _output(self, batch: int, hidden: Tensor) -> Tensor:
         if self.point is None:
             return self.block(batch, hidden)
 
-        def stop(_module: nn.Module, _arguments: tuple, output) -> None:
+        def stop(_module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> None:
             raise Reached(output[0] if isinstance(output, tuple) else output)
 
         handle = self.point.register_forward_hook(stop)
@@ -113,7 +120,7 @@ def _executed(block: BlockVisit, until: list[nn.Module]) -> list[nn.Module]:
     """Modules of the block in order of finishing, up to and with the first of ``until``."""
     seen: list[nn.Module] = []
 
-    def note(module: nn.Module, _arguments: tuple, output) -> None:
+    def note(module: nn.Module, _arguments: tuple[Any, ...], output: Any) -> None:
         seen.append(module)
         if any(module is last for last in until):
             raise Reached(output)
@@ -134,7 +141,11 @@ def _executed(block: BlockVisit, until: list[nn.Module]) -> list[nn.Module]:
 
 
 def train_parts(
-    block: BlockVisit, trained: dict, kept: Masks, goals: dict[nn.Module | None, Outputs], recipe: Recipe
+    block: BlockVisit,
+    trained: dict[str, Any],
+    kept: Masks,
+    goals: dict[nn.Module | None, Outputs],
+    recipe: Recipe,
 ) -> None:
     """Train the parameters that each point's output depends on, those of earlier points left as they are."""
     remaining = dict(trained)
@@ -156,29 +167,46 @@ def train_parts(
 
 
 def train_linears(
-    module: nn.Module, trained: dict, kept: Masks, grams: dict[str, AffineGram], dense: dict, recipe: Recipe
+    module: nn.Module,
+    trained: dict[str, Any],
+    kept: Masks,
+    grams: dict[str, AffineGram],
+    dense: dict[str, Any],
+    recipe: Recipe,
 ) -> dict[str, nn.Parameter]:
     """Train every Linear alone from its Gram matrix; returns the parameters that belong to a Linear."""
-    used = {}
+    used: dict[str, Any] = {}
     for name, gram in grams.items():
-        layer, matrix = module.get_submodule(name), gram.result()
+        layer: Any = module.get_submodule(name)
+        matrix = gram.result()
         own = {key: value for key, value in trained.items() if key.rpartition(".")[0] == name}
         if not own:
             continue
         matrix = matrix.to(torch.promote_types(layer.weight.dtype, torch.float32))
         start = None if layer.bias is None else layer.bias.detach().clone()
 
-        def difference(layer=layer, matrix=matrix, start=start, weight=dense[name]) -> tuple[list, Tensor]:
+        def difference(
+            layer: nn.Linear = layer,
+            matrix: Tensor = matrix,
+            start: Tensor | None = start,
+            weight: Tensor = dense[name],
+        ) -> tuple[list[Any], Tensor]:
             parts = [_weight(layer)] + ([] if start is None else [layer.bias])
             shift = torch.zeros_like(parts[0][:, 0]) if start is None else layer.bias - start
             joined = torch.cat([parts[0].to(matrix) - weight.to(matrix), shift.to(matrix)[:, None]], dim=1)
             return parts, joined.detach()
 
-        def error(difference=difference, matrix=matrix) -> float:
+        def error(
+            difference: Callable[[], tuple[list[Any], Tensor]] = difference, matrix: Tensor = matrix
+        ) -> float:
             with torch.no_grad():
                 return float(error_and_gradient(difference()[1], matrix)[0])
 
-        def backward(_batch: int, difference=difference, matrix=matrix) -> None:
+        def backward(
+            _batch: int,
+            difference: Callable[[], tuple[list[Any], Tensor]] = difference,
+            matrix: Tensor = matrix,
+        ) -> None:
             parts, delta = difference()
             gradient = error_and_gradient(delta, matrix)[1]
             pairs = zip(parts, (gradient[:, :-1], gradient[:, -1]), strict=False)
@@ -232,5 +260,5 @@ def _order(batches: int, recipe: Recipe) -> list[int]:
     ]
 
 
-def snapshot(values: dict[str, Tensor]) -> dict[str, Tensor]:
+def snapshot(values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in values.items()}

@@ -6,9 +6,10 @@ they take six times as much, on top of a model that fills the GPU.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 CHUNK = 512  # tokens that are in fp32 at a time
@@ -19,14 +20,14 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     """Sum of the cross-entropies of ``logits`` [N, words] at ``targets`` [N] (nats), in fp32, a chunk at a time."""
 
     @staticmethod
-    def forward(ctx, logits: Tensor, targets: Tensor) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, targets: Tensor) -> Tensor:
         scale = torch.cat([part.float().logsumexp(-1) for part in logits.split(CHUNK)])
         right = logits.gather(1, targets.clamp(min=0)[:, None])[:, 0].float()
         ctx.save_for_backward(logits, targets, scale)
         return (scale - right).masked_fill_(targets == IGNORED, 0).sum()
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         logits, targets, scale = ctx.saved_tensors
         found = torch.empty_like(logits)
         for out, part, target, high in zip(
@@ -57,7 +58,7 @@ def causal_loss(
 
 
 @contextmanager
-def chunked(model: nn.Module) -> Iterator[None]:
+def chunked(model: Any) -> Iterator[None]:
     """Inside, a causal language model has :func:`causal_loss`; any other model keeps its own."""
     own = getattr(model, "loss_function", None)
     if getattr(own, "__name__", "") != "ForCausalLMLoss" or "_loss_function" in vars(model):

@@ -2,6 +2,9 @@
 zero.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +36,7 @@ class MaskedAdamW:
     def __init__(
         self,
         parameters: dict[str, nn.Parameter],
-        masks: dict[str, Tensor],
+        masks: Mapping[str, Tensor],
         *,
         lr: float,
         steps: int,
@@ -54,8 +57,8 @@ class MaskedAdamW:
         self.capturable = device.type == "cuda" and not others  # a tensor of a rate is on one device
         self.rate = torch.tensor(float(lr), device=device) if self.capturable else lr
         self.stopped = torch.zeros((), device=device)  # 1 as soon as a norm was not finite
-        fast = {"fused": True, "capturable": True} if self.capturable else {}
-        self.adam = torch.optim.AdamW(self.masters.values(), lr=self.rate, weight_decay=0.0, **fast)
+        fast: dict[str, Any] = {"fused": True, "capturable": True} if self.capturable else {}
+        self.adam: Any = torch.optim.AdamW(self.masters.values(), lr=self.rate, weight_decay=0.0, **fast)
 
     @torch.no_grad()
     def collect(self) -> None:
@@ -127,9 +130,9 @@ class MaskedAdamW:
         pairs = [(value, self.masters[name]) for name, value in self.parameters.items()]
         pairs = [(value, master) for value, master in pairs if master is not value]
         if pairs:
-            torch._foreach_copy_(*map(list, zip(*pairs, strict=True)))
+            torch._foreach_copy_([value for value, _ in pairs], [master for _, master in pairs])
 
-    def state(self) -> dict:
+    def state(self) -> dict[str, Any]:
         """Everything that a later :meth:`restore` needs, as tensors and plain values."""
         return {
             "masters": {name: master.detach() for name, master in self.masters.items()},
@@ -137,7 +140,7 @@ class MaskedAdamW:
         }
 
     @torch.no_grad()
-    def restore(self, state: dict) -> None:
+    def restore(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state` returned."""
         for name, value in state["masters"].items():
             if value.shape != self.masters[name].shape:

@@ -20,8 +20,10 @@ import hashlib
 import json
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -33,8 +35,8 @@ from lmcompress.prune import mask
 from lmcompress.prune.mask import Masks
 from lmcompress.retrain import adapters
 from lmcompress.retrain.local import AffineGram, Outputs, Recipe, points, snapshot, train_linears, train_parts
-from lmcompress.retrain.names import require_inside
-from lmcompress.retrain.subsets import Subset, add_biases, count, parse, select_within
+from lmcompress.retrain.names import Subset, parse, require_inside
+from lmcompress.retrain.subsets import add_biases, count, select_within
 from lmcompress.retrain.train import evaluating
 from lmcompress.stream import BlockVisit, stream
 
@@ -71,7 +73,7 @@ def reconstruct(
     steps: int,
     granularity: str = "block",
     targets: str = "sparse",
-    weights: dict[str, Tensor] | None = None,
+    weights: Mapping[str, Tensor] | None = None,
     rank: int = 16,
     alpha: float = 32.0,
     warmup: float = 0.1,
@@ -116,7 +118,7 @@ def reconstruct(
         else {}
     )
 
-    def visit(block: BlockVisit) -> dict:
+    def visit(block: BlockVisit) -> dict[str, Any]:
         started = time.perf_counter()
         layers = {name: full for name in linears(block.module) if (full := f"{block.name}.{name}") in masks}
         source = block.dense_inputs if targets == "dense" else block.inputs
@@ -130,17 +132,18 @@ def reconstruct(
             if granularity == "linear"
             else {}
         )
-        dense = {name: block.module.get_submodule(name).weight.clone() for name in grams}
+        inside = linears(block.module)
+        dense = {name: inside[name].weight.clone() for name in grams}
         kept = {name: masks[full].to(block.device) for name, full in layers.items()}
         for name, full in layers.items():
-            weight = block.module.get_submodule(name).weight
+            weight = inside[name].weight
             if weights is not None:
                 weight.copy_(weights[full])
             weight.masked_fill_(~kept[name], 0)
         before, pruned = goal.error(), snapshot(block.module.state_dict())
         flags = {name: value.requires_grad for name, value in block.module.named_parameters()}
 
-        chosen = {name: linears(block.module)[name] for name in layers}
+        chosen: dict[str, Any] = {name: inside[name] for name in layers}
         for name, full in layers.items():
             if f"{full}.bias" in fresh:
                 chosen[name].bias = None  # so that select_within adds it, as in any other model
@@ -190,7 +193,16 @@ def _revert(module: nn.Module, pruned: dict[str, Tensor]) -> None:
     module.load_state_dict(pruned)
 
 
-def _refuse(model, masks, weights, subset: Subset, granularity, targets, rank: int, recipe: Recipe) -> None:
+def _refuse(
+    model: Any,
+    masks: Any,
+    weights: Any,
+    subset: Subset,
+    granularity: Any,
+    targets: Any,
+    rank: int,
+    recipe: Recipe,
+) -> None:
     """Refuse everything that no reconstruction can do, before anything is done."""
     if granularity not in GRANULARITIES:
         raise ParameterError("granularity", granularity, GRANULARITIES)
@@ -215,7 +227,7 @@ def _refuse(model, masks, weights, subset: Subset, granularity, targets, rank: i
         raise ParameterError("weights", f"none for {min(missing)}", "the weights of every Linear with a mask")
 
 
-def _claim(folder: Path, about: list, masks: Masks, weights: dict[str, Tensor] | None) -> None:
+def _claim(folder: Path, about: list[Any], masks: Masks, weights: Mapping[str, Tensor] | None) -> None:
     """Note in a checkpoint folder what is being done; refuse one that belongs to something else.
 
     Masks and weights on disk are not read for this: whoever opened them names their content.
@@ -225,10 +237,9 @@ def _claim(folder: Path, about: list, masks: Masks, weights: dict[str, Tensor] |
         digest.update(name.encode() + kept.cpu().numpy().tobytes())
         if weights is not None:
             digest.update(weights[name].detach().float().cpu().numpy().tobytes())
-    about = {"reconstruction": digest.hexdigest()}
     claim(
         folder / "reconstruct.json",
-        about,
+        {"reconstruction": digest.hexdigest()},
         "checkpoint",
         "a new folder: this one belongs to another reconstruction",
     )

@@ -15,7 +15,9 @@ full          every parameter, pruned weights held at zero; a tied head stays ti
 ============  ==============================================================================================
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -114,7 +116,9 @@ def _sizes(root: nn.Module, layers: dict[str, nn.Linear], name: str, rank: int) 
     return {key: value.numel() for key, value in existing(root, name).items()}
 
 
-def _checked(root: nn.Module, layers: dict[str, nn.Linear], subset: Subset, rank: int) -> tuple[dict, int]:
+def _checked(
+    root: nn.Module, layers: dict[str, nn.Linear], subset: Subset, rank: int
+) -> tuple[dict[str, Any], int]:
     """Values per trained parameter, and how many of them are added; refuses a subset that is empty here."""
     sizes: dict[str, int] = {}
     added = 0
@@ -148,7 +152,7 @@ def select(
     model: nn.Module,
     spec: str | Subset,
     *,
-    masks: dict[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     rank: int = 16,
     alpha: float = 32.0,
     seed: int = 0,
@@ -169,7 +173,7 @@ def select_within(
     layers: dict[str, nn.Linear],
     spec: str | Subset,
     *,
-    masks: dict[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     rank: int = 16,
     alpha: float = 32.0,
     seed: int = 0,

@@ -5,10 +5,11 @@ way.
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,10 @@ from lmcompress.prune import mask
 from lmcompress.retrain.batches import Batch, Batches, in_order, tokens
 from lmcompress.retrain.checkpoint import Checkpoint, fingerprint
 from lmcompress.retrain.loss import chunked
+from lmcompress.retrain.names import Subset
 from lmcompress.retrain.optimizer import MaskedAdamW
 from lmcompress.retrain.recompute import Recomputed, require_mode
-from lmcompress.retrain.subsets import Subset, select
+from lmcompress.retrain.subsets import select
 
 RECENT = 10  # steps whose mean loss is compared with the start
 DIVERGED_BY = 2.0  # nats above the first loss that count as divergence
@@ -60,7 +62,7 @@ def train(
     model: nn.Module,
     windows: Tensor | list[Batch],
     what: str | Subset | dict[str, nn.Parameter],
-    masks: dict[str, Tensor] | None = None,
+    masks: Mapping[str, Tensor] | None = None,
     *,
     lr: float,
     steps: int,
@@ -115,17 +117,17 @@ def train(
     mask.check(model, masks)
     parameters = what if isinstance(what, dict) else select(model, what, masks=masks, seed=seed)
     report = TrainReport(lr, steps if parameters else 0, sum(value.numel() for value in parameters.values()))
-    optimizer = (
+    optimizer: Any = (
         MaskedAdamW(parameters, masks, lr=lr, steps=steps, warmup=warmup, clip=clip) if parameters else None
     )
     settings = [lr, steps, batch_size, accumulation, warmup, clip, seed]
     devices = list({value.device for value in model.parameters() if value.is_cuda})
     with torch.random.fork_rng(devices), _training(model, checkpointing) as recomputed, ExitStack() as using:
         torch.manual_seed(seed)
-        saved = Checkpoint(folder, fingerprint(model, parameters, windows, settings)) if folder else None
+        saved: Any = Checkpoint(folder, fingerprint(model, parameters, windows, settings)) if folder else None
         if saved and optimizer:
             saved.load(optimizer, report)
-        step = _step
+        step: Callable[..., Tensor] = _step
         if optimizer and graph and not checkpointing and batches.recordable and recordable(model):
             step = _recorded(model, optimizer, [batches[number] for number in range(accumulation)], report)
         elif devices:
@@ -146,7 +148,7 @@ def train(
             unread.append((found if step is _step else found.clone(), sum(map(tokens, chosen))))
             recomputed.stepped()
             done += 1
-            evaluating_now = bool(evaluate_every) and done % evaluate_every == 0 and done < steps
+            evaluating_now = evaluate_every is not None and done % evaluate_every == 0 and done < steps
             saving = saved is not None and done % save_every == 0
             if step is _step or len(unread) == RECENT or done == report.steps or evaluating_now or saving:
                 bar.update(len(unread))
@@ -160,7 +162,7 @@ def train(
             if saving:
                 saved.save(optimizer, report)
         report.recomputed = recomputed.count
-        step = None  # frees the memory of the graph
+        del step  # frees the memory of the graph
         bar.close()
         mask.check(model, masks)
         if evaluate and (not report.evaluations or report.evaluations[-1][0] != len(report.losses)):
@@ -251,14 +253,14 @@ def mean_loss(model: nn.Module, windows: Tensor | list[Batch], batch_size: int =
     return total / count
 
 
-def _evaluate(model: nn.Module, masks: dict[str, Tensor], evaluate: Callable, report: TrainReport) -> None:
+def _evaluate(model: nn.Module, masks: Mapping[str, Tensor], evaluate: Any, report: TrainReport) -> None:
     mask.check(model, masks)
     with evaluating(model), torch.no_grad():
         report.evaluations.append((len(report.losses), float(evaluate(model))))
 
 
 @contextmanager
-def evaluating(model: nn.Module):
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Eval mode inside, the earlier mode after."""
     before = model.training
     model.eval()
@@ -269,7 +271,7 @@ def evaluating(model: nn.Module):
 
 
 @contextmanager
-def _training(model: nn.Module, checkpointing: bool | str):
+def _training(model: Any, checkpointing: bool | str) -> Iterator[Recomputed]:
     """Training mode without a key-value cache, and the activations of blocks recomputed if asked."""
     before, cache = model.training, getattr(model.config, "use_cache", None)
     recomputed = Recomputed(list(blocks(model).values()), checkpointing)

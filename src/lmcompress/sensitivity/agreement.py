@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 
@@ -24,9 +25,9 @@ class Scores:
 
     per_layer: dict[str, float]
     seconds: float
-    detail: dict = field(default_factory=dict)
+    detail: dict[str, Any] = field(default_factory=dict)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for table in (self.per_layer, *self.detail.get("per_width", {}).values()):
             for name, value in table.items():
                 if not math.isfinite(value):

@@ -8,13 +8,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.models import blocks, linears
-from lmcompress.sensitivity.scores import Scores, check_batches, check_count, layer_groups
+from lmcompress.sensitivity.agreement import Scores
+from lmcompress.sensitivity.scores import check_batches, check_count, layer_groups
 from lmcompress.sensitivity.similarity import (
     Basis,
     basis,
@@ -68,7 +70,7 @@ def hidden_states(model: nn.Module, batches: Sequence[dict[str, Tensor]], rows: 
     """Residual stream at the chosen tokens: [n, D] before the first block and after each of the L blocks."""
     found: list[Tensor] = []
 
-    def visit(block: BlockVisit) -> dict:
+    def visit(block: BlockVisit) -> dict[str, Any]:
         if not found:
             found.append(_pick(block.inputs, rows))
         found.append(_pick(block.run(), rows))
@@ -86,10 +88,10 @@ def linear_outputs(
 ) -> None:
     """Call ``use(name, [n, out])`` with the output of every Linear in the blocks at the chosen tokens."""
 
-    def visit(block: BlockVisit) -> dict:
+    def visit(block: BlockVisit) -> dict[str, Any]:
         kept: dict[str, list[Tensor]] = {}
 
-        def hook(name: str) -> Callable:
+        def hook(name: str) -> Callable[..., Any]:
             return lambda _module, _inputs, output: kept.setdefault(name, []).append(output.cpu())
 
         handles = [
@@ -108,7 +110,7 @@ def linear_outputs(
     stream(model, list(batches), visit, progress=False)
 
 
-def _pick(outputs, rows: list[Tensor]) -> Tensor:
+def _pick(outputs: Any, rows: list[Tensor]) -> Tensor:
     """The chosen tokens [n, D] in float64, on the CPU: its decompositions are faster than a GPU's at these sizes."""
     return (
         torch.cat([x.flatten(0, -2)[index.to(x.device)] for x, index in zip(outputs, rows, strict=True)])
@@ -118,12 +120,13 @@ def _pick(outputs, rows: list[Tensor]) -> Tensor:
 
 
 def _measure(measure: str, ridge: float) -> Callable[[Basis, Basis], float]:
-    return {
+    known: dict[str, Callable[[Basis, Basis], float]] = {
         "cca": partial(mean_cca, ridge=ridge),
         "svcca": partial(mean_cca, ridge=ridge),
         "pwcca": partial(pwcca, ridge=ridge),
         "cka": linear_cka,
-    }[measure]
+    }
+    return known[measure]
 
 
 def cmpq(
@@ -157,7 +160,8 @@ def cmpq(
     started = time.perf_counter()
     if measure not in MEASURES:
         raise ParameterError("measure", measure, MEASURES)
-    width = model.config.hidden_size
+    config: Any = model.config
+    width: int = config.hidden_size
     tokens = samples_for(width) if tokens is None else tokens
     check_count("tokens", tokens)
     groups, rows = layer_groups(model, per), sample_rows(batches, tokens, seed)
@@ -185,7 +189,7 @@ def cmpq(
 
         linear_outputs(model, batches, rows, use)
         scores = {name: scores[name] for name in groups}  # in the order of definition, as everywhere
-    detail: dict = {
+    detail: dict[str, Any] = {
         "measure": measure,
         "samples": count,
         "features": states[0].shape[1],

@@ -6,16 +6,17 @@ exact one.
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lmcompress.models import block_linears
+from lmcompress.sensitivity.agreement import Scores
 from lmcompress.sensitivity.losses import Loss, predictions, window_losses
 from lmcompress.sensitivity.scores import (
     Quantizer,
-    Scores,
     check_batches,
     check_count,
     check_widths,
@@ -30,7 +31,7 @@ from lmcompress.sensitivity.scores import (
 def hessian_products(
     model: nn.Module,
     batch: dict[str, Tensor],
-    weights: list[nn.Parameter],
+    weights: Sequence[Tensor],
     directions: list[list[Tensor]],
     loss: Loss,
 ) -> tuple[list[Tensor], list[list[Tensor]]]:
@@ -43,7 +44,7 @@ def hessian_products(
         gradients = torch.autograd.grad(value, weights, create_graph=True, materialize_grads=True)
         products = []
         for direction in directions:
-            along = sum((g * v.to(g.dtype)).sum() for g, v in zip(gradients, direction, strict=True))
+            along: Any = sum((g * v.to(g.dtype)).sum() for g, v in zip(gradients, direction, strict=True))
             if not along.requires_grad:  # a loss linear in the weights
                 products.append([torch.zeros_like(weight) for weight in weights])
                 continue

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
 from lmcompress.models import block_linears, linears
+from lmcompress.sensitivity.agreement import Scores
 from lmcompress.sensitivity.scores import (
     Quantizer,
-    Scores,
     check_widths,
     layer_groups,
     per_width,
@@ -53,7 +54,7 @@ def activation_weighted(
     layer_groups(model, per)
     table: dict[int, dict[str, float]] = {bits: {} for bits in widths}
 
-    def visit(block: BlockVisit) -> dict:
+    def visit(block: BlockVisit) -> dict[str, Any]:
         inside = linears(block.module)
         for short, gram in block.statistics(lambda linear: Gram(linear.in_features)).items():
             name, weight, curvature = f"{block.name}.{short}", inside[short].weight, gram.result()

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lmcompress.errors import ParameterError
+from lmcompress.sensitivity.agreement import Scores
 from lmcompress.sensitivity.losses import Loss, window_losses
-from lmcompress.sensitivity.scores import Scores, check_batches, check_count
+from lmcompress.sensitivity.scores import check_batches, check_count
 from lmcompress.sensitivity.trials import Change, try_each
 
 
@@ -35,7 +36,14 @@ def higgs(
     return [_drawn(model, batches, per, levels, f"{seed}/{draw}", loss) for draw in range(draws)]
 
 
-def _drawn(model: nn.Module, batches, per: str, levels: Sequence[float], draw: str, loss: Loss) -> Scores:
+def _drawn(
+    model: nn.Module,
+    batches: Sequence[dict[str, Tensor]],
+    per: str,
+    levels: Sequence[float],
+    draw: str,
+    loss: Loss,
+) -> Scores:
     def noise(level: float) -> Change:
         def change(name: str, weight: Tensor) -> Tensor:
             generator = torch.Generator().manual_seed(zlib.crc32(f"{draw}/{name}/{level}".encode()))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +17,7 @@ Loss = Callable[[nn.Module, dict[str, Tensor]], Tensor]
 """``loss(model, batch) -> [B]``: one loss (nats) for each window of the batch, differentiable."""
 
 
-def predictions(model: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+def predictions(model: Any, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
     """``(logits [B, P, C], targets [B, P], weights [B, P])``: what the model predicts in a batch.
 
     With ``labels`` [B] in the batch: a classifier's one prediction a text. Without: next-token prediction at
@@ -86,7 +87,7 @@ class Replay:
         self.model, self.batches, self.loss = model, batches, loss
         self._modules = list(blocks(model).values())
         self._block = 0
-        self._stored: list = [None] * len(batches)
+        self._stored: list[Any] = [None] * len(batches)
         self.base = self._measure("the unchanged model")
 
     @torch.no_grad()
@@ -100,7 +101,7 @@ class Replay:
             raise NumericError(what, "loss is not finite")
         return losses
 
-    def _skipping(self, batch: int):
+    def _skipping(self, batch: int) -> Any:
         """Blocks before the current one do nothing; the last of them gives what it gave on this batch."""
         stored = self._stored[batch]
         return replaced_forward(self._modules[: self._block], lambda *_: lambda *_given, **_named: stored)
@@ -110,7 +111,7 @@ class Replay:
         """Store the output of the current block (which must be unchanged now) and go to the next."""
         kept = []
 
-        def stop(_module: nn.Module, _inputs: tuple, output: object) -> None:
+        def stop(_module: nn.Module, _inputs: tuple[Any, ...], output: object) -> None:
             kept.append(output)
             raise Reached
 

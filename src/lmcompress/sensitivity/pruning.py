@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,8 +15,9 @@ from lmcompress.models import blocks
 from lmcompress.prune.criteria import CRITERIA, ONE_LAYER
 from lmcompress.prune.mask import require_divisible
 from lmcompress.prune.pattern import Pattern, parse
+from lmcompress.sensitivity.agreement import Scores
 from lmcompress.sensitivity.losses import Loss, predictions, window_losses
-from lmcompress.sensitivity.scores import Scores, changed, check_batches, layer_groups
+from lmcompress.sensitivity.scores import changed, check_batches, layer_groups
 from lmcompress.sensitivity.trials import Change, paired_interval, try_each
 from lmcompress.stats import ColumnNorms
 from lmcompress.stream import BlockVisit, stream
@@ -77,7 +79,7 @@ def input_norms(model: nn.Module, batches: Sequence[dict[str, Tensor]]) -> dict[
     """Norm of every input feature over the real tokens of the unchanged model, full Linear name -> [in]."""
     found = {}
 
-    def visit(block: BlockVisit) -> dict:
+    def visit(block: BlockVisit) -> dict[str, Any]:
         for name, norms in block.statistics(lambda linear: ColumnNorms(linear.in_features)).items():
             found[f"{block.name}.{name}"] = norms.result()
         return {}

@@ -102,7 +102,7 @@ def changed(weights: dict[nn.Parameter, Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def only_gradients_of(model: nn.Module, parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+def only_gradients_of(model: nn.Module, parameters: Iterable[Tensor]) -> Iterator[None]:
     """Gradients flow to ``parameters`` alone for a while; afterwards every flag is what it was."""
     before = {parameter: parameter.requires_grad for parameter in model.parameters()}
     wanted = set(parameters)

@@ -9,16 +9,17 @@ has the exact curvature.
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lmcompress.errors import NumericError, ParameterError
 from lmcompress.models import block_linears, blocks
+from lmcompress.sensitivity.agreement import Scores
 from lmcompress.sensitivity.losses import Loss, predictions, window_losses
 from lmcompress.sensitivity.scores import (
     Quantizer,
-    Scores,
     changed,
     check_batches,
     check_count,
@@ -73,7 +74,7 @@ def gradient_moments(
 
 
 def _products(
-    model: nn.Module, quantizer: Quantizer, widths: Sequence[int], value
+    model: nn.Module, quantizer: Quantizer, widths: Sequence[int], value: Any
 ) -> dict[int, dict[str, float]]:
     """``value(name, step)`` for every width and Linear, one layer's step in memory at a time."""
     return {
@@ -159,8 +160,8 @@ def input_perturbation(
     windows, total = windows_of(batches), dict.fromkeys(names, 0.0)
     parts: dict[str, float] = {}
 
-    def perturb(name: str):
-        def hook(_module: nn.Module, arguments: tuple, keywords: dict):
+    def perturb(name: str) -> Any:
+        def hook(_module: nn.Module, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
             x = arguments[0] if arguments else keywords["hidden_states"]
             x = x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
             power = x.detach().to(torch.float64).square().mean(-1)

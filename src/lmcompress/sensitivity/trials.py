@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,9 @@ from tqdm import tqdm
 
 from lmcompress.errors import ParameterError
 from lmcompress.loading import naming
+from lmcompress.sensitivity.agreement import Scores
 from lmcompress.sensitivity.losses import Loss, Replay, block_of, window_losses
-from lmcompress.sensitivity.scores import Scores, changed, layer_groups
+from lmcompress.sensitivity.scores import changed, layer_groups
 
 Change = Callable[[str, Tensor], Tensor]
 """``change(full Linear name, weight [out, in]) -> [out, in]``: the weight to try instead."""
@@ -86,7 +88,9 @@ def try_each(
     return Trials(replay.base.tolist(), losses, seconds)
 
 
-def _about(groups: dict[str, dict[str, nn.Linear]], variants: dict[str, Change], base: Tensor) -> dict:
+def _about(
+    groups: dict[str, dict[str, nn.Linear]], variants: dict[str, Change], base: Tensor
+) -> dict[str, Any]:
     """What a log must agree on: layers, the unchanged losses, and what the variants make of one weight."""
     name, linear = next(iter(next(iter(groups.values())).items()))
     probe = {
@@ -99,7 +103,7 @@ def _about(groups: dict[str, dict[str, nn.Linear]], variants: dict[str, Change],
 class _Log:
     """Finished trials, one JSON line each after a first line that says what they belong to."""
 
-    def __init__(self, path: Path, about: dict):
+    def __init__(self, path: Path, about: dict[str, Any]):
         self.path, self.done = path, {}
         lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
         if lines:
@@ -118,14 +122,14 @@ class _Log:
         if not lines:
             self.add(about)
 
-    def add(self, line: dict) -> None:
+    def add(self, line: dict[str, Any]) -> None:
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
 
-def _agree(old, new) -> bool:
+def _agree(old: Any, new: Any) -> bool:
     """Equal, with numbers allowed the rounding of another run."""
     if isinstance(old, dict) and isinstance(new, dict):
         return list(old) == list(new) and all(_agree(old[key], new[key]) for key in old)

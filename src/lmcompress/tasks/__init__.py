@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from types import ModuleType
+from typing import Annotated, Any, Literal
 
 from lmcompress.numbers import exp
 from lmcompress.parameters import one_of
@@ -34,13 +35,13 @@ class Task:
     tuned: bool
     result: str
 
-    def level(self, result: dict) -> float | None:
+    def level(self, result: dict[str, Any]) -> float | None:
         """``measure`` in a result that has the mean loss (nats) and the share of right predictions."""
         value = result[self.result]
         return exp(value) if self.result == "loss" and value is not None else value
 
     @property
-    def functions(self):
+    def functions(self) -> ModuleType:
         """The module."""
         return importlib.import_module(f"lmcompress.tasks.{self.module}")
 

@@ -1,8 +1,10 @@
 """Language modelling: say the next token of every text; judged by perplexity and by agreement with the dense model."""
 
 import math
+from typing import Any
 
 from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
 
 from lmcompress import data as corpora
 from lmcompress import evaluate, models
@@ -10,12 +12,20 @@ from lmcompress.errors import NumericError
 from lmcompress.experiments.biased import with_biases
 
 
-def load(model: str, data: str, length: int, steps: int, dtype: str = "fp32", batch: int = 0):
+def load(model: str, data: str, length: int, steps: int, dtype: str = "fp32", batch: int = 0) -> Any:
     """The causal language model as it comes, or with biases that were trained for ``steps``; and its tokenizer."""
     return with_biases(model, dtype, data, length, batch, steps) if steps else models.load(model, dtype)
 
 
-def texts(data: str, tokenizer, split: str, length: int, batch: int, number: int | None, seed: int) -> Tensor:
+def texts(
+    data: str,
+    tokenizer: PreTrainedTokenizerBase,
+    split: str,
+    length: int,
+    batch: int,
+    number: int | None,
+    seed: int,
+) -> Tensor:
     """``number`` windows of ``length`` tokens."""
     return corpora.windows(data, tokenizer, split, length, number, seed)
 
@@ -25,7 +35,7 @@ def reference(dense: nn.Module, texts: Tensor, batch: int) -> evaluate.Reference
     return evaluate.reference(dense, texts, batch)
 
 
-def judge(model: nn.Module, dense: evaluate.Reference, texts: Tensor, batch: int) -> dict:
+def judge(model: nn.Module, dense: evaluate.Reference, texts: Tensor, batch: int) -> dict[str, Any]:
     """Perplexity, KL and agreement, each with its 95 % interval, and the loss of every window; None where a loss is not
     finite.
     """
