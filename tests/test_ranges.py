@@ -181,7 +181,7 @@ UNSTARTABLE = {  # each value is one that its field may have; only together they
     "20 more": ("[{subsets: [biasses]}]", r"more\.0\.subsets\.0: .*did you mean biases"),
     "21 block_subsets": ("[head]", "subset: 'head' .*parameters inside a"),
     "21 targets": ("[dense]", None),
-    "22 rounds": ("[1, 30]", "rounds: 30 .*at most the 12 steps"),
+    "22 rounds": ("[1, 30]", "rounds: 30 .*at most the 8 steps"),
     "22 patterns": ("['2:4']", "rounds: 3 .*at most 2 for 2:4"),
     "29 compared": ("[{subsets: [biases+norms]}]", "subsets: 'biases.norms' .*one of nothing, norms"),
     "34 averages": ("[1.5]", "averages: 1.5 .*at least 2 bits"),
