@@ -40,12 +40,6 @@ from lmcompress.prune.pattern import NofM
 from lmcompress.retrain import adapters
 from lmcompress.retrain.optimizer import MaskedAdamW
 
-SHAPES = {
-    "opt-tiny": {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
-    "opt-125m": {"hidden_size": 768, "ffn_dim": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
-    "opt-1.3b": {"hidden_size": 2048, "ffn_dim": 8192, "num_hidden_layers": 24, "num_attention_heads": 32},
-    "opt-6.7b": {"hidden_size": 4096, "ffn_dim": 16384, "num_hidden_layers": 32, "num_attention_heads": 32},
-}
 KINDS = ("masklora", "scalelora")
 RANK, ALPHA, LR, GIB = 16, 32.0, 1e-4, 2**30
 SAME = 1e-3  # relative error of loss and gradients in fp32
@@ -53,7 +47,7 @@ SAME = 1e-3  # relative error of loss and gradients in fp32
 
 def main(argv: list[str] | None = None) -> dict:
     parser = bench.parser(__doc__, "perp")
-    parser.add_argument("--models", nargs="+", choices=SHAPES, default=["opt-1.3b", "opt-6.7b"])
+    parser.add_argument("--models", nargs="+", choices=bench.OPT, default=["opt-1.3b", "opt-6.7b"])
     parser.add_argument("--batch", type=int, default=1, help="windows a step (the official default is 1)")
     parser.add_argument("--length", type=int, default=2048, help="tokens a window")
     parser.add_argument("--repeats", type=int, default=10)
@@ -117,7 +111,7 @@ def pruned_model(
     The masks come from the fp32 values, and dropped weights are exact zeros; kept ones never are, since the
     largest two of four are kept: the official code takes its mask from the zeros.
     """
-    shape = SHAPES[name] | ({} if blocks is None else {"num_hidden_layers": blocks})
+    shape = bench.OPT[name] | ({} if blocks is None else {"num_hidden_layers": blocks})
     tiny = {"vocab_size": 128, "max_position_embeddings": 64} if name == "opt-tiny" else {}
     config = OPTConfig(**shape, word_embed_proj_dim=shape["hidden_size"], dropout=0.0, **tiny)
     torch.manual_seed(0)

@@ -18,7 +18,12 @@ import transformers  # noqa: E402
 
 import lmcompress  # noqa: E402
 from lmcompress.cost import Times, ceilings  # noqa: E402
+from lmcompress.experiments.costs import ARCHITECTURES  # noqa: E402
 from lmcompress.files import write_json  # noqa: E402
+
+# Sizes of OPT models by name, and of one that only shows that a benchmark runs.
+OPT = {name.lower(): sizes for name, (_, sizes) in ARCHITECTURES.items() if name.startswith("OPT-")}
+OPT["opt-tiny"] = {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
 
 
 def parser(text: str | None, *checkouts: str) -> argparse.ArgumentParser:

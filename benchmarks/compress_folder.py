@@ -36,10 +36,7 @@ RECIPES = {
 }
 WITHOUT_TEXTS = tuple(RECIPES)[:3]
 SHAPES = {
-    "opt-6.7b": {
-        "hidden_size": 4096, "ffn_dim": 16384, "num_hidden_layers": 32, "num_attention_heads": 32,
-        "word_embed_proj_dim": 4096,
-    },
+    "opt-6.7b": bench.OPT["opt-6.7b"] | {"word_embed_proj_dim": 4096},
     "tiny": {
         "hidden_size": 128, "ffn_dim": 256, "num_hidden_layers": 3, "num_attention_heads": 4,
         "word_embed_proj_dim": 128, "vocab_size": 512,

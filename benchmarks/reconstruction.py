@@ -31,17 +31,12 @@ from lmcompress.prune import mask
 from lmcompress.prune.pattern import NofM
 from lmcompress.retrain.reconstruct import reconstruct
 
-SHAPES = {
-    "opt-tiny": {"hidden_size": 32, "ffn_dim": 64, "num_attention_heads": 4},
-    "opt-1.3b": {"hidden_size": 2048, "ffn_dim": 8192, "num_attention_heads": 32},
-    "opt-6.7b": {"hidden_size": 4096, "ffn_dim": 16384, "num_attention_heads": 32},
-}
 RANK, ALPHA, LR, VOCABULARY = 16, 32.0, 1e-3, 1024
 
 
 def main(argv: list[str] | None = None) -> dict:
     parser = bench.parser(__doc__, "perp")
-    parser.add_argument("--models", nargs="+", choices=SHAPES, default=["opt-1.3b", "opt-6.7b"])
+    parser.add_argument("--models", nargs="+", choices=bench.OPT, default=["opt-1.3b", "opt-6.7b"])
     parser.add_argument("--windows", type=int, default=32, help="calibration windows")
     parser.add_argument("--length", type=int, default=2048, help="tokens a window")
     parser.add_argument("--steps", type=int, default=200)
@@ -111,15 +106,9 @@ def measured(side: str, code, model: nn.Module, windows: torch.Tensor, options) 
 
 def dense_model(name: str, dtype: torch.dtype, device: str, length: int) -> nn.Module:
     """OPT with one block, the same random weights for every dtype but for rounding."""
-    shape = SHAPES[name]
-    config = OPTConfig(
-        **shape,
-        num_hidden_layers=1,
-        word_embed_proj_dim=shape["hidden_size"],
-        dropout=0.0,
-        vocab_size=VOCABULARY,
-        max_position_embeddings=length,
-    )
+    shape = bench.OPT[name]
+    own = {"num_hidden_layers": 1, "word_embed_proj_dim": shape["hidden_size"], "vocab_size": VOCABULARY}
+    config = OPTConfig(**shape | own, dropout=0.0, max_position_embeddings=length)
     torch.manual_seed(0)
     with torch.device(device):
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")

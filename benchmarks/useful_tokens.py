@@ -28,11 +28,6 @@ from transformers import AutoModelForCausalLM, OPTConfig, PreTrainedTokenizerFas
 from lmcompress.cost import synchronize
 from lmcompress.retrain.train import train
 
-SHAPES = {
-    "opt-tiny": {"hidden_size": 32, "ffn_dim": 64, "num_hidden_layers": 2, "num_attention_heads": 4},
-    "opt-125m": {"hidden_size": 768, "ffn_dim": 3072, "num_hidden_layers": 12, "num_attention_heads": 12},
-    "opt-1.3b": {"hidden_size": 2048, "ffn_dim": 8192, "num_hidden_layers": 24, "num_attention_heads": 32},
-}
 CHUNK = 1000  # documents that datasets.map tokenises at a time
 LR = 1e-4
 
@@ -40,7 +35,9 @@ LR = 1e-4
 def main(argv: list[str] | None = None) -> dict:
     parser = bench.parser(__doc__)
     parser.add_argument("--documents", type=Path, required=True, help="text file, one document a line")
-    parser.add_argument("--model", choices=SHAPES, default="opt-125m", help="shape; the weights are random")
+    parser.add_argument(
+        "--model", choices=bench.OPT, default="opt-125m", help="shape; the weights are random"
+    )
     parser.add_argument("--length", type=int, default=2048, help="longest sequence of the model")
     parser.add_argument("--batch", type=int, default=4, help="documents a step of the official way")
     parser.add_argument("--steps", type=int, default=40)
@@ -128,15 +125,9 @@ def fresh_model(options, dtype: torch.dtype) -> tuple[nn.Module, dict[str, nn.Pa
     """The model, and the parameters that both sides train: biases and norms, the official default without
     LoRA.
     """
-    shape = SHAPES[options.model]
-    config = OPTConfig(
-        **shape,
-        word_embed_proj_dim=shape["hidden_size"],
-        dropout=0.0,
-        vocab_size=options.vocabulary,
-        max_position_embeddings=options.length,
-        pad_token_id=0,
-    )
+    shape = bench.OPT[options.model]
+    own = {"word_embed_proj_dim": shape["hidden_size"], "vocab_size": options.vocabulary}
+    config = OPTConfig(**shape | own, dropout=0.0, max_position_embeddings=options.length, pad_token_id=0)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa").to(
         options.device

@@ -4,7 +4,7 @@ Each has ``update`` (one batch of rows; leading dimensions are flattened) and ``
 ``dtype`` (fp32, or fp64 where more is needed), whatever the dtype of the inputs, and on their device.
 """
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -75,60 +75,6 @@ class Gram:
 
     def _spans(self) -> list[slice]:
         return [slice(at, min(at + SPAN, self._width)) for at in range(0, self._width, SPAN)]
-
-
-class Moments(NamedTuple):
-    """Means and (biased) covariances of two sets of features over the same tokens."""
-
-    tokens: int
-    mean_x: Tensor
-    mean_y: Tensor
-    xx: Tensor
-    xy: Tensor
-    yy: Tensor
-
-
-class Covariance:
-    """Covariances within and between ``x`` [..., p] and ``y`` [..., q], seen batch by batch.
-
-    Batches are centred before they are merged (Chan, Golub and LeVeque 1983): features of language models
-    have means far larger than their deviations, and ``E[xy] - E[x]E[y]`` would cancel in fp32.
-    """
-
-    def __init__(self, x_features: int, y_features: int, dtype: torch.dtype = torch.float32):
-        self._split = x_features
-        self._mean = torch.zeros(x_features + y_features, dtype=dtype)
-        self._scatter = torch.zeros(x_features + y_features, x_features + y_features, dtype=dtype)
-        self.tokens = 0
-
-    def update(self, x: Tensor, y: Tensor) -> None:
-        """Add the rows of ``x`` and ``y``, token by token. Raises :class:`ParameterError` for bad shapes."""
-        if x.shape[:-1] != y.shape[:-1]:
-            raise ParameterError("y", tuple(y.shape), f"as many rows as x, of shape {tuple(x.shape)}")
-        if x.shape[-1] != self._split:
-            raise ParameterError("x", tuple(x.shape), f"a last dimension of {self._split}")
-        both = _rows(torch.cat([x, y.to(x)], dim=-1), len(self._mean), self._mean.dtype)
-        if not len(both):
-            return
-        self._mean, self._scatter = self._mean.to(both.device), self._scatter.to(both.device)
-        total, mean = self.tokens + len(both), both.mean(0)
-        centred, shift = both - mean, mean - self._mean
-        self._scatter.addmm_(centred.T, centred).addr_(shift, shift, alpha=self.tokens * len(both) / total)
-        self._mean += shift * (len(both) / total)
-        self.tokens = total
-
-    def result(self) -> Moments:
-        """:class:`Moments` of all tokens. Raises :class:`ParameterError` when no token was seen."""
-        _require_tokens(self.tokens)
-        p, covariance = self._split, self._scatter / self.tokens
-        return Moments(
-            self.tokens,
-            self._mean[:p],
-            self._mean[p:],
-            covariance[:p, :p],
-            covariance[:p, p:],
-            covariance[p:, p:],
-        )
 
 
 def relative_output_error(weight: Tensor, compressed: Tensor, gram: Tensor) -> float:

@@ -104,6 +104,24 @@ class PerpStudy(Study):
         ]
 
 
+def on_texts(study: Any) -> dict[str, Any]:
+    """The fields of ``Evaluated`` for the ``classifier`` of a study that has one, which do not depend on the run."""
+    return {
+        "model": study.classifier,
+        "data": study.texts,
+        "task": "classification",
+        "dtype": "fp32",
+        "length": study.text_length,
+        "batch": study.text_batch,
+        "fine_tune_steps": study.fine_tune_steps,
+        "calibration": 32,
+        "retraining": study.text_retraining,
+        "validation": study.text_validation,
+        "tests": (study.texts,),
+        "test": study.text_test,
+    }
+
+
 def with_rates(runs: Iterable[Retrain | Reconstruct]) -> list[Experiment]:
     """The choices of learning rates that the runs need, then the runs, each once."""
     runs = list(dict.fromkeys(runs))

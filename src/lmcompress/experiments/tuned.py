@@ -14,7 +14,20 @@ from lmcompress.errors import ParameterError
 from lmcompress.experiments.pruned import Evaluated, SubsetText
 from lmcompress.experiments.retrained import chosen
 from lmcompress.lazily import lazy
-from lmcompress.parameters import Count, Many, QuestionsName, Rank, Rate, TaskName, Whole
+from lmcompress.parameters import (
+    Count,
+    Many,
+    Parameters,
+    PatternText,
+    QuestionsName,
+    Rank,
+    Rate,
+    Seed,
+    Some,
+    TaskName,
+    Whole,
+)
+from lmcompress.prune.criteria import CriterionName
 
 if TYPE_CHECKING:
     from torch import nn
@@ -130,6 +143,27 @@ class Tuned(Evaluated):
         folders = {task: resolve(name, "data").path if name else None for task, name in self.tasks.items()}
         found = zeroshot.evaluate(model, self.dense()[1], folders, limit=self.questions, batch_size=QUESTIONS)
         return {task: asdict(one) for task, one in found.items()}
+
+
+class Compared(Parameters):
+    """Runs that are compared, each at its own rate: all combinations. ``ranks``: of the masked adapters."""
+
+    criteria: Some[CriterionName] = ("magnitude",)
+    patterns: Some[PatternText] = ("50%",)
+    subsets: Some[SubsetText] = ("nothing", "norms", "full")
+    ranks: Some[Rank] = (16,)
+    seeds: Some[Seed] | None = None
+
+    def runs(self, on: dict[str, Any], steps: int, seeds: Sequence[int]) -> list[Tuned]:
+        """The runs, of ``seeds`` where it names none; ``on``: their other fields."""
+        return [
+            tuned(on, subset, steps, criterion=criterion, pattern=pattern, seed=seed, rank=rank)
+            for criterion in self.criteria
+            for pattern in self.patterns
+            for seed in self.seeds or seeds
+            for subset in self.subsets
+            for rank in (self.ranks if subset == "masklora" else (16,))
+        ]
 
 
 def tuned(on: dict[str, Any], subset: str, steps: int, **about: object) -> Tuned:

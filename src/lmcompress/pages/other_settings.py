@@ -9,8 +9,7 @@ import pandas as pd
 
 from lmcompress.experiments.biased import BiasesMatter
 from lmcompress.experiments.perp_study import PerpStudy
-from lmcompress.experiments.pruned import SubsetText
-from lmcompress.experiments.tuned import Tuned, tuned
+from lmcompress.experiments.tuned import Compared, Tuned, tuned
 from lmcompress.numbers import exp
 from lmcompress.parameters import (
     CorpusName,
@@ -21,11 +20,9 @@ from lmcompress.parameters import (
     Parameters,
     PatternText,
     Sample,
-    Seed,
     Some,
     Whole,
 )
-from lmcompress.prune.criteria import CriterionName
 from lmcompress.records import Experiment, Record
 from lmcompress.report import figures
 from lmcompress.report.budget_tables import biased, biases_table, language, where
@@ -39,15 +36,6 @@ from lmcompress.report.words import estimate
 BUDGET_SUBSETS = ("norms", "masklora", "full")
 WORDS = {"norms": "the norms", "masklora": "MaskLoRA", "biases": "the biases"}
 COMPARING = ("contender", "recovered", "near_full", "lower")  # measures that runs of one setting can decide
-
-
-class Compared(Parameters):
-    """Runs that are compared, each at its own rate: all combinations."""
-
-    criteria: Some[CriterionName] = ("magnitude",)
-    patterns: Some[PatternText] = ("50%",)
-    subsets: Some[SubsetText] = ("nothing", "norms", "full")
-    seeds: Some[Seed] | None = None
 
 
 class Setting(Parameters):
@@ -107,21 +95,8 @@ class Study(PerpStudy):
         if setting.biases:
             names = ("model", "data", "dtype", "length", "batch", "test")
             matter = [BiasesMatter(**{name: on[name] for name in names}, steps=setting.biases)]
-        return matter + [
-            tuned(
-                on | {"fine_tune_steps": setting.biases},
-                subset,
-                self.steps,
-                criterion=criterion,
-                pattern=pattern,
-                seed=seed,
-            )
-            for grid in setting.compared
-            for criterion in grid.criteria
-            for pattern in grid.patterns
-            for seed in grid.seeds or self.seeds
-            for subset in grid.subsets
-        ]
+        on |= {"fine_tune_steps": setting.biases}
+        return matter + [run for grid in setting.compared for run in grid.runs(on, self.steps, self.seeds)]
 
     def by_steps(self) -> list[Tuned]:
         """Retraining with other numbers of steps."""

@@ -6,9 +6,9 @@ from typing import Annotated, Any
 import pandas as pd
 from pydantic import Field
 
-from lmcompress.experiments.perp_study import PerpStudy
+from lmcompress.experiments.perp_study import PerpStudy, on_texts
 from lmcompress.experiments.pruned import SubsetText
-from lmcompress.experiments.tuned import Tuned, tuned
+from lmcompress.experiments.tuned import Compared
 from lmcompress.parameters import (
     CorpusName,
     Count,
@@ -16,17 +16,13 @@ from lmcompress.parameters import (
     Length,
     Many,
     ModelOrNone,
-    Parameters,
     PatternText,
     QuestionsName,
-    Rank,
     Sample,
-    Seed,
     Some,
     TaskName,
 )
 from lmcompress.plans import profile, study_class
-from lmcompress.prune.criteria import CriterionName
 from lmcompress.records import Experiment, Record
 from lmcompress.report import answers, figures, reported, verdicts
 from lmcompress.report.html import VERDICTS, Html
@@ -36,14 +32,10 @@ from lmcompress.report.perp_evidence import judged, state
 NOTEBOOKS = ("20_retrain_subsets", "21_reconstruction", "22_iterative_or_one_shot", "23_cost_of_retraining")
 
 
-class Compared(Parameters):
-    """Runs that are compared, each at its own rate: all combinations. ``asked``: zero-shot questions as well."""
+class Asked(Compared):
+    """``asked``: zero-shot questions as well."""
 
-    criteria: Some[CriterionName] = ("magnitude",)
-    patterns: Some[PatternText] = ("50%",)
     subsets: Some[SubsetText] = ("nothing", "norms", "masklora", "full")
-    ranks: Some[Rank] = (16,)
-    seeds: Some[Seed] | None = None
     asked: Flag = False
 
 
@@ -54,9 +46,9 @@ class Study(PerpStudy):
     """
 
     runs_of: Annotated[str, Field(pattern=r"^[\w-]{0,100}$")] = ""
-    compared: Many[Compared] = (
-        Compared(subsets=("nothing", "norms")),
-        Compared(criteria=("wanda",), subsets=("nothing",)),
+    compared: Many[Asked] = (
+        Asked(subsets=("nothing", "norms")),
+        Asked(criteria=("wanda",), subsets=("nothing",)),
     )
     tasks: dict[TaskName, QuestionsName] = Field(default_factory=dict)
     questions: Count | None = None
@@ -78,51 +70,13 @@ class Study(PerpStudy):
             for notebook in (NOTEBOOKS if self.runs_of else ())
             for experiment in study_class(notebook)(**profile(self.runs_of, notebook)).experiments()
         ]
-        found += [run for grid in self.compared for run in self._compared(grid)]
+        asked = {"tasks": self.tasks, "questions": self.questions}
+        for grid in self.compared:
+            found += grid.runs(self.evaluated() | (asked if grid.asked else {}), self.steps, self.seeds)
         if self.classifier:
-            found += self._classified()
+            texts = Compared(patterns=self.classifier_patterns, subsets=self.classifier_subsets)
+            found += texts.runs(on_texts(self), self.classifier_steps, self.seeds)
         return list({(one.kind, one.model_dump_json()): one for one in found}.values())
-
-    def _compared(self, grid: Compared) -> list[Tuned]:
-        asked = {"tasks": self.tasks, "questions": self.questions} if grid.asked else {}
-        return [
-            tuned(
-                self.evaluated() | asked,
-                subset,
-                self.steps,
-                criterion=criterion,
-                pattern=pattern,
-                seed=seed,
-                rank=rank,
-            )
-            for criterion in grid.criteria
-            for pattern in grid.patterns
-            for seed in grid.seeds or self.seeds
-            for subset in grid.subsets
-            for rank in (grid.ranks if subset == "masklora" else (16,))
-        ]
-
-    def _classified(self) -> list[Tuned]:
-        on = {
-            "model": self.classifier,
-            "data": self.texts,
-            "task": "classification",
-            "dtype": "fp32",
-            "length": self.text_length,
-            "batch": self.text_batch,
-            "fine_tune_steps": self.fine_tune_steps,
-            "calibration": 32,
-            "retraining": self.text_retraining,
-            "validation": self.text_validation,
-            "tests": (self.texts,),
-            "test": self.text_test,
-        }
-        return [
-            tuned(on, subset, self.classifier_steps, criterion="magnitude", pattern=pattern, seed=seed)
-            for pattern in self.classifier_patterns
-            for seed in self.seeds
-            for subset in self.classifier_subsets
-        ]
 
 
 def claims(records: Sequence[Record]) -> list[tuple[str, str, str]]:

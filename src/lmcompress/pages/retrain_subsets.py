@@ -9,7 +9,7 @@ import pandas as pd
 from numpy import log
 from pydantic import Field
 
-from lmcompress.experiments.perp_study import Grid, PerpStudy, with_rates
+from lmcompress.experiments.perp_study import Grid, PerpStudy, on_texts, with_rates
 from lmcompress.experiments.pruned import SubsetText
 from lmcompress.experiments.retrained import Retrain
 from lmcompress.parameters import (
@@ -61,33 +61,10 @@ class Study(PerpStudy):
         return with_rates([*runs, *(self._classifier_runs() if self.classifier else ())])
 
     def _classifier_runs(self) -> list[Retrain]:
-        """The classifier's runs: what a language study of other names would make."""
-        of_texts = PerpStudy(
-            model=self.classifier,
-            corpus=self.texts,
-            tests=(self.texts,),
-            dtype="fp32",
-            length=self.text_length,
-            batch=self.text_batch,
-            steps=self.classifier_steps,
-            calibration=32,
-            retraining=self.text_retraining,
-            validation=self.text_validation,
-            test=self.text_test,
-            rates=self.classifier_rates,
-            rate_patterns=self.rate_patterns,
-            rate_steps=self.rate_steps,
-            seeds=self.seeds,
-        )
+        """The classifier's runs: what a language study with other rates would make on its texts."""
+        of_texts = self.model_copy(update={"rates": self.classifier_rates, "steps": self.classifier_steps})
         return [
-            of_texts.retrain(
-                "magnitude",
-                pattern,
-                subset,
-                seed,
-                task="classification",
-                fine_tune_steps=self.fine_tune_steps,
-            )
+            of_texts.retrain("magnitude", pattern, subset, seed, **on_texts(self))
             for pattern in self.classifier_patterns
             for seed in self.seeds
             for subset in self.classifier_subsets

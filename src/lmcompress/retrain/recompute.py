@@ -5,13 +5,17 @@ A checkpointed block keeps its input alone and runs a second time in the backwar
 as many blocks as fit keep theirs. Of a model on several GPUs all stay checkpointed.
 """
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from lmcompress.errors import ParameterError
+from lmcompress.stream import replaced_forward
 
 MODES = (False, True, "auto")
 SPARED = 0.05  # share of the GPU's memory that stays free: what is freed leaves gaps
@@ -30,10 +34,10 @@ class Recomputed:
         require_mode(mode)
         devices = {value.device for module in modules for value in module.parameters()}
         self.waiting = mode == "auto" and len(devices) == 1 and next(iter(devices)).type == "cuda"
-        self._modules = modules[self.waiting :] if mode else []
+        self._patched = [ExitStack() for _ in (modules[self.waiting :] if mode else ())]
         self._size = 0
-        for module in self._modules:
-            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+        for patched, module in zip(self._patched, modules[self.waiting :], strict=False):
+            patched.enter_context(replaced_forward([module], _checkpointed))
         if self.waiting:
             self._device = next(modules[0].parameters()).device
             self._hooks = [
@@ -44,7 +48,7 @@ class Recomputed:
 
     @property
     def count(self) -> int:
-        return len(self._modules)
+        return len(self._patched)
 
     def _note(self, before: int) -> None:
         self._before = torch.cuda.memory_allocated(self._device)
@@ -64,11 +68,15 @@ class Recomputed:
     def release(self, room: float) -> None:
         """Stop checkpointing the last blocks that ``room`` bytes hold."""
         keep = max(self.count - max(int(room / max(self._size, 1)), 0), 0)
-        for module in self._modules[keep:]:
-            del module.forward
-        del self._modules[keep:]
+        for patched in self._patched[keep:]:
+            patched.close()
+        del self._patched[keep:]
 
     def end(self) -> None:
         """Every block as it was."""
         self._size = 1
-        self.release(float(len(self._modules)))
+        self.release(float(self.count))
+
+
+def _checkpointed(_index: int, forward: Callable[..., Any]) -> Callable[..., Any]:
+    return partial(checkpoint, forward, use_reentrant=False)

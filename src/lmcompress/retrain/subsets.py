@@ -50,13 +50,6 @@ class Count:
         """Trainable percentage of the parameters of the model as loaded."""
         return 100 * self.trainable / self.total
 
-    @property
-    def percent_of_grown(self) -> float:
-        """Trainable percentage of all parameters with the added ones counted in (as the peft library prints
-        it).
-        """
-        return 100 * self.trainable / (self.total + self.added)
-
 
 def is_norm(module: nn.Module) -> bool:
     """LayerNorm and every RMSNorm class: transformers gives each family its own, all named so."""
