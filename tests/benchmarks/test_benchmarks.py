@@ -162,6 +162,38 @@ def test_those_without_official_codes_run(tmp_path, name):
     record(tmp_path, name)
 
 
+def test_a_profile_counts_every_kernel_once_and_nothing_waits_less_than_no_time(tmp_path):
+    import step_profile
+
+    step_profile.main(["--tiny", "--device", "cpu", "--repeats", "2", "--out", str(tmp_path)])
+    found = record(tmp_path, "step_profile")
+    assert len(found["rows"]) == 5  # three subsets of the small model, two adapters of the large one
+    for row in found["rows"]:
+        classes = [row[kind] for kind in (*step_profile.CLASSES, "element by element")]
+        largest = sum(ms for _, ms in found["kernels"][row["step"]])
+        assert 0 < largest <= sum(classes) + 1e-9
+        assert row["waiting"] == pytest.approx(max(0, row["ms"] - sum(classes)))
+        assert row["products"] > 0
+
+
+@pytest.mark.parametrize(
+    ("kernel", "kind"),
+    [
+        ("triton_red_fused__to_copy_mean_mul_rsqrt_3", "compiled"),
+        ("void at::native::multi_tensor_apply_kernel<FusedAdamMathFunctor>", "optimizer"),
+        ("nvjet_tst_128x256_64x4_1x2_h_bz_coopA_TNN", "products"),
+        ("pytorch_flash::flash_bwd_dq_dk_dv_loop_seqk_parallel_kernel", "attention"),
+        ("_effective_weight", "adapters' own kernels"),
+        ("Memcpy DtoD (Device -> Device)", "copies"),
+        ("void at::native::vectorized_elementwise_kernel<4, MulFunctor>", "element by element"),
+    ],
+)
+def test_kernels_have_the_class_of_their_name(kernel, kind):
+    import step_profile
+
+    assert step_profile.kind_of(kernel) == kind
+
+
 def test_a_notebook_is_run_whole_and_one_that_fails_is_told(tmp_path, capsys):
     import notebooks
 
