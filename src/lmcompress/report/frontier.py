@@ -284,6 +284,7 @@ def allocators_table(records: Sequence[Record]) -> pd.DataFrame:
             read[name] = point.get("forwards") or about["windows"] * (1 + layers * tries)
     points = points_table(records)
     at = points["budget"].isin(points.loc[points["how"] == EVOLVED, "budget"])
+    at &= ~points["how"].str.endswith(", GPTQ")  # another way to round, and not to choose widths
     rows = points[at & (points["how"].isin(ALLOCATORS) | points["how"].map(is_truth))]
     rows = rows.assign(read=rows["how"].map(read)).sort_values(
         ["task", "budget", INCREASE], ignore_index=True
