@@ -34,8 +34,8 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 def picture(record: records.Record) -> tuple[dict, dict]:
-    """One row, and its picture, a text for each row of the matrix: ``whole``, two hexadecimal digits for the weights that
-    each block keeps, and ``corner``, ``#`` for a weight that is kept and ``.`` for one that is dropped.
+    """One row, and its picture, a text for each row of the matrix: ``whole``, two hexadecimal digits for the weights
+    that each block keeps, and ``corner``, ``#`` for a weight that is kept and ``.`` for one that is dropped.
     """
     run = PrunedModel(**record.parameters)
     model = run.fresh()

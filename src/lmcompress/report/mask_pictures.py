@@ -41,16 +41,14 @@ def about() -> str:
 
 
 def png(levels: np.ndarray, most: int) -> str:
-    """Address of a picture as text: whole numbers 0 to ``most`` (below 256) [height, width] as the opacity of one colour, so
-    that it stands on whatever background the page has.
+    """Address of a picture as text: whole numbers 0 to ``most`` (below 256) [height, width] as the opacity of one
+    colour, so that it stands on whatever background the page has.
     """
     high, wide = levels.shape
     lines = b"".join(b"\0" + line.tobytes() for line in levels.astype(np.uint8))  # 0: no filter
     colour = bytes.fromhex(PALETTE[0][1:])
     opacity = bytes(255 * level // most for level in range(most + 1))
-    header = struct.pack(
-        ">IIBBBBB", wide, high, 8, 3, 0, 0, 0
-    )  # 8 bits a pixel, which name a colour of the palette
+    header = struct.pack(">IIBBBBB", wide, high, 8, 3, 0, 0, 0)  # 8 bits a pixel: its place in the palette
     chunks = (
         (b"IHDR", header),
         (b"PLTE", colour * (most + 1)),
