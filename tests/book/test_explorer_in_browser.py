@@ -91,7 +91,7 @@ def test_layers_of_a_row_are_drawn_and_linked(open_page):
 
 def test_masks_follow_the_filters(open_page):
     page = open_page("#kind=pruned_model&criterion=wanda&y=perplexity&x=pattern")
-    shown = page.locator(".lm-masks figure")
+    shown = page.locator(".lm-masks figure:visible")
     assert shown.locator("strong").all_text_contents() == ["wanda, 2:4", "wanda, 50%"]
     assert all(
         page.evaluate("[...document.querySelectorAll('.lm-masks img')].map((one) => one.naturalWidth)")
