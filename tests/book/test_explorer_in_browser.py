@@ -89,6 +89,18 @@ def test_layers_of_a_row_are_drawn_and_linked(open_page):
     assert page.locator(".lm-layers svg").count() == 1
 
 
+def test_masks_follow_the_filters(open_page):
+    page = open_page("#kind=pruned_model&criterion=wanda&y=perplexity&x=pattern")
+    shown = page.locator(".lm-masks figure")
+    assert shown.locator("strong").all_text_contents() == ["wanda, 2:4", "wanda, 50%"]
+    assert all(
+        page.evaluate("[...document.querySelectorAll('.lm-masks img')].map((one) => one.naturalWidth)")
+    )
+    page.locator("summary", has_text="pattern").first.click()
+    page.locator("input[value='30%']").check()
+    assert shown.count() == 0
+
+
 @pytest.mark.parametrize(
     "more", ["", "&find=pruned_model+2:4", "&criterion=wanda&criterion=magnitude&pattern=50%25"]
 )
@@ -143,6 +155,7 @@ def test_without_javascript_the_first_view_is_a_figure_and_a_table(browser, buil
     page.goto((built / BOOK).as_uri())
     assert page.locator(".lm-static svg[role=img]").is_visible()
     assert page.locator(".lm-static table").count() == 1
+    assert page.locator(".lm-static .lm-mask").first.is_visible()
     context.close()
 
 

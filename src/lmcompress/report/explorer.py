@@ -16,7 +16,7 @@ import pandas as pd
 from lmcompress import plans, records
 from lmcompress.files import carried
 from lmcompress.records import Record
-from lmcompress.report import canvas, figures
+from lmcompress.report import canvas, figures, mask_pictures
 from lmcompress.report.html import Html
 
 STATIC = Path(__file__).with_name("static")
@@ -86,10 +86,11 @@ VIEWS = {
 
 
 def points() -> pd.DataFrame:
-    """One row a result: :data:`FACETS`, :data:`MEASURES`, ``record`` and ``bars``, a pair of a name and
-    ``{layer: number}``, or None. A record of several budgets or corpora has several rows.
+    """One row a result: :data:`FACETS`, :data:`MEASURES`, ``record``, ``bars`` (a pair of a name and
+    ``{layer: number}``, or None) and ``picture`` of its mask (HTML or None). A record of several budgets or corpora has
+    several rows.
     """
-    pages = pages_of()
+    pages, masks = pages_of(), mask_pictures.pictures()
     found = []
     for kind in records.published_kinds():
         for record in records.published_records(kind):
@@ -97,9 +98,9 @@ def points() -> pd.DataFrame:
             about["score"] = about["score"] or BESIDE.get(record.kind)
             about |= {"kind": record.kind, "seed": record.parameters.get("seed"), "record": record}
             about |= {"page": pages.get(_run(record.kind, record.parameters), "of no page")}
-            about |= {"seconds": record.provenance["seconds"]}
+            about |= {"seconds": record.provenance["seconds"], "picture": masks.get(record.key)}
             found += [about | point for point in _points(record)]
-    return pd.DataFrame(found, columns=[*FACETS, *MEASURES, "record", "bars"])
+    return pd.DataFrame(found, columns=[*FACETS, *MEASURES, "record", "bars", "picture"])
 
 
 def _run(kind: str, parameters: dict) -> str:
@@ -204,6 +205,8 @@ def of_book(pages: str, link: str) -> Html:
     shown = frame
     for name in FACETS:
         shown = shown[shown[name] == view[name]] if name in view else shown
+    masks = "".join(shown["picture"].dropna())
+    masks = masks and f'<p>{mask_pictures.about()}</p><div class="lm-masks">{masks}</div>'
     y, x, colour = view["y"], view["x"], view["colour"]
     shown = shown.dropna(subset=[y, x, colour])[[x, colour, *(name for name in MEASURES if name not in (x,))]]
     shown = shown.dropna(axis=1, how="all").groupby([colour, x], as_index=False).median(numeric_only=True)
@@ -214,7 +217,9 @@ def of_book(pages: str, link: str) -> Html:
     log = bool(shown[y].min() > 0)
     figure = figures.lines(shown, x, y, colour, log="y" if log else "", alt=alt, **words)
     said = "<p>With JavaScript, this is an explorer of all results; without, its first view:</p>"
-    return piece(frame, FACETS, MEASURES, views, "published results", said + figure._repr_html_(), link)
+    return piece(
+        frame, FACETS, MEASURES, views, "published results", said + figure._repr_html_() + masks, link
+    )
 
 
 def document(title: str, body: str) -> str:
@@ -242,7 +247,7 @@ def piece(
     views: by title, what can be drawn with one click, the first of them at once: ``y``, ``x``, ``colour``, ``panels``,
     and a value for each facet that is filtered.
     link: the address of a page's notebook, with PAGE for its name.
-    Columns ``record`` and ``bars`` are as :func:`points` has them, where there are any.
+    Columns ``record``, ``bars`` and ``picture`` are as :func:`points` has them, where there are any.
     """
     columns = [_levels(frame, column) for column in facets] + [
         _numbers(frame[column], column) for column in measures
@@ -265,6 +270,12 @@ def piece(
             for record in known.values()
         ]
         data["pairs"] = [json.loads(one) for one in pairs]
+    if "picture" in frame and frame["picture"].notna().any():
+        found = frame["picture"].dropna()
+        data["pictures"] = {
+            "about": mask_pictures.about(),
+            "of": dict(zip(map(int, found.index), found, strict=True)),
+        }
     if "bars" in frame:
         names: dict[str, int] = {}
         data["bars"] = [_packed(*one, names) if isinstance(one, tuple) else None for one in frame["bars"]]

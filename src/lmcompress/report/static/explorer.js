@@ -60,10 +60,11 @@
       this.form.append(make("label", {}, "find ", find), button("Clear", () => { location.hash = "y=" + this.state.get("y"); }));
       this.status = make("p", {role: "status", "aria-live": "polite"});
       this.chart = make("div", {class: "lm-panels"});
+      this.masks = make("div", {});
       this.layers = make("div", {class: "lm-layers"});
       this.list = make("div", {class: "lm-table", tabindex: 0, role: "region", "aria-label": `rows of ${this.data.name}`});
       this.again = make("details", {class: "lm-again"});
-      this.root.append(this.form, this.status, this.chart, this.layers, this.list, this.again);
+      this.root.append(this.form, this.status, this.chart, this.masks, this.layers, this.list, this.again);
     }
 
     chooser(facet) {
@@ -141,6 +142,7 @@
         + written(values.reduce((a, b) => Math.max(a, b))) : `; none has ${y} and ${x}`;
       this.status.textContent = `${rows.length} of ${this.count} results chosen, ${drawn.length} drawn${range}.`;
       this.panels(drawn, x, y);
+      this.pictures(rows);
       this.bars();
       this.table(rows);
       this.redo(rows);
@@ -246,6 +248,12 @@
 
     told(row) {
       return this.facets.map((facet) => this.level(facet.name, row)).filter((one) => one !== null).join(" · ");
+    }
+
+    // Masks of the rows that are chosen by the filters
+    pictures(rows) {
+      const {about, of} = this.data.pictures || {of: {}}, shown = rows.filter((row) => of[row]).map((row) => of[row]);
+      this.masks.innerHTML = shown.length ? `<p>${escaped(about)}</p><div class="lm-masks">${shown.join("")}</div>` : "";
     }
 
     // Bars of each layer for the rows that are chosen in the table
