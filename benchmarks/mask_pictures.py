@@ -34,8 +34,8 @@ def main(argv: list[str] | None = None) -> dict:
 
 
 def picture(record: records.Record) -> tuple[dict, dict]:
-    """One row, and its picture: ``whole``, a hexadecimal digit for the share that each block of weights keeps, in fifteenths, and
-    ``corner``, ``#`` for a weight that is kept and ``.`` for one that is dropped; a text for each row of the matrix.
+    """One row, and its picture, a text for each row of the matrix: ``whole``, two hexadecimal digits for the weights that
+    each block keeps, and ``corner``, ``#`` for a weight that is kept and ``.`` for one that is dropped.
     """
     run = PrunedModel(**record.parameters)
     model = run.fresh()
@@ -45,7 +45,7 @@ def picture(record: records.Record) -> tuple[dict, dict]:
     )
     mask, now = report.masks[LAYER], run.judged(model)["perplexity"]["value"]
     before = record.result["perplexity"]
-    kept = mask.unfold(0, BLOCK, BLOCK).unfold(1, BLOCK, BLOCK).float().mean((-1, -2))
+    kept = mask.unfold(0, BLOCK, BLOCK).unfold(1, BLOCK, BLOCK).sum((-1, -2))
     row = {
         "record": record.key,
         "criterion": run.criterion,
@@ -58,7 +58,7 @@ def picture(record: records.Record) -> tuple[dict, dict]:
         "agrees": before["low"] <= now <= before["high"],
     }
     return row, {
-        "whole": ["".join(f"{digit:x}" for digit in line) for line in (15 * kept).round().int().tolist()],
+        "whole": ["".join(f"{count:02x}" for count in line) for line in kept.tolist()],
         "corner": ["".join(".#"[bit] for bit in line) for line in mask[:CLOSE, :CLOSE].int().tolist()],
     }
 

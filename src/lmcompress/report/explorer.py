@@ -212,6 +212,8 @@ def of_book(pages: str, link: str) -> Html:
     shown = shown.dropna(axis=1, how="all").groupby([colour, x], as_index=False).median(numeric_only=True)
     about = ", ".join(f"{name} {view[name]}" for name in FACETS if name in view)
     words = {"title": f"{y} over {x}", "caption": f"Medians over draws; {about}."}
+    if not pd.api.types.is_numeric_dtype(shown[x]):
+        shown[x] = pd.Categorical(shown[x], sorted(shown[x].unique(), key=_order))
     low, high = shown.loc[shown[y].idxmin()], shown.loc[shown[y].idxmax()]
     alt = f"Lowest for {low[colour]} at {low[x]}, {low[y]:.4g}; highest for {high[colour]} at {high[x]}, {high[y]:.4g}."
     log = bool(shown[y].min() > 0)

@@ -4,6 +4,7 @@ import base64
 import struct
 import zlib
 from html import escape
+from typing import Any
 
 import numpy as np
 
@@ -11,13 +12,10 @@ from lmcompress.files import benchmark
 from lmcompress.report.canvas import PALETTE
 from lmcompress.report.html import Html
 
-LEVELS = (
-    16  # of a picture: its colour from absent (nothing kept) to full, on whatever background the page has
-)
 SIDE = 144  # pixels of the page
 
 
-def rows() -> list[dict]:
+def rows() -> list[dict[str, Any]]:
     """Each run with its picture, as ``benchmarks/mask_pictures.py`` wrote them."""
     found = benchmark("mask_pictures")
     return [row | one for row, one in zip(found["rows"], found.get("pictures", ()), strict=True)]
@@ -42,21 +40,25 @@ def about() -> str:
     )
 
 
-def png(levels: np.ndarray) -> str:
-    """Address of a picture as text: whole numbers 0 to 15 [height, width], width even, as shares of one colour."""
+def png(levels: np.ndarray, most: int) -> str:
+    """Address of a picture as text: whole numbers 0 to ``most`` (below 256) [height, width] as the opacity of one colour, so
+    that it stands on whatever background the page has.
+    """
     high, wide = levels.shape
-    packed = (levels[:, ::2] << 4 | levels[:, 1::2]).astype(np.uint8)
-    lines = b"".join(b"\0" + line.tobytes() for line in packed)  # 0: no filter
+    lines = b"".join(b"\0" + line.tobytes() for line in levels.astype(np.uint8))  # 0: no filter
     colour = bytes.fromhex(PALETTE[0][1:])
-    opacity = bytes(255 * level // (LEVELS - 1) for level in range(LEVELS))
-    header = struct.pack(">IIBBBBB", wide, high, 4, 3, 0, 0, 0)  # 4 bits a pixel, with a palette
+    opacity = bytes(255 * level // most for level in range(most + 1))
+    header = struct.pack(
+        ">IIBBBBB", wide, high, 8, 3, 0, 0, 0
+    )  # 8 bits a pixel, which name a colour of the palette
     chunks = (
         (b"IHDR", header),
-        (b"PLTE", colour * LEVELS),
+        (b"PLTE", colour * (most + 1)),
         (b"tRNS", opacity),
         (b"IDAT", zlib.compress(lines, 9)),
+        (b"IEND", b""),
     )
-    body = b"".join(_chunk(*one) for one in (*chunks, (b"IEND", b"")))
+    body = b"".join(_chunk(*one) for one in chunks)
     return "data:image/png;base64," + base64.b64encode(b"\x89PNG\r\n\x1a\n" + body).decode()
 
 
@@ -64,23 +66,28 @@ def _chunk(name: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
 
-def _block(row: dict) -> int:
+def _block(row: dict[str, Any]) -> int:
     """Weights a side of a cell."""
-    return row["shape"][0] // len(row["whole"])
+    return int(row["shape"][0]) // len(row["whole"])
 
 
-def _figure(row: dict) -> Html:
-    whole = np.array([[int(digit, 16) for digit in line] for line in row["whole"]])
-    corner = np.array([[(LEVELS - 1) * (mark == "#") for mark in line] for line in row["corner"]])
-    kept, block = 100 * whole / (LEVELS - 1), _block(row)
+def counts(row: dict[str, Any]) -> np.ndarray:
+    """Weights that each block keeps, of :func:`rows`: int [height, width]."""
+    return np.array([list(bytes.fromhex(line)) for line in row["whole"]])
+
+
+def _figure(row: dict[str, Any]) -> Html:
+    whole, block = counts(row), _block(row)
+    corner = np.array([[mark == "#" for mark in line] for line in row["corner"]])
+    kept = 100 * whole / block**2
     ends = [f"{share.min():.0f} to {share.max():.0f} %" for share in (kept.mean(1), kept.mean(0))]
     found = f"{block} rows together keep {ends[0]} of their weights, {block} columns {ends[1]}"
     name = f"{row['criterion']}, {row['pattern']}"
     images = "".join(
-        f'<img src="{png(levels)}" width="{SIDE}" height="{SIDE}" alt="{escape(text)}">'
-        for levels, text in (
-            (whole, f"Mask of {name}: {found}."),
-            (corner, f"Its first {len(corner)} by {len(corner)} weights: {int((corner > 0).sum())} stay."),
+        f'<img src="{png(levels, most)}" width="{SIDE}" height="{SIDE}" alt="{escape(text)}">'
+        for levels, most, text in (
+            (whole, block**2, f"Mask of {name}: {found}."),
+            (corner, 1, f"Its first {len(corner)} by {len(corner)} weights: {int(corner.sum())} stay."),
         )
     )
     return Html(

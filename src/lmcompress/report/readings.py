@@ -1,6 +1,7 @@
 """Ten readings of this book and what each took, of ``results/benchmarks/readings.json``."""
 
 import json
+from textwrap import shorten
 from typing import Any
 
 import pandas as pd
@@ -49,7 +50,7 @@ def commands() -> Html:
             "command": f"`{one['command']}`",
             "seconds": one["seconds"],
             "of which computing": one["processor"],
-            "last line": one["last line"],
+            "last line": shorten(one["last line"], 120, placeholder=" …"),
         }
         for row in rows()
         for one in row["commands"]

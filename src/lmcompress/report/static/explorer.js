@@ -231,8 +231,10 @@
         if (stops.length <= STOPS) {
           const medians = stops.map((level) => [level, members.filter((row) => this.level(x, row) === level)
             .map((row) => this.level(y, row)).sort((a, b) => a - b)]).filter(([, values]) => values.length);
-          const path = medians.map(([level, values]) => `${px(level)} ${py(values[values.length >> 1])}`).join("L");
-          inside += `<path d="M${path}" fill="none" stroke="${paint}" stroke-width="1.3"/>`;
+          const ordered = (level) => /^[-\d.]+(?![\d.:])/.test(level);  // 30% and 40%, not 2:4 or a name: what lies between
+          const path = medians.map(([level, values], at) => `${at && ordered(level) && ordered(medians[at - 1][0]) ? "L" : "M"}`
+            + `${px(level)} ${py(values[values.length >> 1])}`).join("");
+          inside += `<path d="${path}" fill="none" stroke="${paint}" stroke-width="1.3"/>`;
         }
         for (const row of members) {
           inside += `<g transform="translate(${px(this.level(x, row)).toFixed(1)} ${py(this.level(y, row)).toFixed(1)})"><title>`
