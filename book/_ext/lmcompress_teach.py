@@ -84,5 +84,6 @@ def setup(app: Sphinx) -> dict:
     app.add_directive("families", Made)
     app.add_directive("notebook_times", Made)
     app.add_directive("readings", Made)
+    app.add_directive("verified", Made)
     app.add_directive("quiz", Quiz)
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
