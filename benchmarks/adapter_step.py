@@ -29,7 +29,6 @@ import official
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, OPTConfig
 
@@ -279,7 +278,7 @@ def compare(layers, name: str, options, limit: dict | None) -> list[dict]:
                     lambda made=made, kind=kind: made.stepper(made.attach(kind), tokens), device
                 )
             times = paired(steps, device, options.repeats)
-            works = {side: busy(step, device) for side, step in steps.items()}
+            works = {side: bench.busy(step, device) for side, step in steps.items()}
             steps.clear()
             for side, made in sides.items():
                 made.detach()
@@ -333,19 +332,6 @@ def peak(make: Callable[[], Callable[[], None]], device: str) -> tuple[int, Call
     step()
     synchronize(device)
     return peak_bytes(device) - before, step
-
-
-def busy(step: Callable[[], None], device: str) -> tuple[float | None, int | None]:
-    """Milliseconds that kernels of one step take of the GPU, and how many there are: what is missing to the time of a
-    step, the GPU waits for the processor to launch them. None on a CPU.
-    """
-    if torch.device(device).type != "cuda":
-        return None, None
-    with profile(activities=[ProfilerActivity.CUDA]) as found:
-        step()
-        synchronize(device)
-    kernels = [one for one in found.key_averages() if one.self_device_time_total > 0]
-    return sum(one.self_device_time_total for one in kernels) / 1e3, sum(one.count for one in kernels)
 
 
 def set_checkpointing(side: Side, on: bool) -> None:

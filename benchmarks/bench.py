@@ -15,9 +15,10 @@ sys.path[:0] = [str(ROOT / "src")]  # so that a clone runs without being install
 import official  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 import lmcompress  # noqa: E402
-from lmcompress.cost import Times, ceilings  # noqa: E402
+from lmcompress.cost import Times, ceilings, synchronize  # noqa: E402
 from lmcompress.experiments.costs import ARCHITECTURES  # noqa: E402
 from lmcompress.files import write_json  # noqa: E402
 
@@ -106,6 +107,19 @@ def commit(folder: Path) -> str | None:
 def machine(device: str) -> dict:
     """Measured ceilings of the device, for the record."""
     return asdict(ceilings(device, torch.bfloat16 if torch.device(device).type == "cuda" else torch.float32))
+
+
+def busy(step: Callable[[], None], device: str) -> tuple[float | None, int | None]:
+    """Milliseconds that kernels of one step take of the GPU, and how many there are: what is missing to the time of a
+    step, the GPU waits for the processor to launch them. None on a CPU.
+    """
+    if torch.device(device).type != "cuda":
+        return None, None
+    with profile(activities=[ProfilerActivity.CUDA]) as found:
+        step()
+        synchronize(device)
+    kernels = [one for one in found.key_averages() if one.self_device_time_total > 0]
+    return sum(one.self_device_time_total for one in kernels) / 1e3, sum(one.count for one in kernels)
 
 
 def spread(times: Times) -> dict:
